@@ -1,0 +1,1 @@
+"""Comparing representations: pure functions on tensors, on whatever device the tensors are."""

@@ -1,0 +1,134 @@
+"""How large would the number be by chance, and how far would it move with other networks?"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from .checks import as_activations, require_same_samples
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the two ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A similarity beside what it is on activations that no longer belong together.
+
+    Attributes:
+        observed: the similarity itself, a number or a vector.
+        null: (n_shuffles, ...) float64, the similarity after each shuffle.
+        mean, low, high: mean and 2.5 and 97.5 percentiles of the null.
+        p_value: (1 + shuffles that reach the observed value) / (1 + n_shuffles).
+    """
+
+    observed: Tensor
+    null: Tensor
+    mean: Tensor
+    low: Tensor
+    high: Tensor
+    p_value: Tensor
+
+
+def chance_level(
+    similarity: Callable[[Tensor, Tensor], Tensor | float],
+    acts_a: Tensor,
+    acts_b: Tensor,
+    *,
+    images: Tensor | None = None,
+    n_shuffles: int = 100,
+    seed: int = 0,
+) -> Chance:
+    """The similarity of a with shuffled rows of b.
+
+    Args:
+        similarity: callable (acts_a, acts_b) -> number or vector, larger is more alike.
+        acts_a: (samples, units_a) float tensor or NumPy array.
+        acts_b: (samples, units_b), the same samples.
+        images: (samples,) integer, the image of each row. Given, whole images of b are exchanged and places kept, so
+            that what all images share (a dark border, a centred object) stays in the null: the layout baseline. Every
+            image must have equally many rows, with its places in the same order. None: every row is its own image, the
+            finite-sample baseline.
+        n_shuffles: number of shuffles.
+        seed: of the generator of the shuffles.
+
+    Returns:
+        Chance.
+
+    Raises:
+        ValueError: shapes that do not pair, images with unequal rows, n_shuffles < 1.
+    """
+    acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
+    require_same_samples(acts_a, acts_b)
+    if n_shuffles < 1:
+        raise ValueError(f"n_shuffles: expected at least 1, got {n_shuffles}")
+    rows = _rows_of_images(images, len(acts_b))
+    generator = torch.Generator().manual_seed(seed)
+    observed = torch.as_tensor(similarity(acts_a, acts_b), dtype=torch.float64)
+    null = []
+    for _ in range(n_shuffles):
+        order = torch.empty(len(acts_b), dtype=torch.int64)
+        order[rows.flatten()] = rows[torch.randperm(len(rows), generator=generator)].flatten()
+        null.append(torch.as_tensor(similarity(acts_a, acts_b[order.to(acts_b.device)]), dtype=torch.float64))
+    null = torch.stack(null)
+    low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
+    p_value = (1 + (null >= observed).sum(0)) / (1 + n_shuffles)
+    return Chance(observed, null, null.mean(0), low, high, p_value.double())
+
+
+def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Interval:
+    r"""Mean over pairs of networks, with an interval for other networks of the same kind.
+
+    The leave-one-network-out jackknife: with :math:`\theta_{(k)}` the mean without network k,
+
+    .. math:: \theta \pm t_{n-1} \sqrt{\frac{n-1}{n} \sum_k (\theta_{(k)} - \bar\theta_{(\cdot)})^2}.
+
+    Pairs that share a network are not independent, so a bootstrap over pairs (or over so few networks) is too narrow.
+
+    Args:
+        values: (nets, nets), finite off the diagonal; [i, j] compares net i with net j; the diagonal is ignored.
+        level: coverage, between 0 and 1.
+
+    Returns:
+        Interval of the mean over all ordered pairs of different networks.
+
+    Raises:
+        ValueError: not a square matrix, fewer than 3 networks, NaN or infinity, level outside (0, 1).
+    """
+    values = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    n = len(values)
+    if values.ndim != 2 or values.shape != (n, n) or n < 3:
+        raise ValueError(f"values: expected (nets, nets) with at least 3 networks, got {values.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a coverage between 0 and 1, got {level}")
+    between = ~np.eye(n, dtype=bool)
+    if not np.isfinite(values[between]).all():
+        raise ValueError("values: expected finite values between different networks, got NaN or infinity")
+    left_out = np.array([np.delete(np.delete(values, k, 0), k, 1)[~np.eye(n - 1, dtype=bool)].mean() for k in range(n)])
+    spread = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    half = stats.t.ppf((1 + level) / 2, n - 1) * spread
+    estimate = float(values[between].mean())
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+def _rows_of_images(images: Tensor | None, n_samples: int) -> Tensor:
+    """(images, rows of each) indices of the rows of each image, in their order."""
+    if images is None:
+        return torch.arange(n_samples)[:, None]
+    images = torch.as_tensor(images).cpu()
+    if images.shape != (n_samples,):
+        raise ValueError(f"images: expected the image of each of {n_samples} rows, got shape {tuple(images.shape)}")
+    counts = images.unique(return_counts=True)[1]
+    if counts.min() != counts.max():
+        raise ValueError(f"images: expected equally many rows of each image, got {counts.min()} to {counts.max()}")
+    return images.argsort(stable=True).reshape(len(counts), -1)

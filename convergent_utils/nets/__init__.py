@@ -1,0 +1,1 @@
+"""Networks and data: loading, training, recording and measuring what the kernels compare."""

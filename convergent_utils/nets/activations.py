@@ -1,0 +1,211 @@
+"""Recording what units do: activations at chosen places, and the patch of the image that a unit sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..kernels.checks import require_known
+from ..kernels.precision import full_precision
+
+Positions = str | int
+
+
+@contextmanager
+def record(
+    network: nn.Module, layers: list[str] | str, *, positions: Positions = "all", seed: int = 0
+) -> Iterator[dict[str, Tensor]]:
+    """Record activations while the network is called.
+
+        with record(network, ["conv1", "fc6"]) as rows:
+            network(images)
+            rows["conv1"]  # (images x places, units)
+
+    Args:
+        network: any torch module; within the block it is in eval mode, without gradients, in full float32.
+        layers: names of its submodules, as in `named_modules`. A module called more than once keeps its last output.
+        positions: which places of a map become rows: "all" (images x height x width), "centre", "mean" (the mean over
+            places), or a number of random places per image, drawn from (seed, how many images came before), the same
+            fractions of the map in every layer. Outputs (n, units) have one place, outputs (n, tokens, units) a row of them.
+        seed: of the random places.
+
+    Yields:
+        A dict from layer to rows (samples, units), refilled by each call of the network.
+
+    Raises:
+        ValueError: a layer that the network lacks (the nearest name is given), unknown positions, an output that is no
+            tensor, or one that a later module has overwritten in place.
+
+    Modes and gradients are as before afterwards, and no hook is left behind, whatever happened in between.
+    """
+    require_positions(positions)
+    rows: dict[str, Tensor] = {}
+    generator = np.random.default_rng(seed)
+
+    def refill(_module: nn.Module, _inputs: object, _output: object) -> None:
+        maps = read()
+        drawn = draw_places(generator, len(next(iter(maps.values()))), positions)
+        for name, value in maps.items():
+            rows[name] = rows_of(value, positions, flat_places(value, positions, drawn)).flatten(0, 1)
+
+    with captured(network, [layers] if isinstance(layers, str) else layers) as read:
+        hook = network.register_forward_hook(refill)
+        try:
+            yield rows
+        finally:
+            hook.remove()
+
+
+@contextmanager
+def captured(network: nn.Module, layers: list[str]) -> Iterator[Callable[[], dict[str, Tensor]]]:
+    """Hooks on `layers`; yields a function that reads the maps {layer: (n, height, width, units)} of the last call."""
+    modules = dict(network.named_modules())
+    for name in layers:
+        require_known(name, modules, "layers")
+    outputs: dict[str, tuple[Tensor, int]] = {}
+
+    def keep(name: str) -> Callable:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+                came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(f"layers: {name!r}: expected a tensor of 2, 3 or 4 dimensions as output, got {came}")
+            outputs[name] = (output, output._version)
+
+        return hook
+
+    def read() -> dict[str, Tensor]:
+        for name, (output, version) in outputs.items():
+            if output._version != version:
+                raise ValueError(f"layers: {name!r} is overwritten in place by a later module; record that one instead")
+        return {name: _as_map(outputs[name][0]) for name in layers}
+
+    hooks = [modules[name].register_forward_hook(keep(name)) for name in layers]
+    modes = {module: module.training for module in modules.values()}
+    network.eval()
+    try:
+        with torch.no_grad(), full_precision():
+            yield read
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+
+
+def require_positions(positions: Positions) -> None:
+    """`positions` is "all", "centre", "mean" or a positive number of places."""
+    if isinstance(positions, int) and not isinstance(positions, bool):
+        if positions < 1:
+            raise ValueError(f"positions: expected at least 1 place per image, got {positions}")
+    else:
+        require_known(positions, ("all", "centre", "mean"), "positions")
+
+
+def flat_places(maps: Tensor, positions: Positions, drawn: Tensor | None) -> Tensor | None:
+    """The places (n, places) int64 that become rows, counted row by row over the map; None where all or none are picked.
+
+    Args:
+        maps: (n, height, width, units).
+        positions: see `record`.
+        drawn: (n, places, 2) fractions (down, across) in [0, 1) where positions is a number.
+    """
+    n, height, width, _ = maps.shape
+    if positions in ("all", "mean"):
+        return None
+    if positions == "centre":
+        drawn = torch.full((n, 1, 2), 0.5, dtype=torch.float64)
+    down, across = ((drawn[..., k] * size).long() for k, size in enumerate((height, width)))
+    return (down * width + across).to(maps.device)
+
+
+def rows_of(maps: Tensor, positions: Positions, places: Tensor | None) -> Tensor:
+    """The rows (n, places, units) of maps (n, height, width, units) at the places of `flat_places`."""
+    if positions == "mean":
+        return maps.mean((1, 2))[:, None]
+    rows = maps.flatten(1, 2)
+    return rows if places is None else rows[torch.arange(len(maps), device=maps.device)[:, None], places]
+
+
+def draw_places(generator: np.random.Generator, images: int, positions: Positions) -> Tensor | None:
+    """The next places (images, positions, 2) of the stream, fractions in [0, 1); None where nothing is drawn.
+
+    The stream is read image by image, so any split of the images into batches draws the same places.
+    """
+    return torch.from_numpy(generator.random((images, positions, 2))) if isinstance(positions, int) else None
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The window of the image that one unit of a layer sees.
+
+    At place (y, x) of the map it covers rows from `start + y * step` to `start + y * step + size`, columns likewise; parts
+    outside the image are padding. All in pixels.
+    """
+
+    size: int
+    step: int
+    start: int
+
+
+def receptive_field(network: nn.Sequential, layer: str) -> ReceptiveField | None:
+    """From the size, stride and padding of the modules up to `layer`; None where a unit sees the whole image.
+
+    Raises:
+        ValueError: `network` is not a chain of named modules, or has no such layer.
+    """
+    if not isinstance(network, nn.Sequential):
+        raise ValueError(f"network: expected a chain of modules (nn.Sequential), got {type(network).__name__}")
+    require_known(layer, dict(network.named_children()), "layer")
+    size, step, start = 1, 1, 0
+    for name, stage in network.named_children():
+        for module in stage.modules():
+            if isinstance(module, (nn.Linear, nn.Flatten, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)):
+                return None
+            if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+                kernel, stride, padding, dilation = (_square(module, field) for field in _GEOMETRY)
+                start -= padding * step
+                size += (kernel - 1) * dilation * step
+                step *= stride
+        if name == layer:
+            break
+    return ReceptiveField(size, step, start)
+
+
+def patch(images: Tensor, field: ReceptiveField | None, place: tuple[int, int]) -> Tensor:
+    """What a unit sees at a place of its map: images (n, height, width, channels) cropped to its receptive field.
+
+    Returns:
+        (n, size, size, channels), the dtype of the images, 0 outside the image; the whole images where field is None.
+    """
+    if field is None:
+        return images
+    n, height, width, channels = images.shape
+    top, left = (field.start + k * field.step for k in place)
+    cropped = images.new_zeros(n, field.size, field.size, channels)
+    rows = slice(max(top, 0), min(top + field.size, height))
+    columns = slice(max(left, 0), min(left + field.size, width))
+    cropped[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = images[:, rows, columns]
+    return cropped
+
+
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
+
+
+def _square(module: nn.Module, field: str) -> int:
+    value = getattr(module, field, 1)
+    values = set(value) if isinstance(value, tuple) else {value}
+    if len(values) != 1 or isinstance(value, str):
+        raise ValueError(f"network: expected square windows, got {field} {value} in {module}")
+    return values.pop()
+
+
+def _as_map(output: Tensor) -> Tensor:
+    """An output as (n, height, width, units), without copying."""
+    if output.ndim == 4:
+        return output.permute(0, 2, 3, 1)
+    return output[:, :, None] if output.ndim == 3 else output[:, None, None]

@@ -1,0 +1,332 @@
+"""One pass over the images, for all networks and layers at once, keeps all that the notebooks ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
+
+from ..kernels import moments as moments_module
+from ..kernels.checks import require_known
+from ..kernels.moments import Moments, PairMoments
+from . import activations
+from .activations import Positions, captured, draw_places, flat_places, require_positions, rows_of
+from .datasets import normalise
+from .store import Store, checksum
+
+_BATCH = 128
+_PLACES_IN_SAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Top:
+    """The strongest stimuli of each unit, strongest first, one place per image.
+
+    Attributes:
+        value: (units, top) activation.
+        image: (units, top) int64 index of the image.
+        place: (units, top, 2) int64 row and column on the map; 0 where rows have no place of their own (positions="mean").
+    """
+
+    value: Tensor
+    image: Tensor
+    place: Tensor
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` keeps. Blocks are named "network.layer"; activations are after the layer's non-linearity.
+
+    Attributes:
+        n_images: number of images.
+        positions: as given to `measure`.
+        sample_images: (rows,) int64, the image of each row of the aligned sample.
+        sample_places: (rows, 2) its place as fractions (down, across) of the map.
+    """
+
+    n_images: int
+    positions: Positions
+    folds: tuple[Moments, ...]
+    sample_images: Tensor
+    sample_places: Tensor
+    samples: dict[str, Tensor]
+    tops: dict[str, Top]
+    maps: dict[str, Tensor]
+    active: dict[str, Tensor]
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Names of the blocks and their numbers of units."""
+        return self.folds[0].blocks
+
+    def pair(self, a: str, b: str, *, fold: int | None = None) -> PairMoments:
+        """Moments of two blocks, over all images or those of one fold (image index modulo the number of folds)."""
+        if fold is not None:
+            if fold not in range(len(self.folds)):
+                raise ValueError(f"fold: expected 0 to {len(self.folds) - 1}, got {fold}")
+            return self.folds[fold].pair(a, b)
+        whole = self.folds[0]
+        for part in self.folds[1:]:
+            whole = whole.merge(part)
+        return whole.pair(a, b)
+
+    def layout(self, a: str, b: str) -> PairMoments:
+        r"""The moments of a with b when images are shuffled and places kept, in closed form.
+
+        .. math:: \Sigma^{layout}_{ab} = \frac1P \sum_p (\bar a(p) - \mu_a)(\bar b(p) - \mu_b)^\top
+
+        where :math:`\bar a(p)` is the mean map. This is the mean of the covariance over all permutations of the images.
+        Means and variances are those of the whole, so `correlation` of it is the shuffled-image baseline.
+
+        Raises:
+            ValueError: positions are not "all", or the two maps differ in size.
+        """
+        if self.positions != "all":
+            raise ValueError(f"positions: the layout needs positions='all', this measurement has {self.positions!r}")
+        pair, map_a, map_b = self.pair(a, b), self.mean_map(a), self.mean_map(b)
+        if map_a.shape[:2] != map_b.shape[:2]:
+            raise ValueError(f"b: expected a map of {tuple(map_a.shape[:2])} places as in a, got {tuple(map_b.shape[:2])}")
+        centred_a, centred_b = ((m - m.mean((0, 1))).flatten(0, 1) for m in (map_a, map_b))
+        live = (pair.cov_aa.diagonal() > 0)[:, None] & (pair.cov_bb.diagonal() > 0)
+        return replace(pair, cov_ab=centred_a.T @ centred_b / len(centred_a) * live)
+
+    def content(self, a: str, b: str) -> PairMoments:
+        """The moments with the layout part taken out of cov_ab: what depends on which image it is."""
+        pair = self.pair(a, b)
+        return replace(pair, cov_ab=pair.cov_ab - self.layout(a, b).cov_ab)
+
+    def sample(self, block: str) -> Tensor:
+        """(rows, units) float32 of the aligned sample; row k is the same image and place in every block."""
+        require_known(block, self.blocks, "block")
+        return self.samples[block]
+
+    def top(self, block: str) -> Top:
+        """The strongest stimuli of each unit."""
+        require_known(block, self.blocks, "block")
+        return self.tops[block]
+
+    def mean_map(self, block: str) -> Tensor:
+        """(height, width, units) float64, each unit's mean activation at each place over images."""
+        require_known(block, self.blocks, "block")
+        if block not in self.maps:
+            raise ValueError(f"positions: places drawn anew for each image have no mean map, got {self.positions!r}")
+        return self.maps[block]
+
+    def mean_activation(self, block: str) -> Tensor:
+        """(units,) float64."""
+        return self.pair(block, block).mean_a
+
+    def active_share(self, block: str) -> Tensor:
+        """(units,) float64, the share of rows on which the activation is not zero."""
+        require_known(block, self.blocks, "block")
+        return self.active[block]
+
+
+def measure(
+    networks: Mapping[str, nn.Module],
+    images: Tensor,
+    layers: Iterable[str],
+    *,
+    pairs: Iterable[tuple[str, str]] | None = None,
+    positions: Positions = "all",
+    folds: int = 2,
+    sample: int = 4096,
+    top: int = 9,
+    seed: int = 0,
+    device: str = "auto",
+    store: Store | None = None,
+) -> Measurement:
+    """Measure all networks on the same images in one pass.
+
+    Args:
+        networks: by name; names without dots.
+        images: (n, height, width, channels) uint8, normalised here, or (n, channels, height, width) floating, used as is.
+        layers: names of submodules that every network has.
+        pairs: of blocks "network.layer" that meet; None: the same layer in all networks. Blocks of different map sizes
+            can meet with positions="mean", "centre" or a number of places.
+        positions: rows of a map, as in `record`.
+        folds: image k belongs to fold k modulo `folds`.
+        sample: about this many rows in the aligned sample: random images at the same four random places each (one place
+            for positions "centre" and "mean").
+        top: strongest stimuli kept per unit.
+        seed: of places and sample.
+        device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
+        store: where to look the result up, by a checksum of weights, images and options, and to keep it.
+
+    Returns:
+        Measurement. Networks keep their mode and device.
+
+    Raises:
+        ValueError: unknown layers or blocks, images of another form, fewer than 2 images per fold, NaN or infinity.
+    """
+    require_positions(positions)
+    layers, pairs = list(layers), None if pairs is None else [tuple(pair) for pair in pairs]
+    for argument, value, least in (("folds", folds, 1), ("sample", sample, 2), ("top", top, 1)):
+        if value < least:
+            raise ValueError(f"{argument}: expected at least {least}, got {value}")
+    if len(images) < 2 * folds:
+        raise ValueError(f"images: expected at least 2 per fold, {2 * folds}, got {len(images)}")
+    if len(images) < top:
+        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {top}")
+    if any("." in name for name in networks):
+        raise ValueError(f"networks: expected names without dots, got {', '.join(networks)}")
+    options = {"pairs": pairs, "positions": positions, "folds": folds, "sample": sample, "top": top, "seed": seed}
+    configuration = _configuration(networks, images, layers, options) if store is not None else {}
+    found = store.find("measurement", configuration) if store is not None else None
+    if found is None:
+        found = _Pass(networks, images, layers, device=device, **options).run()
+        if store is not None:
+            store.keep("measurement", configuration, found)
+    return found
+
+
+class _Pass:
+    """The state of one pass over the images."""
+
+    def __init__(self, networks, images, layers, *, pairs, positions, folds, sample, top, seed, device):
+        self.networks, self.images, self.layers, self.pairs = dict(networks), images, layers, pairs
+        self.positions, self.n_folds, self.n_top, self.device = positions, folds, top, _device(device)
+        generator = np.random.default_rng(seed)
+        self.drawn = draw_places(generator, len(images), positions)
+        places = 1 if positions in ("centre", "mean") else _PLACES_IN_SAMPLE
+        rows = generator.permutation(len(images))[: max(2, sample // places)]
+        self.sample_images = torch.from_numpy(np.sort(rows))
+        fractions = np.full((1, 2), 0.5) if places == 1 else generator.random((places, 2))
+        self.sample_places = torch.from_numpy(fractions)
+        self.moments: list[Moments] = []
+        self.samples: dict[str, Tensor] = {}
+        self.tops: dict[str, tuple[Tensor, ...]] = {}
+        self.map_sums: dict[str, Tensor] = {}
+        self.active_counts: dict[str, Tensor] = {}
+        self.map_sizes: dict[str, tuple[int, int]] = {}
+
+    def run(self) -> Measurement:
+        """Fold by fold, batch by batch, so that every batch is one merge."""
+        homes = {name: _home(network) for name, network in self.networks.items()}
+        try:
+            with ExitStack() as stack:
+                readers = {}
+                for name, network in self.networks.items():
+                    readers[name] = stack.enter_context(captured(network.to(self.device), self.layers))
+                for fold in range(self.n_folds):
+                    for index in torch.arange(fold, len(self.images), self.n_folds).split(_BATCH):
+                        self._batch(fold, index, readers)
+        finally:
+            for name, home in homes.items():
+                self.networks[name].to(home)
+        return self._result()
+
+    def _batch(self, fold: int, index: Tensor, readers: Mapping[str, Callable[[], dict[str, Tensor]]]) -> None:
+        images = self.images[index]
+        images = (normalise(images) if images.dtype == torch.uint8 else images).to(self.device)
+        maps = {}
+        for name, read in readers.items():
+            self.networks[name](images)
+            maps.update({f"{name}.{layer}": value for layer, value in read().items()})
+        drawn = None if self.drawn is None else self.drawn[index]
+        places = {block: flat_places(value, self.positions, drawn) for block, value in maps.items()}
+        rows = {block: rows_of(value, self.positions, places[block]) for block, value in maps.items()}
+        if not self.moments:
+            self._start(maps, rows)
+        self.moments[fold].update({block: value.flatten(0, 1) for block, value in rows.items()})
+        index = index.to(self.device)
+        for block, value in rows.items():
+            self.map_sums[block] += value.sum(0)
+            active = torch.ne(value, 0, out=torch.empty_like(value))  # as 0.0 and 1.0: many times faster to sum than bool
+            self.active_counts[block] += active.sum((0, 1)).long()
+            self._add_top(block, value, places[block], index)
+            self._add_sample(block, maps[block], index)
+
+    def _start(self, maps: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
+        blocks = {block: value.shape[2] for block, value in rows.items()}
+        pairs = self.pairs
+        if pairs is None:
+            pairs = [(f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in self.networks for b in self.networks]
+        self.moments = [Moments(blocks, pairs=pairs) for _ in range(self.n_folds)]
+        shape = len(self.sample_images), len(self.sample_places)
+        for block, value in rows.items():
+            units, new = value.shape[2], {"device": value.device}
+            self.map_sizes[block] = tuple(maps[block].shape[1:3])
+            self.map_sums[block] = torch.zeros(value.shape[1:], dtype=torch.float32, **new)
+            self.active_counts[block] = torch.zeros(units, dtype=torch.int64, **new)
+            self.samples[block] = torch.zeros(*shape, units, **new)
+            empty = torch.full((0, units), 0, dtype=torch.int64, **new)
+            self.tops[block] = (torch.zeros(0, units, **new), empty, empty)
+
+    def _add_top(self, block: str, rows: Tensor, places: Tensor | None, index: Tensor) -> None:
+        """Merge the batch's strongest images of each unit into the strongest so far."""
+        as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
+        strongest, place = (x.flatten(1) for x in adaptive_max_pool2d(as_image, 1, return_indices=True))
+        value, image = strongest.topk(min(self.n_top, len(rows)), dim=0)
+        place = place.gather(0, image)
+        if places is not None:
+            place = places[image, place]
+        value, image, place = (torch.cat(both) for both in zip(self.tops[block], (value, index[image], place), strict=True))
+        value, kept = value.topk(min(self.n_top, len(value)), dim=0)
+        self.tops[block] = (value, image.gather(0, kept), place.gather(0, kept))
+
+    def _add_sample(self, block: str, maps: Tensor, index: Tensor) -> None:
+        """Keep the rows of those images of the batch that are in the sample."""
+        slot = torch.searchsorted(self.sample_images, index.cpu()).clamp(max=len(self.sample_images) - 1)
+        wanted = (self.sample_images[slot] == index.cpu()).nonzero()[:, 0]
+        chosen = maps[wanted.to(maps.device)]
+        picked = self.positions if self.positions in ("centre", "mean") else len(self.sample_places)
+        drawn = self.sample_places.expand(len(wanted), -1, -1)
+        self.samples[block][slot[wanted].to(maps.device)] = rows_of(chosen, picked, flat_places(chosen, picked, drawn)).float()
+
+    def _result(self) -> Measurement:
+        n_images, sizes = len(self.images), self.map_sizes
+        tops = {}
+        for block, (value, image, place) in self.tops.items():
+            width = sizes[block][1]
+            tops[block] = Top(value.T.cpu(), image.T.cpu(), torch.stack((place.T // width, place.T % width), 2).cpu())
+        maps = {}
+        if self.drawn is None:
+            for block, total in self.map_sums.items():
+                shape = sizes[block] if self.positions == "all" else (1, 1)
+                maps[block] = (total.cpu().double() / n_images).reshape(*shape, -1)
+        return Measurement(
+            n_images=n_images,
+            positions=self.positions,
+            folds=tuple(Moments.from_state({key: value.cpu() for key, value in m.state().items()}) for m in self.moments),
+            sample_images=self.sample_images.repeat_interleave(len(self.sample_places)),
+            sample_places=self.sample_places.repeat(len(self.sample_images), 1),
+            samples={block: value.flatten(0, 1).cpu() for block, value in self.samples.items()},
+            tops=tops,
+            maps=maps,
+            active={b: n.cpu().double() / (n_images * self.map_sums[b].shape[0]) for b, n in self.active_counts.items()},
+        )
+
+
+def _device(device: str) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _home(network: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def _configuration(
+    networks: Mapping[str, nn.Module], images: Tensor, layers: list[str], options: dict[str, object]
+) -> dict[str, object]:
+    """All that the result depends on: weights, structure, images, options, and the code that measures."""
+    code = hashlib.sha256()
+    for module in (moments_module, activations, inspect.getmodule(_Pass)):
+        code.update(Path(module.__file__).read_bytes())
+    return {
+        "networks": {name: [repr(network), checksum(network.state_dict())] for name, network in networks.items()},
+        "images": checksum({"images": images}),
+        "layers": layers,
+        "code": code.hexdigest(),
+        **options,
+    }

@@ -1,0 +1,115 @@
+"""The networks that are compared, and a copy whose units are shuffled."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.checks import require_known
+
+_WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
+    "alexnet": ((24, 48, 64, 64, 48), (128, 128)),
+    "alexnet-narrow": ((16, 24, 32, 32, 24), (64, 64)),
+}
+_KERNELS = (5, 5, 3, 3, 3)
+
+
+class Network(nn.Sequential):
+    """A chain of named modules; those in `layers` can be recorded, after their ReLU.
+
+    Attributes:
+        configuration: the arguments of `build_network` that made it.
+        layers: names of its layers from bottom to top, conv1 to fc8.
+    """
+
+    def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, object]):
+        super().__init__(modules)
+        self.configuration = configuration
+        self.layers = tuple(name for name in modules if name.startswith(("conv", "fc")))
+
+
+def build_network(
+    name: str, *, channels: int = 1, classes: int = 10, width: float = 1.0, seed: int = 0
+) -> Network:
+    """An untrained network with weights drawn from `seed`.
+
+    Args:
+        name: "alexnet" (convolutions of 24-48-64-64-48 channels, fully connected 128-128) or "alexnet-narrow"
+            (16-24-32-32-24, 64-64), both with layers conv1 to conv5, fc6, fc7, fc8. The last pooling gives 3 x 3 whatever
+            the size of the images (at least 12 x 12).
+        channels: of the images, 1 or 3.
+        classes: number of outputs of fc8.
+        width: factor on every width but that of fc8.
+        seed: of the weights: normal with variance 2 / fan-in, biases zero (He et al. 2015).
+
+    Raises:
+        ValueError: unknown name, channels, classes or width out of range.
+    """
+    require_known(name, _WIDTHS, "name")
+    for argument, value in (("channels", channels), ("classes", classes), ("width", width)):
+        if value <= 0:
+            raise ValueError(f"{argument}: expected a positive number, got {value}")
+    convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = channels
+    for k, (units, size) in enumerate(zip(convolutions, _KERNELS, strict=True), start=1):
+        modules[f"conv{k}"] = nn.Sequential(nn.Conv2d(inputs, units, size, padding=size // 2), nn.ReLU())
+        if k in (1, 2):
+            modules[f"pool{k}"] = nn.MaxPool2d(2)
+        inputs = units
+    modules["pool5"], modules["flatten"] = nn.AdaptiveMaxPool2d(3), nn.Flatten()
+    inputs *= 9
+    for k, units in enumerate(connected, start=6):
+        modules[f"fc{k}"] = nn.Sequential(nn.Linear(inputs, units), nn.ReLU())
+        inputs = units
+    modules["fc8"] = nn.Linear(inputs, classes)
+    configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
+    return _initialised(Network(modules, configuration), seed)
+
+
+def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Tensor]]:
+    """The same function with its hidden units shuffled: every method must find the shuffle out.
+
+    Args:
+        network: one of `build_network`.
+        seed: of the permutations.
+
+    Returns:
+        The copy, and for each hidden layer a permutation (units,) int64 whose entry j is the original unit that stands at
+        place j of the copy. The units of the last layer are classes and keep their places.
+    """
+    if not isinstance(network, Network):
+        raise ValueError(f"network: expected one made by build_network, got {type(network).__name__}")
+    copy = build_network(**network.configuration)
+    generator, permutations, incoming = torch.Generator().manual_seed(seed), {}, None
+    with torch.no_grad():
+        for layer in network.layers:
+            source, target = _weighted(network, layer), _weighted(copy, layer)
+            weight, bias = source.weight, source.bias
+            if incoming is not None:  # each unit below feeds weight.shape[1] / units inputs: one, or all places of its map
+                grouped = weight.unflatten(1, (len(incoming), -1))
+                weight = grouped[:, incoming.to(weight.device)].reshape(weight.shape)
+            if layer != network.layers[-1]:
+                incoming = torch.randperm(len(weight), generator=generator)
+                permutations[layer] = incoming
+                weight, bias = weight[incoming.to(weight.device)], bias[incoming.to(bias.device)]
+            target.weight.copy_(weight)
+            target.bias.copy_(bias)
+    return copy, permutations
+
+
+def _weighted(network: Network, layer: str) -> nn.Conv2d | nn.Linear:
+    """The module of a layer that carries its weights."""
+    module = network.get_submodule(layer)
+    return module[0] if isinstance(module, nn.Sequential) else module
+
+
+def _initialised(network: Network, seed: int) -> Network:
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.layers:
+        module = _weighted(network, layer)
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(module.bias)
+    return network

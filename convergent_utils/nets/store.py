@@ -1,0 +1,208 @@
+"""Saving results: one safetensors file each, checksummed and written atomically; nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..kernels.checks import require_known
+
+_ROOT = Path(__file__).parents[2]
+_FORM = 1  # of the files; raise it when their layout changes
+
+
+class DamagedFile(ValueError):
+    """A file of the store that is truncated, altered or no file of ours."""
+
+
+def save(obj: object, path: str | Path) -> None:
+    """Write a result of this package (or nested dicts, lists and tuples of them, of tensors and of plain values).
+
+    Written under another name first and renamed, so that a reader never sees half a file.
+
+    Raises:
+        ValueError: an object that `load` could not make again.
+        OSError: the folder cannot be written.
+    """
+    _write(obj, Path(path), {})
+
+
+def load(path: str | Path) -> object:
+    """Read what `save` wrote.
+
+    Raises:
+        ValueError: the file is missing, truncated or altered (its checksum does not fit).
+    """
+    return _read(Path(path))[0]
+
+
+class Store:
+    """A folder of results, found again by the configuration that made them.
+
+    Args:
+        path: the folder; default: that named by CONVERGENT_STORE, else build/store in the project.
+
+    Each file carries its configuration and a checksum, so there is no index that could disagree with it.
+    """
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = Path(path or os.environ.get("CONVERGENT_STORE") or _ROOT / "build" / "store").expanduser().absolute()
+
+    def require_writable(self) -> None:
+        """Raise at once, in one line, where nothing could be kept."""
+        probe = self.path / f".probe-{uuid.uuid4().hex}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"CONVERGENT_STORE: cannot write in {self.path}: {reason}; name another folder") from error
+
+    def file(self, kind: str, configuration: Mapping[str, object]) -> Path:
+        """Where the result of a configuration lies, whether it exists or not."""
+        return self.path / f"{kind}-{configuration_hash(configuration)}.safetensors"
+
+    def find(self, kind: str, configuration: Mapping[str, object]) -> object | None:
+        """The result of a configuration, or None. A damaged file is named in a warning and removed, to be made again."""
+        path = self.file(kind, configuration)
+        if not path.exists():
+            return None
+        try:
+            obj, stored = _read(path)
+        except DamagedFile as error:
+            warnings.warn(f"{error}; it will be made again", stacklevel=2)
+            path.unlink(missing_ok=True)
+            return None
+        return obj if stored == _plain(configuration) else None
+
+    def keep(self, kind: str, configuration: Mapping[str, object], obj: object) -> Path:
+        """Save the result of a configuration and return its file."""
+        path = self.file(kind, configuration)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(obj, path, configuration)
+        return path
+
+
+def configuration_hash(configuration: Mapping[str, object]) -> str:
+    """Sixteen hexadecimal digits that stand for a configuration of plain values."""
+    return hashlib.sha256(json.dumps(_plain(configuration), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """sha256 of names, types, shapes and values."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _write(obj: object, path: Path, configuration: Mapping[str, object]) -> None:
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps({"object": _encode(obj, tensors), "configuration": _plain(configuration), "form": _FORM})
+    metadata = {"tree": tree, "checksum": checksum(tensors, tree)}
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        safetensors.torch.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[object, object]:
+    if not path.is_file():
+        raise ValueError(f"path: there is no file {path}")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise DamagedFile(f"{path} is damaged ({error})") from error
+    if metadata.get("checksum") != checksum(tensors, metadata.get("tree", "")):
+        raise DamagedFile(f"{path} is damaged (its checksum does not fit)")
+    tree = json.loads(metadata["tree"])
+    if tree["form"] != _FORM:
+        raise DamagedFile(f"{path} was written by another version of this package")
+    return _decode(tree["object"], tensors), tree["configuration"]
+
+
+def _plain(value: object) -> object:
+    """Configuration values as JSON gives them back (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def _classes() -> dict[str, type]:
+    """The results that files may hold; nothing else is ever made from a file."""
+    from ..kernels import chance, correlation, matching, moments
+    from . import datasets, measuring, networks, training
+
+    known = [moments.Moments, moments.PairMoments, correlation.Correlation, matching.Match, chance.Interval, chance.Chance]
+    known += [measuring.Measurement, measuring.Top, datasets.Dataset]
+    known += [training.Recipe, training.History, training.Trained, networks.Network]
+    return {known_class.__name__: known_class for known_class in known}
+
+
+def _encode(value: object, tensors: dict[str, Tensor]) -> object:
+    """A JSON tree of `value`; its tensors are put aside under numbers."""
+    kind = type(value).__name__
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        key = f"{len(tensors):06d}"
+        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": key}
+    if isinstance(value, (list, tuple)):
+        return {kind: [_encode(item, tensors) for item in value]}
+    if isinstance(value, Mapping):
+        return {"dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
+    if type(value) is not _classes().get(kind):
+        raise ValueError(f"obj: cannot save a {kind}; save its tensors in a dict instead")
+    if is_dataclass(value):
+        content = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif kind == "Network":
+        content = {"configuration": value.configuration, "weights": dict(value.state_dict())}
+    else:
+        content = value.state()
+    return {"class": kind, "content": _encode(content, tensors)}
+
+
+def _decode(tree: object, tensors: Mapping[str, Tensor]) -> object:
+    if not isinstance(tree, dict):
+        return tree
+    if "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if "list" in tree or "tuple" in tree:
+        kind, items = next(iter(tree.items()))
+        return (tuple if kind == "tuple" else list)(_decode(item, tensors) for item in items)
+    if "dict" in tree:
+        return {_decode(k, tensors): _decode(v, tensors) for k, v in tree["dict"]}
+    require_known(tree["class"], _classes(), "path")
+    made, content = _classes()[tree["class"]], _decode(tree["content"], tensors)
+    if is_dataclass(made):
+        return made(**content)
+    if tree["class"] == "Network":
+        return _network(content)
+    return made.from_state(content)
+
+
+def _network(content: dict[str, object]) -> torch.nn.Module:
+    from .networks import build_network
+
+    network = build_network(**content["configuration"])
+    network.load_state_dict(content["weights"])
+    return network.eval()
