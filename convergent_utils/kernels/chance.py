@@ -82,8 +82,8 @@ def chance_level(
         null.append(torch.as_tensor(similarity(acts_a, acts_b[order.to(acts_b.device)]), dtype=torch.float64))
     null = torch.stack(null)
     low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
-    p_value = (1 + (null >= observed).sum(0)) / (1 + n_shuffles)
-    return Chance(observed, null, null.mean(0), low, high, p_value.double())
+    p_value = (1 + (null >= observed).sum(0)).double() / (1 + n_shuffles)
+    return Chance(observed, null, null.mean(0), low, high, p_value)
 
 
 def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Interval:

@@ -49,6 +49,8 @@ def as_score(score: Tensor | np.ndarray) -> Tensor:
     if not isinstance(score, Tensor) or score.ndim != 2 or not score.is_floating_point():
         came = f"{tuple(score.shape)} {score.dtype}" if isinstance(score, Tensor) else type(score).__name__
         raise ValueError(f"score: expected a floating-point matrix (units_a, units_b), got {came}")
+    if 0 in score.shape:
+        raise ValueError(f"score: expected at least one unit on each side, got {tuple(score.shape)}")
     if not isinstance(score, FakeTensor) and not torch.isfinite(score).all():
         a, b = (int(k) for k in (~torch.isfinite(score)).nonzero()[0])
         raise ValueError(f"score: expected finite scores, got {float(score[a, b])} for unit {a} of a and unit {b} of b")

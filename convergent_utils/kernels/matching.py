@@ -79,5 +79,5 @@ def bipartite_matching(score: Tensor, *, live_a: Tensor | None = None, live_b: T
     index = torch.full((len(score),), -1, dtype=torch.int64)
     index[torch.from_numpy(rows[chosen_a])] = torch.from_numpy(columns[chosen_b])
     index = index.to(score.device)
-    partner = score.gather(1, index.clamp(min=0)[:, None])[:, 0] if score.shape[1] else score.new_zeros(len(score))
+    partner = score.gather(1, index.clamp(min=0)[:, None])[:, 0]
     return Match(index, partner.where(index >= 0, 0))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from .checks import as_activations, require_finite_units, require_known, require
 from .precision import full_precision
 
 _CHUNK_ENTRIES = 1 << 20  # entries of the centred copy of a batch: 4 MB in float32, small enough for the cache
+_CHUNK_ROWS = 2048  # rows that one product sums in the rows' own precision; with ten times as many float32 loses a digit
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Moments:
             kept. Blocks joined by a pair, directly or through others, must come with the same rows.
 
     `update` merges one batch in place, `merge` makes a new object from two, `pair` reads the moments out. State is
-    float64 on the device of the first rows (on the CPU where that device has no float64). Laws: an empty part is the
+    float64 on the device of the rows (on the CPU where that device has no float64). Laws: an empty part is the
     identity, merging commutes and is associative to rounding, and any split of the rows equals one batch.
     """
 
@@ -71,11 +72,7 @@ class Moments:
                 raise ValueError(f"blocks: expected names without '|', got {name!r}")
         self.blocks = dict(sorted(blocks.items()))
         self.pairs = _ordered_pairs(self.blocks, pairs)
-        self._groups = _connected(self.blocks, self.pairs)
-        self._count = dict.fromkeys(blocks, 0)
-        self._resolution = dict.fromkeys(blocks, 0.0)  # rounding unit of the coarsest rows seen
-        self._mean: dict[str, Tensor] = {}
-        self._comoment: dict[tuple[str, str], Tensor] = {}
+        self._parts = [(group, _Part()) for group in _connected(self.blocks, self.pairs)]
 
     def update(self, rows: Mapping[str, Tensor]) -> None:
         """Merge a batch: rows[name] is (samples, units) of that block. Whole groups of joined blocks must come together.
@@ -87,22 +84,20 @@ class Moments:
         """
         for name in rows:
             require_known(name, self.blocks, "rows")
-        for group in self._groups:
+        batches = []
+        for group, part in self._parts:
             if any(name in rows for name in group):
-                self._update_group(group, self._checked(group, rows))
+                batches.append((part, self._batch(group, self._checked(group, rows))))
+        for part, batch in batches:
+            part.merge(batch)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both parts together, as a new object."""
         if not isinstance(other, Moments) or self.blocks != other.blocks or self.pairs != other.pairs:
             raise ValueError("other: expected moments of the same blocks and pairs")
         merged = copy.deepcopy(self)
-        for group in self._groups:
-            if other._count[group[0]]:
-                means = {name: other._mean[name] for name in group}
-                comoments = {pair: other._comoment[pair] for pair in self.pairs if pair[0] in means}
-                merged._merge_group(group, other._count[group[0]], means, comoments)
-            for name in group:
-                merged._resolution[name] = max(self._resolution[name], other._resolution[name])
+        for (_, mine), (_, theirs) in zip(merged._parts, other._parts, strict=True):
+            mine.merge(theirs)
         return merged
 
     def pair(self, a: str, b: str) -> PairMoments:
@@ -113,56 +108,58 @@ class Moments:
         """
         for argument, name in (("a", a), ("b", b)):
             require_known(name, self.blocks, argument)
-        stored = (min(a, b), max(a, b))
-        if stored not in self.pairs:
+        if (min(a, b), max(a, b)) not in self.pairs:
             raise ValueError(f"b: the pair ({a!r}, {b!r}) was not accumulated; name it in pairs")
-        if self._count[a] < 2:
-            raise ValueError(f"a: expected at least 2 samples, got {self._count[a]}")
+        part = self._part(a)
+        if part.count < 2:
+            raise ValueError(f"a: expected at least 2 samples, got {part.count}")
         for name in (a, b):
-            require_finite_units(self._comoment[name, name].diagonal(), name)
-        n, live_a, live_b = self._count[a], self._live(a), self._live(b)
-        comoment = self._comoment[stored] if stored == (a, b) else self._comoment[stored].T
+            require_finite_units(part.comoment[name, name].diagonal(), name)
+        live_a, live_b = part.varies(a), part.varies(b)
+        cov_ab = part.comoment[a, b] if a <= b else part.comoment[b, a].T
         return PairMoments(
-            n_samples=n,
-            mean_a=self._mean[a].clone(),
-            mean_b=self._mean[b].clone(),
-            cov_aa=self._comoment[a, a] * torch.outer(live_a, live_a) / n,
-            cov_ab=comoment * torch.outer(live_a, live_b) / n,
-            cov_bb=self._comoment[b, b] * torch.outer(live_b, live_b) / n,
+            n_samples=part.count,
+            mean_a=part.mean[a].clone(),
+            mean_b=part.mean[b].clone(),
+            cov_aa=part.comoment[a, a] * torch.outer(live_a, live_a) / part.count,
+            cov_ab=cov_ab * torch.outer(live_a, live_b) / part.count,
+            cov_bb=part.comoment[b, b] * torch.outer(live_b, live_b) / part.count,
         )
 
     def state(self) -> dict[str, Tensor]:
         """Everything as tensors by name, to be saved, sent or reduced; `from_state` is its inverse."""
         tensors = {}
-        for name in self.blocks:
-            units = self.blocks[name]
-            tensors[f"count/{name}"] = torch.tensor(self._count[name])
-            tensors[f"resolution/{name}"] = torch.tensor(self._resolution[name], dtype=torch.float64)
-            tensors[f"mean/{name}"] = self._mean.get(name, torch.zeros(units, dtype=torch.float64)).clone()
+        for name, units in self.blocks.items():
+            part, zeros = self._part(name), torch.zeros(units, dtype=torch.float64)
+            tensors[f"count/{name}"] = torch.tensor(part.count)
+            tensors[f"resolution/{name}"] = torch.tensor(part.resolution.get(name, 0.0), dtype=torch.float64)
+            tensors[f"mean/{name}"] = part.mean.get(name, zeros).clone()
         for a, b in self.pairs:
-            empty = torch.zeros(self.blocks[a], self.blocks[b], dtype=torch.float64)
-            tensors[f"comoment/{a}|{b}"] = self._comoment.get((a, b), empty).clone()
+            zeros = torch.zeros(self.blocks[a], self.blocks[b], dtype=torch.float64)
+            tensors[f"comoment/{a}|{b}"] = self._part(a).comoment.get((a, b), zeros).clone()
         return tensors
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor]) -> Moments:
         """The moments whose `state` was `tensors`."""
-        by_kind: dict[str, dict[str, Tensor]] = {"count": {}, "resolution": {}, "mean": {}, "comoment": {}}
+        found: dict[str, dict[str, Tensor]] = {"count": {}, "resolution": {}, "mean": {}, "comoment": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
-            require_known(kind, by_kind, "tensors")
-            by_kind[kind][name] = value
-        pairs = [tuple(name.split("|")) for name in by_kind["comoment"]]
-        moments = cls({name: len(mean) for name, mean in by_kind["mean"].items()}, pairs=pairs)
-        for name in moments.blocks:
-            moments._count[name] = int(by_kind["count"][name])
-            moments._resolution[name] = float(by_kind["resolution"][name])
-            if moments._count[name]:
-                moments._mean[name] = by_kind["mean"][name].clone()
-        for a, b in moments.pairs:
-            if moments._count[a]:
-                moments._comoment[a, b] = by_kind["comoment"][f"{a}|{b}"].clone()
+            require_known(kind, found, "tensors")
+            found[kind][name] = value
+        pairs = [tuple(name.split("|")) for name in found["comoment"]]
+        moments = cls({name: len(mean) for name, mean in found["mean"].items()}, pairs=pairs)
+        for group, part in moments._parts:
+            part.count = int(found["count"][group[0]])
+            if part.count:
+                part.resolution = {name: float(found["resolution"][name]) for name in group}
+                part.mean = {name: found["mean"][name].clone() for name in group}
+                joined = [(a, b) for a, b in moments.pairs if a in group]
+                part.comoment = {(a, b): found["comoment"][f"{a}|{b}"].clone() for a, b in joined}
         return moments
+
+    def _part(self, name: str) -> _Part:
+        return next(part for group, part in self._parts if name in group)
 
     def _checked(self, group: list[str], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The rows of a group, in its order, each of the right width and all of the same length."""
@@ -170,74 +167,79 @@ class Moments:
         if missing:
             raise ValueError(f"rows: expected {missing[0]!r} together with the blocks it is paired with")
         checked = {name: as_activations(rows[name], name) for name in group}
-        first = checked[group[0]]
+        n_rows = len(checked[group[0]])
         for name, block in checked.items():
             if block.shape[1] != self.blocks[name]:
                 raise ValueError(f"{name}: expected {self.blocks[name]} units, got {block.shape[1]}")
-            if len(block) != len(first):
-                raise ValueError(f"{name}: expected {len(first)} samples as in {group[0]}, got {len(block)}")
+            if len(block) != n_rows:
+                raise ValueError(f"{name}: expected {n_rows} samples as in {group[0]}, got {len(block)}")
         return checked
 
-    def _update_group(self, group: list[str], rows: dict[str, Tensor]) -> None:
-        """Merge the rows chunk by chunk, so that the centred copy stays in the cache."""
-        width = sum(self.blocks[name] for name in group)
-        dtype = torch.float64 if any(block.dtype == torch.float64 for block in rows.values()) else torch.float32
-        for name, block in rows.items():
-            self._resolution[name] = max(self._resolution[name], torch.finfo(block.dtype).eps)
-        chunk = max(256, _CHUNK_ENTRIES // width)
-        total = len(rows[group[0]])
-        if rows[group[0]].device.type == "cpu":
-            for name, block in rows.items():
-                require_finite_units(block.sum(0), name)
+    def _batch(self, group: list[str], rows: dict[str, Tensor]) -> _Part:
+        """The moments of a batch, merged chunk by chunk so that the centred copy stays in the cache."""
+        width, batch = sum(self.blocks[name] for name in group), _Part()
+        step = max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // width))
         with torch.no_grad(), full_precision():
-            for start in range(0, total, chunk):
-                part = {name: block[start : start + chunk] for name, block in rows.items()}
-                self._merge_group(group, *self._batch_moments(group, part, width, dtype))
+            for start in range(0, len(rows[group[0]]), step):
+                batch.merge(self._chunk({name: block[start : start + step] for name, block in rows.items()}))
+        for name, mean in batch.mean.items():
+            if mean.device.type == "cpu":
+                require_finite_units(mean, name)
+        return batch
 
-    def _batch_moments(
-        self, group: list[str], rows: dict[str, Tensor], width: int, dtype: torch.dtype
-    ) -> tuple[int, dict[str, Tensor], dict[tuple[str, str], Tensor]]:
+    def _chunk(self, rows: dict[str, Tensor]) -> _Part:
         """Count, means and comoments of one chunk, from centred products in the rows' own precision."""
-        first = rows[group[0]]
-        n, columns = len(first), _columns(group, self.blocks)
-        centred = torch.empty(n, width, dtype=dtype, device=first.device)
-        approximate = torch.cat([block.mean(0).to(dtype) for block in rows.values()])
+        columns, blocks = _columns(rows), list(rows.values())
+        approximate = torch.cat([block.mean(0) for block in blocks])
+        centred = torch.empty(len(blocks[0]), len(approximate), dtype=approximate.dtype, device=approximate.device)
         for name, block in rows.items():
             torch.sub(block, approximate[columns[name]], out=centred[:, columns[name]])
         residual = _state(centred.mean(0))  # what rounding left of the mean
         mean = _state(approximate) + residual
         comoments = {}
-        for a, partners in _runs(group, self.pairs):
+        for a, partners in _runs(list(rows), self.pairs):
             run = slice(columns[partners[0]].start, columns[partners[-1]].stop)
             product = _state(centred[:, columns[a]].T @ centred[:, run])
-            product.addr_(residual[columns[a]], residual[run], alpha=-n)
+            product.addr_(residual[columns[a]], residual[run], alpha=-len(centred))
             for b in partners:
                 start = columns[b].start - run.start
                 comoments[a, b] = product[:, start : start + self.blocks[b]]
-        return n, {name: mean[columns[name]] for name in group}, comoments
+        resolution = {name: torch.finfo(block.dtype).eps for name, block in rows.items()}
+        return _Part(len(centred), {name: mean[span] for name, span in columns.items()}, comoments, resolution)
 
-    def _merge_group(
-        self, group: list[str], n: int, means: dict[str, Tensor], comoments: dict[tuple[str, str], Tensor]
-    ) -> None:
-        """Chan's merge of a part into the state of one group, in place."""
-        old = self._count[group[0]]
-        if old == 0:
-            self._mean.update({name: mean.clone() for name, mean in means.items()})
-            self._comoment.update({pair: comoment.clone() for pair, comoment in comoments.items()})
-        else:
-            difference = {name: means[name].to(self._mean[name].device) - self._mean[name] for name in group}
-            for (a, b), comoment in comoments.items():
-                self._comoment[a, b] += comoment.to(self._comoment[a, b].device)
-                self._comoment[a, b].addr_(difference[a], difference[b], alpha=old * n / (old + n))
-            for name in group:
-                self._mean[name] += difference[name] * (n / (old + n))
-        for name in group:
-            self._count[name] = old + n
 
-    def _live(self, name: str) -> Tensor:
-        """1.0 for units that vary by more than the rounding of their own values, else 0.0."""
-        deviation = (self._comoment[name, name].diagonal() / self._count[name]).clamp(min=0).sqrt()
-        return (deviation > self._resolution[name] * self._mean[name].abs()).double()
+@dataclass
+class _Part:
+    """Count, means and comoments of the blocks of one group, and the rounding unit of the coarsest rows seen."""
+
+    count: int = 0
+    mean: dict[str, Tensor] = field(default_factory=dict)
+    comoment: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    resolution: dict[str, float] = field(default_factory=dict)
+
+    def merge(self, other: _Part) -> None:
+        """Chan's merge, in place; `other` is left alone."""
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.count, self.resolution = other.count, dict(other.resolution)
+            self.mean = {name: mean.clone() for name, mean in other.mean.items()}
+            self.comoment = {pair: comoment.clone() for pair, comoment in other.comoment.items()}
+            return
+        total = self.count + other.count
+        apart = {name: other.mean[name].to(mean.device) - mean for name, mean in self.mean.items()}
+        for (a, b), comoment in self.comoment.items():
+            comoment += other.comoment[a, b].to(comoment.device)
+            comoment.addr_(apart[a], apart[b], alpha=self.count * other.count / total)
+        for name, mean in self.mean.items():
+            mean += apart[name] * (other.count / total)
+            self.resolution[name] = max(self.resolution[name], other.resolution[name])
+        self.count = total
+
+    def varies(self, name: str) -> Tensor:
+        """1.0 for units that vary by more than the rounding of their own values, else 0.0, (units,) float64."""
+        deviation = (self.comoment[name, name].diagonal() / self.count).clamp(min=0).sqrt()
+        return (deviation > self.resolution[name] * self.mean[name].abs()).double()
 
 
 def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
@@ -294,12 +296,12 @@ def _connected(names: Iterable[str], pairs: list[tuple[str, str]]) -> list[list[
     return list(seen.values())
 
 
-def _columns(group: list[str], blocks: Mapping[str, int]) -> dict[str, slice]:
-    """The columns of each block when the group stands side by side."""
+def _columns(rows: Mapping[str, Tensor]) -> dict[str, slice]:
+    """The columns of each block when they stand side by side."""
     columns, start = {}, 0
-    for name in group:
-        columns[name] = slice(start, start + blocks[name])
-        start += blocks[name]
+    for name, block in rows.items():
+        columns[name] = slice(start, start + block.shape[1])
+        start = columns[name].stop
     return columns
 
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,11 @@ class Measurement:
             if fold not in range(len(self.folds)):
                 raise ValueError(f"fold: expected 0 to {len(self.folds) - 1}, got {fold}")
             return self.folds[fold].pair(a, b)
-        whole = self.folds[0]
-        for part in self.folds[1:]:
-            whole = whole.merge(part)
-        return whole.pair(a, b)
+        return self._whole.pair(a, b)
+
+    @cached_property
+    def _whole(self) -> Moments:
+        return reduce(Moments.merge, self.folds)
 
     def layout(self, a: str, b: str) -> PairMoments:
         r"""The moments of a with b when images are shuffled and places kept, in closed form.
@@ -179,7 +181,7 @@ def measure(
     if any("." in name for name in networks):
         raise ValueError(f"networks: expected names without dots, got {', '.join(networks)}")
     options = {"pairs": pairs, "positions": positions, "folds": folds, "sample": sample, "top": top, "seed": seed}
-    configuration = _configuration(networks, images, layers, options) if store is not None else {}
+    configuration = measurement_configuration(networks, images, layers, **options) if store is not None else {}
     found = store.find("measurement", configuration) if store is not None else None
     if found is None:
         found = _Pass(networks, images, layers, device=device, **options).run()
@@ -316,17 +318,17 @@ def _home(network: nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
-def _configuration(
-    networks: Mapping[str, nn.Module], images: Tensor, layers: list[str], options: dict[str, object]
+def measurement_configuration(
+    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], **options: object
 ) -> dict[str, object]:
-    """All that the result depends on: weights, structure, images, options, and the code that measures."""
+    """All that a measurement depends on: weights, structure, images, options of `measure`, and the code that measures."""
     code = hashlib.sha256()
     for module in (moments_module, activations, inspect.getmodule(_Pass)):
         code.update(Path(module.__file__).read_bytes())
     return {
         "networks": {name: [repr(network), checksum(network.state_dict())] for name, network in networks.items()},
         "images": checksum({"images": images}),
-        "layers": layers,
+        "layers": list(layers),
         "code": code.hexdigest(),
         **options,
     }

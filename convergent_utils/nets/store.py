@@ -116,10 +116,8 @@ def _write(obj: object, path: Path, configuration: Mapping[str, object]) -> None
     metadata = {"tree": tree, "checksum": checksum(tensors, tree)}
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
         os.replace(temporary, path)
-    except safetensors.SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

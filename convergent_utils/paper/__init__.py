@@ -1,0 +1,1 @@
+"""The executable paper: preparing networks, running notebooks, claims, figures and widgets."""

@@ -1,0 +1,130 @@
+"""The paper's figures: each function takes data and axes, draws, and returns the axes; none computes a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..kernels.chance import Interval
+
+_WIDE = sns.color_palette("colorblind", 10)
+NETWORKS = {f"net{k}": _WIDE[color] for k, color in enumerate((0, 1, 2, 4), start=1)}
+# One look for each role, everywhere: colour, line, marker.
+ROLES = {
+    "semi-matching": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "bipartite": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "trained": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "layout": {"color": _WIDE[1], "linestyle": "--", "marker": "^"},
+    "untrained": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "finite sample": {"color": "0.7", "linestyle": ":", "marker": "."},
+    "published": {"color": "black", "linestyle": "-.", "marker": "D"},
+}
+
+
+def style() -> None:
+    """Type readable at half a page, a fixed resolution, no dates: the same data give the same picture."""
+    sns.set_theme(context="notebook", style="ticks", palette=_WIDE)
+    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 100, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update({"legend.frameon": False, "figure.constrained_layout.use": True, "axes.titlesize": "medium"})
+
+
+def learning_curves(ax: Axes, curves: Mapping[str, Tensor], *, ylabel: str, chance: float | None = None) -> Axes:
+    """One curve per network over epochs, with the chance level."""
+    for name, values in curves.items():
+        ax.plot(range(len(values)), values, color=NETWORKS.get(name), marker="o", markersize=4, label=name)
+    if chance is not None:
+        ax.axhline(chance, **_line("finite sample"), label="guessing")
+    ax.set(xlabel="epochs of training", ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def filters(ax: Axes, weights: Tensor, *, title: str) -> Axes:
+    """First-layer filters (units, channels, height, width) in a strip, each scaled to its own largest weight."""
+    weights = weights.detach().numpy().astype(float)
+    scaled = weights / np.abs(weights).max(axis=(1, 2, 3), keepdims=True).clip(min=1e-12)
+    padded = np.pad(scaled, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    strip = np.concatenate(list(padded.transpose(0, 2, 3, 1)), axis=1)
+    if strip.shape[2] == 1:
+        ax.imshow(strip[..., 0], cmap="vlag", vmin=-1, vmax=1)
+    else:
+        ax.imshow(np.nan_to_num(strip, nan=1.0) / 2 + 0.5)
+    ax.set_title(title, loc="left")
+    ax.axis("off")
+    return ax
+
+
+def correlation_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str, bar: bool = True) -> Axes:
+    """Correlations with diverging colours from -1 to 1."""
+    image = ax.imshow(matrix, cmap="vlag", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if bar:
+        ax.figure.colorbar(image, ax=ax, label="correlation r", shrink=0.85)
+    return ax
+
+
+def sorted_matches(
+    ax: Axes, scores: Mapping[str, Tensor], *, layout: Tensor | None = None, untrained: Tensor | None = None
+) -> Axes:
+    """Each unit's correlation with its partner, best first, beside what layout alone and untrained networks give."""
+    baselines = {"layout": layout, "untrained": untrained}
+    curves = {**{name: values for name, values in baselines.items() if values is not None}, **scores}
+    for name, values in curves.items():
+        look = {**ROLES.get(name, {}), "markersize": 4}
+        ax.plot(range(1, len(values) + 1), np.sort(values)[::-1], label=name, **look)
+    ax.set(xlabel="units of the first net, best matched first", ylabel="correlation r with partner", ylim=(None, 1.02))
+    ax.axhline(0, color="0.8", linewidth=0.8)
+    ax.legend()
+    return ax
+
+
+def per_layer(ax: Axes, curves: Mapping[str, Sequence[Interval | float]], layers: Sequence[str], *, ylabel: str) -> Axes:
+    """A number per layer with its interval; curves shorter than the layers end early (published curves do)."""
+    for k, (name, values) in enumerate(curves.items()):
+        x = np.arange(len(values)) + 0.05 * (k - len(curves) / 2)
+        middle = np.array([v.estimate if isinstance(v, Interval) else v for v in values])
+        ends = [(v.low, v.high) if isinstance(v, Interval) else (v, v) for v in values]
+        spread = np.abs(np.array(ends).T - middle)
+        ax.errorbar(x, middle, yerr=spread, label=name, capsize=3, markersize=5, **ROLES.get(name, {"marker": "o"}))
+    ax.set(xlabel="layer", ylabel=ylabel)
+    ax.set_xticks(range(len(layers)), layers)
+    ax.axhline(0, color="0.8", linewidth=0.8)
+    ax.legend(ncols=2)
+    return ax
+
+
+def pairs_of_patches(figure: Figure, rows: Sequence[tuple[str, Tensor, Tensor]], *, titles: tuple[str, str]) -> Figure:
+    """For each pair of units the patches that excite each most: the unit of the first net left, its partner right.
+
+    Args:
+        figure: to draw on.
+        rows: caption, patches of the first unit (n, height, width, channels) uint8, patches of its partner.
+        titles: above the two halves.
+    """
+    halves = figure.subplots(len(rows), 2, squeeze=False)
+    for (caption, first, second), (left, right) in zip(rows, halves, strict=True):
+        for ax, patches in ((left, first), (right, second)):
+            ax.imshow(_strip(patches), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
+        left.set_ylabel(caption, rotation=0, ha="right", va="center", fontsize="small")
+    for ax, title in zip(halves[0], titles, strict=True):
+        ax.set_title(title)
+    return figure
+
+
+def _strip(patches: Tensor) -> np.ndarray:
+    """Patches side by side with a white line between."""
+    padded = np.pad(patches.numpy(), ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
+    strip = np.concatenate(list(padded), axis=1)
+    return strip[..., 0] if strip.shape[2] == 1 else strip
+
+
+def _line(role: str) -> dict[str, object]:
+    return {key: value for key, value in ROLES[role].items() if key != "marker"}

@@ -1,0 +1,334 @@
+"""Everything a notebook reads: it is loaded from the store, or made once, in one pool of one-thread processes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..kernels.checks import require_known
+from ..nets.datasets import Dataset, load_dataset
+from ..nets.measuring import Measurement, measure, measurement_configuration
+from ..nets.networks import Network, build_network, permuted_copy
+from ..nets.store import Store, configuration_hash, load
+from ..nets.training import VERSION, Recipe, Trained, train
+
+PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
+_SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
+_LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
+_MOST_DEAD = 0.25  # of a layer's units
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large a run is."""
+
+    recipe: Recipe
+    n_networks: int
+    train_limit: int | None = None
+    test_limit: int | None = None
+    sample: int = 4096
+    planted: bool = False  # net2 is a shuffled copy of net1, net3 an independent untrained network
+
+
+PROFILES = {
+    "smoke": Profile(Recipe(epochs=1), 3, train_limit=2048, test_limit=512, sample=1024, planted=True),
+    "paper": Profile(Recipe(), 4),
+}
+# What each notebook reads, beside the networks: (which networks, positions).
+MEASUREMENTS = {
+    "00_networks": [("trained", "all")],
+    "02_one_to_one_matching": [("trained", "all"), ("untrained", "all"), ("trained", "centre"), ("trained", "mean")],
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the notebooks read.
+
+    Attributes:
+        trained: by name, net1 first.
+        train_set, test_set: the images they were trained on, and those that everything is measured on.
+    """
+
+    trained: dict[str, Trained]
+    train_set: Dataset
+    test_set: Dataset
+    profile: str
+    seed: int
+    store: Store = field(repr=False)
+
+    @cached_property
+    def networks(self) -> dict[str, Network]:
+        """The trained networks by name."""
+        return {name: trained.network for name, trained in self.trained.items()}
+
+    @cached_property
+    def untrained(self) -> dict[str, Network]:
+        """The same networks before their first step, by the same names."""
+        return {name: trained.at(0.0) for name, trained in self.trained.items()}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that all networks have, from bottom to top."""
+        return next(iter(self.networks.values())).layers
+
+    def dead_share(self) -> dict[str, float]:
+        """For each block "network.layer" of the trained networks the share of units that fire on no test image."""
+        measured = self.measured()
+        return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
+
+    def measured(self, which: str = "trained", positions: str | int = "all") -> Measurement:
+        """The measurement of all "trained" or "untrained" networks on the test images, from the store where it is there."""
+        require_known(which, ("trained", "untrained"), "which")
+        arguments, options = self._measuring(which, positions)
+        return measure(*arguments, **options, store=self.store)
+
+    def has_measured(self, which: str, positions: str | int) -> bool:
+        """Whether the store holds that measurement, undamaged."""
+        arguments, options = self._measuring(which, positions)
+        return self.store.find("measurement", measurement_configuration(*arguments, **options)) is not None
+
+    def _measuring(self, which: str, positions: str | int) -> tuple[tuple, dict]:
+        """The arguments and options of `measure`."""
+        networks = self.networks if which == "trained" else self.untrained
+        options = {"pairs": None, "positions": positions, "folds": 2, "top": 9, "seed": self.seed}
+        return (networks, self.test_set.images, self.layers), {**options, "sample": PROFILES[self.profile].sample}
+
+
+def prepare(
+    *notebooks: str,
+    dataset: str = "fashion-mnist",
+    seed: int = 0,
+    profile: str = "paper",
+    store: Store | None = None,
+    published: bool | None = None,
+) -> Prepared:
+    """Load what the notebooks read; train and measure what the store lacks, and say so.
+
+    Args:
+        notebooks: their names; none means all.
+        dataset: see `load_dataset`.
+        seed: base seed; net k has seed `seed + k`, for its weights and for the order of its images.
+        profile: "paper" or "smoke".
+        store: where results are kept; default: see `Store`.
+        published: whether the networks in data/networks may serve; default: yes, except inside `make paper`.
+
+    Raises:
+        ValueError: unknown names, a data set that cannot be read, a store that cannot be written, or a network that did
+            not learn: below 85 % accuracy (twice chance on other data), or more than a quarter of a layer's units dead.
+    """
+    require_known(profile, PROFILES, "profile")
+    for notebook in notebooks:
+        require_known(notebook, MEASUREMENTS, "notebooks")
+    store = store or Store()
+    store.require_writable()
+    settings = PROFILES[profile]
+    train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
+    test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
+    configurations = network_configurations(train_set, test_set, seed=seed, profile=profile)
+    published = os.environ.get("CONVERGENT_RUN") is None if published is None else published
+    found = {name: _find_network(store, name, c, published) for name, c in configurations.items()}
+    lacking = [name for name, trained in found.items() if trained is None]
+    if lacking:
+        epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
+        jobs = [(_train_job, (store.path, configurations[name], dataset, profile)) for name in lacking]
+        _run_jobs(f"training {', '.join(lacking)}", jobs, epochs * len(train_set) * _SECONDS_PER_IMAGE)
+        found.update({name: store.find("network", configurations[name]) for name in lacking})
+    if settings.planted:
+        found = _planted(found, seed)
+    prepared = Prepared(found, train_set, test_set, profile, seed, store)
+    if not settings.planted:
+        _require_accuracy(prepared, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
+    wanted = dict.fromkeys(need for name in notebooks or MEASUREMENTS for need in MEASUREMENTS[name])
+    jobs = [(_measure_job, (prepared, *need)) for need in wanted if not prepared.has_measured(*need)]
+    _run_jobs("measuring", jobs, len(jobs) * len(test_set) * settings.n_networks * _SECONDS_PER_IMAGE / 2)
+    if not settings.planted:
+        _require_live_units(prepared)
+    return prepared
+
+
+def network_configurations(train_set: Dataset, test_set: Dataset, *, seed: int, profile: str) -> dict[str, dict]:
+    """All that decides each network: structure, recipe, seed and data. Its hash is the network's name in the store."""
+    settings, configurations = PROFILES[profile], {}
+    for k in range(1, settings.n_networks + 1):
+        recipe = replace(settings.recipe, epochs=0) if settings.planted and k > 1 else settings.recipe
+        structure = {"channels": train_set.images.shape[3], "classes": len(train_set.classes), "width": 1.0}
+        configurations[f"net{k}"] = {
+            "network": {"name": "alexnet", **structure, "seed": seed + k},
+            "recipe": asdict(recipe),
+            "seed": seed + k,
+            "data": [train_set.source, test_set.source],
+            "threads": 1,
+            "version": VERSION,
+        }
+    return configurations
+
+
+def published_path(name: str) -> Path:
+    """The file of a published network."""
+    return PUBLISHED / f"{name}.safetensors"
+
+
+def published_form(trained: Trained, configuration: dict) -> dict:
+    """What is published of a network: final weights and learning curves, with the hash of its configuration."""
+    return {"hash": configuration_hash(configuration), "network": trained.network, "history": trained.history}
+
+
+def _find_network(store: Store, name: str, configuration: dict, published: bool) -> Trained | None:
+    trained = store.find("network", configuration)
+    if trained is None and published and published_path(name).exists():
+        form = load(published_path(name))
+        if form["hash"] == configuration_hash(configuration):
+            start = build_network(**configuration["network"]).state_dict()
+            trained = Trained(form["network"], form["history"], {0.0: start, 1.0: form["network"].state_dict()})
+    return trained
+
+
+def _planted(found: dict[str, Trained], seed: int) -> dict[str, Trained]:
+    """Networks whose answers are known: net2 computes what net1 computes, net3 has nothing to do with either."""
+    original = found["net1"]
+    checkpoints = {
+        share: permuted_copy(original.at(share), seed=seed)[0].state_dict() for share in original.checkpoints
+    }
+    copy = permuted_copy(original.network, seed=seed)[0].eval()
+    return {**found, "net2": replace(original, network=copy, checkpoints=checkpoints)}
+
+
+def _require_accuracy(prepared: Prepared, least: float) -> None:
+    for name, trained in prepared.trained.items():
+        reached = float(trained.history.test_accuracy[-1])
+        if reached < least:
+            raise ValueError(f"{name} did not learn: it is right on {reached:.1%} of the test images, {least:.0%} is asked")
+
+
+def _require_live_units(prepared: Prepared) -> None:
+    for block, share in prepared.dead_share().items():
+        if share > _MOST_DEAD:
+            raise ValueError(f"{block} is damaged: {share:.0%} of its units never fire, at most {_MOST_DEAD:.0%} may")
+
+
+def _train_job(store_path: Path, configuration: dict, dataset: str, profile: str, report: Callable[[float], None]) -> None:
+    settings = PROFILES[profile]
+    train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
+    test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
+    network, recipe = build_network(**configuration["network"]), Recipe(**configuration["recipe"])
+    trained = train(network, train_set, recipe, seed=configuration["seed"], test=test_set, report=report)
+    Store(store_path).keep("network", configuration, trained)
+
+
+def _measure_job(prepared: Prepared, which: str, positions: str | int, report: Callable[[float], None]) -> None:
+    prepared.measured(which, positions)
+
+
+_reports: multiprocessing.Queue | None = None
+
+
+def _start_worker(reports: multiprocessing.Queue) -> None:
+    global _reports
+    _reports = reports
+    torch.set_num_threads(1)
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """End this worker when the process that started it ends, even when that one was killed."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _job(number: int, function: Callable, arguments: tuple) -> None:
+    function(*arguments, report=lambda share: _reports.put((number, share)))
+
+
+def _run_jobs(title: str, jobs: list[tuple[Callable, tuple]], seconds: float) -> None:
+    """Run jobs in a pool of one-thread processes, with one line that tells how far they are."""
+    if not jobs:
+        return
+    workers = max(1, min(len(jobs), n_cores()))
+    context = multiprocessing.get_context("spawn")
+    reports, shares = context.Queue(), dict.fromkeys(range(len(jobs)), 0.0)
+    line = Progress(title, seconds / workers)
+    with one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (reports,)) as pool:
+        pending: dict[Future, int] = {pool.submit(_job, k, *job): k for k, job in enumerate(jobs)}
+        try:
+            while pending:
+                finished, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        number, share = reports.get_nowait()
+                        shares[number] = share
+                for future in finished:
+                    shares[pending.pop(future)] = 1.0
+                    future.result()
+                line.show(sum(shares.values()) / len(jobs))
+        except BaseException:
+            for process in list(pool._processes.values()):
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+    line.close()
+
+
+class Progress:
+    """One line that tells what is being done, how far it is and how long it will take."""
+
+    def __init__(self, title: str, estimate: float):
+        self.title, self.start, self.shown = title, time.monotonic(), -1.0
+        self.live = sys.stderr.isatty()
+        self._write(f"{title}: about {_minutes(estimate)}")
+
+    def show(self, share: float) -> None:
+        """Say how far it is: at a terminal at once, elsewhere every tenth."""
+        if share >= 0.02 and (self.live or share >= self.shown + 0.1):
+            elapsed = time.monotonic() - self.start
+            self._write(f"{self.title}: {share:.0%}, {_minutes(elapsed * (1 - share) / share)} left")
+            self.shown = share
+
+    def close(self) -> None:
+        """Say how long it took."""
+        self._write(f"{self.title}: done in {_minutes(time.monotonic() - self.start)}")
+        if self.live:
+            sys.stderr.write("\n")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(f"\r\033[K{text}" if self.live else f"{text}\n")
+        sys.stderr.flush()
+
+
+def n_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Processes started within it compute with one thread each: together they use all cores without spinning."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

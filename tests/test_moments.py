@@ -1,0 +1,242 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import convergent_utils as cu
+
+FIELDS = ("mean_a", "mean_b", "cov_aa", "cov_ab", "cov_bb")
+
+
+def activations(generator, n=500, units=(7, 5), *, mean=0.0, std=1.0, dtype=torch.float64):
+    """Two nets with units of unlike spread that share part of their variance."""
+    shared = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    made = []
+    for width in units:
+        mixed = shared @ torch.randn(3, width, generator=generator, dtype=torch.float64)
+        mixed = mixed + torch.randn(n, width, generator=generator, dtype=torch.float64)
+        made.append((mixed / mixed.std(0) * std + mean).to(dtype))
+    return made
+
+
+def of(a, b):
+    moments = cu.Moments({"a": a.shape[1], "b": b.shape[1]})
+    moments.update({"a": a, "b": b})
+    return moments
+
+
+def assert_close(pair, other, tolerance):
+    assert pair.n_samples == other.n_samples
+    for field in FIELDS:
+        assert torch.allclose(getattr(pair, field), getattr(other, field), rtol=tolerance, atol=tolerance), field
+
+
+def test_float64_equals_numpy(generator, device):
+    a, b = activations(generator, mean=3.0)
+    pair = cu.pair_moments(a.to(device), b.to(device))
+    covariance = np.cov(np.hstack([a, b]).T, bias=True)
+    assert pair.n_samples == 500
+    assert np.allclose(pair.mean_a.cpu(), a.mean(0), atol=1e-10)
+    assert np.allclose(pair.mean_b.cpu(), b.mean(0), atol=1e-10)
+    assert np.allclose(pair.cov_aa.cpu(), covariance[:7, :7], atol=1e-10)
+    assert np.allclose(pair.cov_ab.cpu(), covariance[:7, 7:], atol=1e-10)
+    assert np.allclose(pair.cov_bb.cpu(), covariance[7:, 7:], atol=1e-10)
+
+
+def test_float32_correlations_with_mean_a_hundred_times_the_deviation(generator, device):
+    a, b = activations(generator, 20_000, mean=100.0, dtype=torch.float32)
+    exact = cu.correlation(cu.pair_moments(a.double(), b.double())).matrix
+    ours = cu.correlation(cu.pair_moments(a.to(device), b.to(device))).matrix.cpu()
+    assert (ours - exact).abs().max() < 1e-6
+    raw = ((a.T @ b) / len(a) - a.mean(0)[:, None] * b.mean(0)) / a.std(0)[:, None] / b.std(0)
+    assert (raw - exact).abs().max() > 1e-4, "raw float32 moments are good enough: this test proves nothing"
+
+
+def test_a_thousand_added_to_every_unit_changes_nothing(generator, device):
+    a, b = activations(generator, 20_000, std=0.2, dtype=torch.float32)
+    before = cu.correlation(cu.pair_moments(a.to(device), b.to(device))).matrix
+    after = cu.correlation(cu.pair_moments(a.to(device) + 1000, b.to(device) + 1000)).matrix
+    assert (before - after).abs().max() < 1e-5
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.randoms(use_true_random=False), st.booleans())
+def test_any_split_merged_in_any_order_equals_one_batch(sizes, shuffler, single):
+    generator = torch.Generator().manual_seed(sum(sizes))
+    a, b = activations(generator, sum(sizes) + 2, mean=5.0, dtype=torch.float32 if single else torch.float64)
+    parts = [of(x, y) for x, y in zip(a.split([*sizes, 2]), b.split([*sizes, 2]), strict=True)]
+    shuffler.shuffle(parts)
+    while len(parts) > 1:  # a random tree of merges
+        k = shuffler.randrange(len(parts) - 1)
+        parts[k : k + 2] = [parts[k].merge(parts[k + 1])]
+    whole = of(a, b)
+    if single:
+        ours, theirs = (cu.correlation(m.pair("a", "b")) for m in (parts[0], whole))
+        if sum(sizes) > 5:
+            assert (ours.matrix - theirs.matrix).abs().max() < 1e-6
+    assert_close(parts[0].pair("a", "b"), whole.pair("a", "b"), 1e-5 if single else 1e-9)
+
+
+def test_updates_equal_merges_and_leave_the_parts_alone(generator):
+    a, b = activations(generator)
+    first, second = of(a[:200], b[:200]), of(a[200:], b[200:])
+    before = copy.deepcopy(first.state())
+    merged = first.merge(second)
+    assert all(torch.equal(value, before[key]) for key, value in first.state().items())
+    first.update({"a": a[200:], "b": b[200:]})
+    assert_close(merged.pair("a", "b"), first.pair("a", "b"), 1e-12)
+
+
+def test_an_empty_part_is_the_identity_and_merging_commutes(generator):
+    a, b = activations(generator)
+    whole, empty = of(a, b), cu.Moments({"a": 7, "b": 5})
+    for merged in (whole.merge(empty), empty.merge(whole), whole.merge(of(a[:0], b[:0]))):
+        assert_close(merged.pair("a", "b"), whole.pair("a", "b"), 0.0)
+    one, two = of(a[:100], b[:100]), of(a[100:], b[100:])
+    assert_close(one.merge(two).pair("a", "b"), two.merge(one).pair("a", "b"), 1e-12)
+
+
+def test_only_the_pairs_asked_for(generator):
+    a, b = activations(generator)
+    moments = cu.Moments({"x": 7, "y": 5, "z": 7}, pairs=[("z", "y")])
+    moments.update({"y": b, "z": a})  # x is joined to neither
+    assert_close(moments.pair("z", "y"), cu.pair_moments(a, b), 1e-12)
+    assert_close(moments.pair("y", "z").swap(), cu.pair_moments(a, b), 1e-12)
+    with pytest.raises(ValueError, match="not accumulated"):
+        moments.pair("x", "y")
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        moments.pair("x", "x")
+    with pytest.raises(ValueError, match="together"):
+        moments.update({"y": b})
+    with pytest.raises(ValueError, match="did you mean 'z'"):
+        moments.update({"zz": a})
+
+
+def test_pairs_with_gaps_between_partners_equal_separate_pairs(generator):
+    blocks = {name: torch.randn(300, width, generator=generator) for name, width in zip("abcd", (3, 4, 5, 6), strict=True)}
+    moments = cu.Moments({k: v.shape[1] for k, v in blocks.items()}, pairs=[("a", "c"), ("d", "b"), ("a", "d")])
+    moments.update(blocks)
+    for x, y in (("a", "c"), ("b", "d"), ("d", "a"), ("c", "c")):
+        assert_close(moments.pair(x, y), cu.pair_moments(blocks[x], blocks[y]), 1e-6)
+
+
+def test_state_round_trip_in_any_order(generator):
+    a, b = activations(generator)
+    whole = of(a, b)
+    shuffled = dict(reversed(whole.state().items()))
+    assert_close(cu.Moments.from_state(shuffled).pair("a", "b"), whole.pair("a", "b"), 0.0)
+    assert cu.Moments.from_state(cu.Moments({"a": 7, "b": 5}).state()).merge(whole).pair("a", "b").n_samples == 500
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 1 / 3, 1000.1, -1e-20, 7e8])
+def test_a_constant_unit_has_no_variance_at_all(generator, dtype, value):
+    a = torch.randn(10_001, 3, generator=generator).to(dtype)
+    a[:, 1] = value
+    moments = cu.Moments({"a": 3})
+    for rows in a.split([1, 1000, 3000, 6000]):
+        moments.update({"a": rows})
+    pair = moments.pair("a", "a")
+    assert (pair.cov_aa[1] == 0).all()
+    assert (pair.cov_aa[:, 1] == 0).all()
+    assert (pair.cov_aa.diagonal()[[0, 2]] > 0.9).all()
+
+
+def test_a_unit_that_fires_once_is_live():
+    a = torch.zeros(5000, 2)
+    a[17, 0] = 3.0
+    assert cu.correlation(cu.pair_moments(a, a)).live_a.tolist() == [True, False]
+
+
+def test_inputs_are_not_changed(generator):
+    a, b = activations(generator, dtype=torch.float32)
+    kept = a.clone()
+    cu.pair_moments(a, b)
+    assert torch.equal(a, kept)
+
+
+BAD = {
+    "unequal samples": (lambda a, b: (a, b[:-1]), "acts_b: expected 500 samples as in acts_a, got 499"),
+    "one sample": (lambda a, b: (a[:1], b[:1]), "at least 2 samples, got 1"),
+    "not a number": (lambda a, b: (a, b.index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(float("nan")))), "acts_b: .*unit 4"),
+    "infinite": (lambda a, b: (a.index_put((torch.tensor(3), torch.tensor(2)), torch.tensor(float("inf"))), b), "acts_a: .*unit 2"),
+    "integers": (lambda a, b: (a.long(), b), "acts_a: expected floating-point"),
+    "complex": (lambda a, b: (a, b.to(torch.complex64)), "acts_b: expected floating-point"),
+    "a vector": (lambda a, b: (a[:, 0], b), r"acts_a: expected shape \(samples, units\)"),
+    "a list": (lambda a, b: (a.tolist(), b), "acts_a: expected a float tensor"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(generator, case):
+    spoil, message = BAD[case]
+    a, b = activations(generator, dtype=torch.float32)
+    with pytest.raises(ValueError, match=message):
+        cu.pair_moments(*spoil(a, b))
+
+
+def test_a_bad_batch_leaves_no_trace(generator):
+    a, b = activations(generator)
+    moments = of(a, b)
+    bad = a.clone()
+    bad[-1, 3] = float("nan")
+    with pytest.raises(ValueError, match="unit 3"):
+        moments.update({"a": bad, "b": b})
+    with pytest.raises(ValueError, match="expected 7 units, got 5"):
+        moments.update({"a": b, "b": b})
+    assert_close(moments.pair("a", "b"), of(a, b).pair("a", "b"), 0.0)
+
+
+@pytest.mark.parametrize("other", [cu.Moments({"a": 7, "b": 6}), cu.Moments({"a": 7, "b": 5}, pairs=[]), "moments"])
+def test_unlike_moments_do_not_merge(other):
+    with pytest.raises(ValueError, match="same blocks and pairs"):
+        cu.Moments({"a": 7, "b": 5}).merge(other)
+
+
+def test_half_precision_and_numpy_are_read(generator):
+    a, b = activations(generator, dtype=torch.bfloat16)
+    assert_close(cu.pair_moments(a, b), cu.pair_moments(a.float().numpy(), b.float()), 1e-12)
+
+
+class CountOperations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_updates_never_wait_and_operations_do_not_grow_with_units():
+    """On a fake cuda device any look at a value raises, so a run that passes has no host synchronisation."""
+    counts = []
+    for units in (8, 256):
+        with FakeTensorMode(), CountOperations() as counter:
+            moments = cu.Moments({"a": units, "b": units})
+            for _ in range(3):
+                rows = torch.randn(512, units, device="cuda")
+                moments.update({"a": rows, "b": rows})
+            found = cu.correlation(moments.pair("a", "b"))
+            assert found.matrix.device.type == "cuda"
+            assert found.matrix.shape == (units, units)
+        counts.append(counter.count)
+    assert counts[0] == counts[1]
+
+
+def test_full_precision_is_forced_and_the_setting_comes_back(monkeypatch, generator):
+    torch.set_float32_matmul_precision("high")
+    seen = []
+    product = torch.Tensor.addr_
+    monkeypatch.setattr(torch.Tensor, "addr_", lambda *a, **k: (seen.append(torch.get_float32_matmul_precision()), product(*a, **k))[1])
+    try:
+        cu.pair_moments(*activations(generator))
+        assert set(seen) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+import convergent_utils as cu
+
+
+@pytest.fixture(scope="module")
+def data():
+    return cu.load_dataset("fashion-mnist", limit=640), cu.load_dataset("fashion-mnist", split="test", limit=300)
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    return cu.build_network("alexnet-narrow", seed=1)
+
+
+def test_training_learns_and_leaves_the_network_given_alone(data, narrow):
+    before = {name: value.clone() for name, value in narrow.state_dict().items()}
+    trained = cu.train(narrow, data[0], cu.Recipe(epochs=4, batch=32, rate=2e-3), seed=1, test=data[1])
+    assert all(torch.equal(before[name], value) for name, value in narrow.state_dict().items())
+    assert trained.history.test_accuracy[-1] > 0.5 > trained.history.test_accuracy[0]
+    assert trained.history.loss[-1] < trained.history.loss[1]
+    assert len(trained.history.loss) == 5
+    assert cu.accuracy(trained.network, data[1]) == pytest.approx(trained.history.test_accuracy[-1].item())
+    assert list(trained.checkpoints) == [0.0, 0.35, 0.75, 1.0]
+    scores = [cu.accuracy(trained.at(share), data[1]) for share in trained.checkpoints]
+    assert scores[0] < scores[1] < scores[3]
+    assert scores[0] == pytest.approx(trained.history.test_accuracy[0].item())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, narrow):
+    recipe = cu.Recipe(epochs=1, batch=64)
+    torch.manual_seed(11)
+    one = cu.train(narrow, data[0], recipe, seed=1).network.state_dict()
+    torch.manual_seed(12)
+    two, other = (cu.train(narrow, data[0], recipe, seed=seed).network.state_dict() for seed in (1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["fc8.weight"], other["fc8.weight"])
+
+
+def test_no_epochs_leave_everything_as_it_was(data, narrow):
+    trained = cu.train(narrow, data[0], cu.Recipe(epochs=0), seed=1, test=data[1])
+    assert len(trained.history.loss) == 1
+    for share in trained.checkpoints:
+        assert torch.equal(trained.at(share).fc8.weight, narrow.fc8.weight)
+
+
+def test_progress_is_reported_to_its_end(data, narrow):
+    shares = []
+    cu.train(narrow, data[0], cu.Recipe(epochs=1, batch=16), seed=1, report=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_too_few_images_and_unknown_checkpoints(data, narrow):
+    with pytest.raises(ValueError, match="at least one batch of 1000"):
+        cu.train(narrow, data[0], cu.Recipe(batch=1000), seed=1)
+    with pytest.raises(ValueError, match=r"share: expected one of 0.0, 0.35"):
+        cu.train(narrow, data[0], cu.Recipe(epochs=0), seed=1).at(0.5)
+
+
+def test_prediction_restores_the_mode(data, narrow):
+    narrow.train()
+    cu.predict(narrow, data[1])
+    assert narrow.training
+    narrow.eval()
