@@ -1,9 +1,9 @@
 """Do separately trained neural networks learn the same representations? Tested kernels to find out.
 
-    import convergent_utils as cu
+import convergent_utils as cu
 
-    pair = cu.pair_moments(acts_a, acts_b)  # activations (samples, units) of two networks on the same inputs
-    match = cu.bipartite_matching(cu.correlation(pair).matrix)
+pair = cu.pair_moments(acts_a, acts_b)  # activations (samples, units) of two networks on the same inputs
+match = cu.bipartite_matching(cu.correlation(pair).matrix)
 """
 
 from .kernels.chance import Chance, Interval, chance_level, network_interval

@@ -111,13 +111,20 @@ def test_bad_arguments_are_named(network, inputs):
 def test_receptive_field_is_where_the_gradient_lives(network, layer):
     """The pixels that move a unit, over many inputs, fill its receptive field and never leave it."""
     field = cu.receptive_field(network, layer)
-    until = nn.Sequential(*[m for m, name in zip(network, dict(network.named_children()), strict=True)][: 1 + list(dict(network.named_children())).index(layer)])
+    until = nn.Sequential(
+        *[m for m, name in zip(network, dict(network.named_children()), strict=True)][
+            : 1 + list(dict(network.named_children())).index(layer)
+        ]
+    )
     for place in ((3, 3), (0, 5)):
         image = torch.randn(60, 1, 28, 28, generator=torch.Generator().manual_seed(1)).requires_grad_()
         until(image)[:, :, place[0], place[1]].sum().backward()
         touched = image.grad.abs().sum((0, 1)) > 0
         allowed = torch.zeros(28, 28, dtype=torch.bool)
-        box = [slice(max(0, field.start + k * field.step), max(0, field.start + k * field.step + field.size)) for k in place]
+        box = [
+            slice(max(0, field.start + k * field.step), max(0, field.start + k * field.step + field.size))
+            for k in place
+        ]
         allowed[box[0], box[1]] = True
         assert not (touched & ~allowed).any()
         assert touched[box[0], box[1]].double().mean() > 0.95

@@ -11,7 +11,7 @@ def mean_match(a, b):
 
 
 def test_interval_of_a_mean_of_networks_is_students():
-    """Where a pair's value is the sum of its two networks' values, the jackknife is Student's interval of twice the mean."""
+    """Where a pair's value is the sum of its networks' values, the jackknife is Student's of twice the mean."""
     values = np.random.default_rng(0).normal(size=6)
     found = cu.network_interval(values[:, None] + values)
     low, high = stats.t.interval(0.95, 5, 2 * values.mean(), 2 * stats.sem(values))

@@ -127,8 +127,8 @@ def test_pairs_across_layers_meet_at_shared_places(networks, images):
 
 def test_floating_images_are_used_as_they_are(networks, images):
     as_given = cu.measure(networks, cu.normalise(images), ["conv1"], sample=10)
-    assert torch.equal(as_given.pair("net1.conv1", "net2.conv1").cov_ab,
-                       cu.measure(networks, images, ["conv1"], sample=10).pair("net1.conv1", "net2.conv1").cov_ab)  # fmt: skip
+    from_bytes = cu.measure(networks, images, ["conv1"], sample=10)
+    assert torch.equal(*(m.pair("net1.conv1", "net2.conv1").cov_ab for m in (as_given, from_bytes)))
 
 
 def test_networks_are_left_as_they_were(networks, images):

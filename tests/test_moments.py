@@ -118,7 +118,9 @@ def test_only_the_pairs_asked_for(generator):
 
 
 def test_pairs_with_gaps_between_partners_equal_separate_pairs(generator):
-    blocks = {name: torch.randn(300, width, generator=generator) for name, width in zip("abcd", (3, 4, 5, 6), strict=True)}
+    blocks = {
+        name: torch.randn(300, width, generator=generator) for name, width in zip("abcd", (3, 4, 5, 6), strict=True)
+    }
     moments = cu.Moments({k: v.shape[1] for k, v in blocks.items()}, pairs=[("a", "c"), ("d", "b"), ("a", "d")])
     moments.update(blocks)
     for x, y in (("a", "c"), ("b", "d"), ("d", "a"), ("c", "c")):
@@ -163,8 +165,14 @@ def test_inputs_are_not_changed(generator):
 BAD = {
     "unequal samples": (lambda a, b: (a, b[:-1]), "acts_b: expected 500 samples as in acts_a, got 499"),
     "one sample": (lambda a, b: (a[:1], b[:1]), "at least 2 samples, got 1"),
-    "not a number": (lambda a, b: (a, b.index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(float("nan")))), "acts_b: .*unit 4"),
-    "infinite": (lambda a, b: (a.index_put((torch.tensor(3), torch.tensor(2)), torch.tensor(float("inf"))), b), "acts_a: .*unit 2"),
+    "not a number": (
+        lambda a, b: (a, b.index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(float("nan")))),
+        "acts_b: .*unit 4",
+    ),
+    "infinite": (
+        lambda a, b: (a.index_put((torch.tensor(3), torch.tensor(2)), torch.tensor(float("inf"))), b),
+        "acts_a: .*unit 2",
+    ),
     "integers": (lambda a, b: (a.long(), b), "acts_a: expected floating-point"),
     "complex": (lambda a, b: (a, b.to(torch.complex64)), "acts_b: expected floating-point"),
     "a vector": (lambda a, b: (a[:, 0], b), r"acts_a: expected shape \(samples, units\)"),
@@ -233,7 +241,9 @@ def test_full_precision_is_forced_and_the_setting_comes_back(monkeypatch, genera
     torch.set_float32_matmul_precision("high")
     seen = []
     product = torch.Tensor.addr_
-    monkeypatch.setattr(torch.Tensor, "addr_", lambda *a, **k: (seen.append(torch.get_float32_matmul_precision()), product(*a, **k))[1])
+    monkeypatch.setattr(
+        torch.Tensor, "addr_", lambda *a, **k: (seen.append(torch.get_float32_matmul_precision()), product(*a, **k))[1]
+    )
     try:
         cu.pair_moments(*activations(generator))
         assert set(seen) == {"highest"}

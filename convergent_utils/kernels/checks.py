@@ -39,7 +39,9 @@ def require_finite_units(per_unit: Tensor, name: str) -> None:
         return  # a fake tensor has a shape and no values
     finite = torch.isfinite(per_unit)
     if not finite.all():
-        raise ValueError(f"{name}: expected finite activations, got NaN or infinity in unit {int((~finite).nonzero()[0])}")
+        raise ValueError(
+            f"{name}: expected finite activations, got NaN or infinity in unit {int((~finite).nonzero()[0])}"
+        )
 
 
 def as_score(score: Tensor | np.ndarray) -> Tensor:

@@ -75,7 +75,9 @@ def bipartite_matching(score: Tensor, *, live_a: Tensor | None = None, live_b: T
     score = as_score(score)
     live_a, live_b = as_live(live_a, len(score), "live_a", score), as_live(live_b, score.shape[1], "live_b", score)
     rows, columns = np.flatnonzero(live_a.cpu()), np.flatnonzero(live_b.cpu())
-    chosen_a, chosen_b = linear_sum_assignment(score.detach().cpu().double().numpy()[np.ix_(rows, columns)], maximize=True)
+    chosen_a, chosen_b = linear_sum_assignment(
+        score.detach().cpu().double().numpy()[np.ix_(rows, columns)], maximize=True
+    )
     index = torch.full((len(score),), -1, dtype=torch.int64)
     index[torch.from_numpy(rows[chosen_a])] = torch.from_numpy(columns[chosen_b])
     index = index.to(score.device)

@@ -23,18 +23,20 @@ from .checks import as_activations, require_finite_units, require_known, require
 from .precision import full_precision
 
 _CHUNK_ENTRIES = 1 << 20  # entries of the centred copy of a batch: 4 MB in float32, small enough for the cache
-_CHUNK_ROWS = 2048  # rows that one product sums in the rows' own precision; with ten times as many float32 loses a digit
+_CHUNK_ROWS = (
+    2048  # rows that one product sums in the rows' own precision; with ten times as many float32 loses a digit
+)
 
 
 @dataclass(frozen=True)
 class PairMoments:
-    """First and second moments of two sets of units over the same samples.
+    r"""First and second moments of two sets of units over the same samples.
 
     Attributes:
         n_samples: number of samples, the same for both.
         mean_a, mean_b: (units_a,), (units_b,) float64, in units of activation.
         cov_aa, cov_ab, cov_bb: (units_a, units_a), (units_a, units_b), (units_b, units_b) float64, the covariance
-            :math:`E[(x - \\mu)(y - \\nu)]`, divided by n_samples (not n_samples - 1).
+            :math:`E[(x - \mu)(y - \nu)]`, divided by n_samples (not n_samples - 1).
 
     A unit that never changes has a variance of exactly zero.
     """
@@ -75,7 +77,7 @@ class Moments:
         self._parts = [(group, _Part()) for group in _connected(self.blocks, self.pairs)]
 
     def update(self, rows: Mapping[str, Tensor]) -> None:
-        """Merge a batch: rows[name] is (samples, units) of that block. Whole groups of joined blocks must come together.
+        """Merge a batch: rows[name] is (samples, units) of that block. Blocks joined by pairs must come together.
 
         Raises:
             ValueError: unknown or missing blocks, unequal rows within a group, wrong widths, integer or complex types;

@@ -31,7 +31,7 @@ def record(
         layers: names of its submodules, as in `named_modules`. A module called more than once keeps its last output.
         positions: which places of a map become rows: "all" (images x height x width), "centre", "mean" (the mean over
             places), or a number of random places per image, drawn from (seed, how many images came before), the same
-            fractions of the map in every layer. Outputs (n, units) have one place, outputs (n, tokens, units) a row of them.
+            fractions of the map in every layer. Outputs (n, units) have one place, (n, tokens, units) a row of them.
         seed: of the random places.
 
     Yields:
@@ -107,7 +107,7 @@ def require_positions(positions: Positions) -> None:
 
 
 def flat_places(maps: Tensor, positions: Positions, drawn: Tensor | None) -> Tensor | None:
-    """The places (n, places) int64 that become rows, counted row by row over the map; None where all or none are picked.
+    """The places (n, places) int64 that become rows, counted along the rows of the map; None where none are picked.
 
     Args:
         maps: (n, height, width, units).
@@ -143,8 +143,8 @@ def draw_places(generator: np.random.Generator, images: int, positions: Position
 class ReceptiveField:
     """The window of the image that one unit of a layer sees.
 
-    At place (y, x) of the map it covers rows from `start + y * step` to `start + y * step + size`, columns likewise; parts
-    outside the image are padding. All in pixels.
+    At place (y, x) of the map it covers rows from `start + y * step` to `start + y * step + size`, columns likewise;
+    parts outside the image are padding. All in pixels.
     """
 
     size: int
@@ -189,7 +189,9 @@ def patch(images: Tensor, field: ReceptiveField | None, place: tuple[int, int]) 
     cropped = images.new_zeros(n, field.size, field.size, channels)
     rows = slice(max(top, 0), min(top + field.size, height))
     columns = slice(max(left, 0), min(left + field.size, width))
-    cropped[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = images[:, rows, columns]
+    cropped[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = images[
+        :, rows, columns
+    ]
     return cropped
 
 

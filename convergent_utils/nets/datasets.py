@@ -47,9 +47,9 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
     Args:
         name: "fashion-mnist" (in the repository: 20,000 training and 10,000 test images, its checksum verified);
             "npz:PATH", a NumPy file with train_images (n, height, width, channels) uint8, train_labels, test_images,
-            test_labels and classes; "folder:PATH" with PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE, all images of one
-            size; "cifar10" and "imagenet" in the layout of torchvision under the folder named by CONVERGENT_DATA (ImageNet
-            is resized to 256 and cropped to 224, its "test" is the validation set).
+            test_labels and classes; "folder:PATH" with PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE, all images of
+            one size; "cifar10" and "imagenet" in torchvision's layout under the folder named by CONVERGENT_DATA
+            (ImageNet is resized to 256 and cropped to 224; its "test" is the validation set).
         split: "train" or "test".
         limit: keep this many images, spread evenly over the split, so that sorted files keep all their classes.
 
@@ -156,6 +156,8 @@ def _from_torchvision(found: torch.utils.data.Dataset, kind: str, limit: int | N
         labels.append(label)
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
-        raise ValueError(f"name: expected images of one size, got {len(shapes)} sizes, {' and '.join(map(str, list(shapes)[:2]))}")
+        raise ValueError(
+            f"name: expected images of one size, got {len(shapes)} sizes, {' and '.join(map(str, list(shapes)[:2]))}"
+        )
     classes = tuple(label if isinstance(label, str) else label[0] for label in found.classes)
     return _dataset(np.stack(images), np.array(labels), classes, kind)

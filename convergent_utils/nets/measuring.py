@@ -34,7 +34,7 @@ class Top:
     Attributes:
         value: (units, top) activation.
         image: (units, top) int64 index of the image.
-        place: (units, top, 2) int64 row and column on the map; 0 where rows have no place of their own (positions="mean").
+        place: (units, top, 2) int64 row and column on the map; 0 where rows have no place (positions="mean").
     """
 
     value: Tensor
@@ -95,7 +95,9 @@ class Measurement:
             raise ValueError(f"positions: the layout needs positions='all', this measurement has {self.positions!r}")
         pair, map_a, map_b = self.pair(a, b), self.mean_map(a), self.mean_map(b)
         if map_a.shape[:2] != map_b.shape[:2]:
-            raise ValueError(f"b: expected a map of {tuple(map_a.shape[:2])} places as in a, got {tuple(map_b.shape[:2])}")
+            raise ValueError(
+                f"b: expected a map of {tuple(map_a.shape[:2])} places as in a, got {tuple(map_b.shape[:2])}"
+            )
         centred_a, centred_b = ((m - m.mean((0, 1))).flatten(0, 1) for m in (map_a, map_b))
         live = (pair.cov_aa.diagonal() > 0)[:, None] & (pair.cov_bb.diagonal() > 0)
         return replace(pair, cov_ab=centred_a.T @ centred_b / len(centred_a) * live)
@@ -150,7 +152,7 @@ def measure(
 
     Args:
         networks: by name; names without dots.
-        images: (n, height, width, channels) uint8, normalised here, or (n, channels, height, width) floating, used as is.
+        images: (n, height, width, channels) uint8, normalised here, or (n, channels, height, width) float, used as is.
         layers: names of submodules that every network has.
         pairs: of blocks "network.layer" that meet; None: the same layer in all networks. Blocks of different map sizes
             can meet with positions="mean", "centre" or a number of places.
@@ -242,7 +244,9 @@ class _Pass:
         index = index.to(self.device)
         for block, value in rows.items():
             self.map_sums[block] += value.sum(0)
-            active = torch.ne(value, 0, out=torch.empty_like(value))  # as 0.0 and 1.0: many times faster to sum than bool
+            active = torch.ne(
+                value, 0, out=torch.empty_like(value)
+            )  # as 0.0 and 1.0: many times faster to sum than bool
             self.active_counts[block] += active.sum((0, 1)).long()
             self._add_top(block, value, places[block], index)
             self._add_sample(block, maps[block], index)
@@ -251,7 +255,9 @@ class _Pass:
         blocks = {block: value.shape[2] for block, value in rows.items()}
         pairs = self.pairs
         if pairs is None:
-            pairs = [(f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in self.networks for b in self.networks]
+            pairs = [
+                (f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in self.networks for b in self.networks
+            ]
         self.moments = [Moments(blocks, pairs=pairs) for _ in range(self.n_folds)]
         shape = len(self.sample_images), len(self.sample_places)
         for block, value in rows.items():
@@ -271,7 +277,9 @@ class _Pass:
         place = place.gather(0, image)
         if places is not None:
             place = places[image, place]
-        value, image, place = (torch.cat(both) for both in zip(self.tops[block], (value, index[image], place), strict=True))
+        value, image, place = (
+            torch.cat(both) for both in zip(self.tops[block], (value, index[image], place), strict=True)
+        )
         value, kept = value.topk(min(self.n_top, len(value)), dim=0)
         self.tops[block] = (value, image.gather(0, kept), place.gather(0, kept))
 
@@ -282,7 +290,9 @@ class _Pass:
         chosen = maps[wanted.to(maps.device)]
         picked = self.positions if self.positions in ("centre", "mean") else len(self.sample_places)
         drawn = self.sample_places.expand(len(wanted), -1, -1)
-        self.samples[block][slot[wanted].to(maps.device)] = rows_of(chosen, picked, flat_places(chosen, picked, drawn)).float()
+        self.samples[block][slot[wanted].to(maps.device)] = rows_of(
+            chosen, picked, flat_places(chosen, picked, drawn)
+        ).float()
 
     def _result(self) -> Measurement:
         n_images, sizes = len(self.images), self.map_sizes
@@ -298,13 +308,17 @@ class _Pass:
         return Measurement(
             n_images=n_images,
             positions=self.positions,
-            folds=tuple(Moments.from_state({key: value.cpu() for key, value in m.state().items()}) for m in self.moments),
+            folds=tuple(
+                Moments.from_state({key: value.cpu() for key, value in m.state().items()}) for m in self.moments
+            ),
             sample_images=self.sample_images.repeat_interleave(len(self.sample_places)),
             sample_places=self.sample_places.repeat(len(self.sample_images), 1),
             samples={block: value.flatten(0, 1).cpu() for block, value in self.samples.items()},
             tops=tops,
             maps=maps,
-            active={b: n.cpu().double() / (n_images * self.map_sums[b].shape[0]) for b, n in self.active_counts.items()},
+            active={
+                b: n.cpu().double() / (n_images * self.map_sums[b].shape[0]) for b, n in self.active_counts.items()
+            },
         )
 
 
@@ -321,7 +335,7 @@ def _home(network: nn.Module) -> torch.device:
 def measurement_configuration(
     networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], **options: object
 ) -> dict[str, object]:
-    """All that a measurement depends on: weights, structure, images, options of `measure`, and the code that measures."""
+    """All that a measurement depends on: weights, structure, images, options of `measure`, the code that measures."""
     code = hashlib.sha256()
     for module in (moments_module, activations, inspect.getmodule(_Pass)):
         code.update(Path(module.__file__).read_bytes())

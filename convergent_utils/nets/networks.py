@@ -30,19 +30,19 @@ class Network(nn.Sequential):
         self.layers = tuple(name for name in modules if name.startswith(("conv", "fc")))
 
 
-def build_network(
-    name: str, *, channels: int = 1, classes: int = 10, width: float = 1.0, seed: int = 0
-) -> Network:
+def build_network(name: str, *, channels: int = 1, classes: int = 10, width: float = 1.0, seed: int = 0) -> Network:
     """An untrained network with weights drawn from `seed`.
 
     Args:
         name: "alexnet" (convolutions of 24-48-64-64-48 channels, fully connected 128-128) or "alexnet-narrow"
-            (16-24-32-32-24, 64-64), both with layers conv1 to conv5, fc6, fc7, fc8. The last pooling gives 3 x 3 whatever
-            the size of the images (at least 12 x 12).
+            (16-24-32-32-24, 64-64), both with layers conv1 to conv5, fc6, fc7, fc8. The last pooling gives 3 x 3 for
+            images of any size (at least 12 x 12).
         channels: of the images, 1 or 3.
         classes: number of outputs of fc8.
         width: factor on every width but that of fc8.
-        seed: of the weights: normal with variance 2 / fan-in, biases zero (He et al. 2015).
+        seed: of the weights: normal with variance 2 / fan-in, biases zero (He et al. 2015). Above conv1 each unit's
+            weights are centred, so that what all images share adds nothing to it. Without that a sixth of fc6 and fc7,
+            in some seeds a third, is dead before the first step: after a ReLU all inputs are positive and much alike.
 
     Raises:
         ValueError: unknown name, channels, classes or width out of range.
@@ -77,8 +77,8 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
         seed: of the permutations.
 
     Returns:
-        The copy, and for each hidden layer a permutation (units,) int64 whose entry j is the original unit that stands at
-        place j of the copy. The units of the last layer are classes and keep their places.
+        The copy, and for each hidden layer a permutation (units,) int64 whose entry j is the original unit that stands
+        at place j of the copy. The units of the last layer are classes and keep their places.
     """
     if not isinstance(network, Network):
         raise ValueError(f"network: expected one made by build_network, got {type(network).__name__}")
@@ -88,7 +88,9 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
         for layer in network.layers:
             source, target = _weighted(network, layer), _weighted(copy, layer)
             weight, bias = source.weight, source.bias
-            if incoming is not None:  # each unit below feeds weight.shape[1] / units inputs: one, or all places of its map
+            if (
+                incoming is not None
+            ):  # each unit below feeds weight.shape[1] / units inputs: one, or all places of its map
                 grouped = weight.unflatten(1, (len(incoming), -1))
                 weight = grouped[:, incoming.to(weight.device)].reshape(weight.shape)
             if layer != network.layers[-1]:
@@ -112,4 +114,7 @@ def _initialised(network: Network, seed: int) -> Network:
         module = _weighted(network, layer)
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(module.bias)
+        if layer != network.layers[0]:
+            with torch.no_grad():
+                module.weight -= module.weight.flatten(1).mean(1).reshape(-1, *[1] * (module.weight.ndim - 1))
     return network

@@ -57,7 +57,9 @@ class Store:
     """
 
     def __init__(self, path: str | Path | None = None):
-        self.path = Path(path or os.environ.get("CONVERGENT_STORE") or _ROOT / "build" / "store").expanduser().absolute()
+        self.path = (
+            Path(path or os.environ.get("CONVERGENT_STORE") or _ROOT / "build" / "store").expanduser().absolute()
+        )
 
     def require_writable(self) -> None:
         """Raise at once, in one line, where nothing could be kept."""
@@ -75,7 +77,7 @@ class Store:
         return self.path / f"{kind}-{configuration_hash(configuration)}.safetensors"
 
     def find(self, kind: str, configuration: Mapping[str, object]) -> object | None:
-        """The result of a configuration, or None. A damaged file is named in a warning and removed, to be made again."""
+        """The result of a configuration, or None. A damaged file is named in a warning and removed, to be made anew."""
         path = self.file(kind, configuration)
         if not path.exists():
             return None
@@ -149,7 +151,14 @@ def _classes() -> dict[str, type]:
     from ..kernels import chance, correlation, matching, moments
     from . import datasets, measuring, networks, training
 
-    known = [moments.Moments, moments.PairMoments, correlation.Correlation, matching.Match, chance.Interval, chance.Chance]
+    known = [
+        moments.Moments,
+        moments.PairMoments,
+        correlation.Correlation,
+        matching.Match,
+        chance.Interval,
+        chance.Chance,
+    ]
     known += [measuring.Measurement, measuring.Top, datasets.Dataset]
     known += [training.Recipe, training.History, training.Trained, networks.Network]
     return {known_class.__name__: known_class for known_class in known}

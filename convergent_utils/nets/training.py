@@ -29,7 +29,7 @@ class Recipe:
 
     epochs: int = 6
     batch: int = 64
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     weight_decay: float = 1e-2
 
 
@@ -38,7 +38,7 @@ class History:
     """Learning curves, one entry before training and one after each epoch.
 
     Attributes:
-        loss: (epochs + 1,) mean cross-entropy in nats over the epoch's training images (before training: over test images).
+        loss: (epochs + 1,) mean cross-entropy in nats over the epoch's training images (at first: over test images).
         test_accuracy: (epochs + 1,) share of test images classified rightly; NaN where no test images were given.
     """
 

@@ -131,7 +131,9 @@ class Ledger:
         if not id.startswith(self.notebook[:2] + ".") or any(row.id == id for row in self.claims):
             raise ValueError(f"id: expected a new one that starts with {self.notebook[:2]!r} and a dot, got {id!r}")
         found = verdict(interval, rule, own=source == OWN, stable=stable)
-        numbers = [None if x is None else _rounded(x) for x in (paper_value, our_value, interval.low, interval.high, baseline)]
+        numbers = [
+            None if x is None else _rounded(x) for x in (paper_value, our_value, interval.low, interval.high, baseline)
+        ]
         paper, ours, low, high, chance = numbers
         row = Claim(id, self.notebook, statement, source, paper, ours, (low, high), chance, str(rule), found, stable)
         self.claims.append(row)
@@ -139,7 +141,9 @@ class Ledger:
         write_json(self.path, [asdict(row) for row in self.claims])
         _show(row)
         if self.profile == "smoke" and smoke is not None and found != smoke:
-            raise AssertionError(f"{id}: on the planted networks expected {smoke!r}, got {found!r} ({ours} in {low} to {high})")
+            raise AssertionError(
+                f"{id}: on the planted networks expected {smoke!r}, got {found!r} ({ours} in {low} to {high})"
+            )
 
 
 def build_folder() -> Path:
@@ -149,16 +153,20 @@ def build_folder() -> Path:
 
 def gather(folder: Path) -> list[dict]:
     """All rows written under folder/results/rows, also written as folder/results/claims.json."""
-    rows = [row for path in sorted((folder / "results" / "rows").glob("*.json")) for row in json.loads(path.read_text())]
+    rows = [
+        row for path in sorted((folder / "results" / "rows").glob("*.json")) for row in json.loads(path.read_text())
+    ]
     write_json(folder / "results" / "claims.json", rows)
     return rows
 
 
-def differences(rows: Iterable[dict], published: Iterable[dict], notebooks: Iterable[str]) -> tuple[list[str], list[str]]:
+def differences(
+    rows: Iterable[dict], published: Iterable[dict], notebooks: Iterable[str]
+) -> tuple[list[str], list[str]]:
     """Compare a run with the published one.
 
     Returns:
-        Failures: published claims that the new interval contradicts, or that are gone, among the notebooks that ran; and
+        Failures: published claims of the notebooks that ran which the new interval contradicts, or which are gone; and
         notes: other verdicts that differ. Each a sentence.
     """
     new, old, failures, notes = {row["id"]: row for row in rows}, {row["id"]: row for row in published}, [], []
@@ -169,7 +177,9 @@ def differences(rows: Iterable[dict], published: Iterable[dict], notebooks: Iter
         if id not in new:
             failures.append(f"{id}: published, but this run did not make it")
         elif new[id]["verdict"] != row["verdict"]:
-            text = f"{id}: published as {row['verdict']}, now {new[id]['verdict']} ({_value(new[id])}, rule {row['rule']})"
+            text = (
+                f"{id}: published as {row['verdict']}, now {new[id]['verdict']} ({_value(new[id])}, rule {row['rule']})"
+            )
             contradicted = "open" not in (row["verdict"], new[id]["verdict"])
             (failures if contradicted else notes).append(text)
     notes += [f"{id}: not published yet ({new[id]['verdict']})" for id in new if id not in old]
@@ -182,13 +192,18 @@ def as_text(rows: Iterable[dict]) -> str:
     for row in rows:
         paper = "-" if row["paper_value"] is None else f"{row['paper_value']:.3g}"
         chance = "-" if row["baseline"] is None else f"{row['baseline']:.3g}"
-        lines.append(f"{row['id']:<34} {row['verdict']:<19} paper {paper:>6}  ours {_value(row):<26} baseline {chance:>6}")
+        lines.append(
+            f"{row['id']:<34} {row['verdict']:<19} paper {paper:>6}  ours {_value(row):<26} baseline {chance:>6}"
+        )
     return "\n".join(lines)
 
 
 def as_markdown(rows: Iterable[dict]) -> str:
     """The table of claims for a page."""
-    lines = ["| claim | source | published | ours [95 % interval] | baseline | holds if | verdict |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| claim | source | published | ours [95 % interval] | baseline | holds if | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         paper, chance = ("–" if row[k] is None else f"{row[k]:.3g}" for k in ("paper_value", "baseline"))
         cells = [row["statement"], row["source"], paper, _value(row), chance, row["rule"], f"**{row['verdict']}**"]

@@ -84,7 +84,9 @@ def sorted_matches(
     return ax
 
 
-def per_layer(ax: Axes, curves: Mapping[str, Sequence[Interval | float]], layers: Sequence[str], *, ylabel: str) -> Axes:
+def per_layer(
+    ax: Axes, curves: Mapping[str, Sequence[Interval | float]], layers: Sequence[str], *, ylabel: str
+) -> Axes:
     """A number per layer with its interval; curves shorter than the layers end early (published curves do)."""
     for k, (name, values) in enumerate(curves.items()):
         x = np.arange(len(values)) + 0.05 * (k - len(curves) / 2)

@@ -90,7 +90,7 @@ class Prepared:
         return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
 
     def measured(self, which: str = "trained", positions: str | int = "all") -> Measurement:
-        """The measurement of all "trained" or "untrained" networks on the test images, from the store where it is there."""
+        """The measurement of all "trained" or "untrained" networks on the test images, from the store if there."""
         require_known(which, ("trained", "untrained"), "which")
         arguments, options = self._measuring(which, positions)
         return measure(*arguments, **options, store=self.store)
@@ -210,7 +210,9 @@ def _require_accuracy(prepared: Prepared, least: float) -> None:
     for name, trained in prepared.trained.items():
         reached = float(trained.history.test_accuracy[-1])
         if reached < least:
-            raise ValueError(f"{name} did not learn: it is right on {reached:.1%} of the test images, {least:.0%} is asked")
+            raise ValueError(
+                f"{name} did not learn: it is right on {reached:.1%} of the test images, {least:.0%} is asked"
+            )
 
 
 def _require_live_units(prepared: Prepared) -> None:
@@ -219,7 +221,9 @@ def _require_live_units(prepared: Prepared) -> None:
             raise ValueError(f"{block} is damaged: {share:.0%} of its units never fire, at most {_MOST_DEAD:.0%} may")
 
 
-def _train_job(store_path: Path, configuration: dict, dataset: str, profile: str, report: Callable[[float], None]) -> None:
+def _train_job(
+    store_path: Path, configuration: dict, dataset: str, profile: str, report: Callable[[float], None]
+) -> None:
     settings = PROFILES[profile]
     train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
     test_set = load_dataset(dataset, split="test", limit=settings.test_limit)

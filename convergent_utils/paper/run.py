@@ -48,7 +48,11 @@ def notebook_names(only: list[str] | None = None) -> list[str]:
 
 
 def run(
-    *, profile: str = "paper", dataset: str = "fashion-mnist", seed: int = 0, only: list[str] | None = None,
+    *,
+    profile: str = "paper",
+    dataset: str = "fashion-mnist",
+    seed: int = 0,
+    only: list[str] | None = None,
     parameters: dict[str, object] | None = None,
 ) -> int:
     """Regenerate the paper under the build folder and print the table of claims.
@@ -74,7 +78,9 @@ def run(
     os.environ["CONVERGENT_BUILD"], os.environ["CONVERGENT_RUN"] = str(build), "1"
     prepare(*notebooks, dataset=settings["dataset"], seed=seed, profile=profile)
     _clear_rows(build, settings, notebooks)
-    jobs = {name: {k: v for k, v in settings.items() if k in known[name] and v != DEFAULTS.get(k)} for name in notebooks}
+    jobs = {
+        name: {k: v for k, v in settings.items() if k in known[name] and v != DEFAULTS.get(k)} for name in notebooks
+    }
     outcomes = _execute_all(jobs, build / "notebooks")
     rows = gather(build)
     print(f"\n{as_text(rows)}\n\n{len(rows)} claims in {build / 'results' / 'claims.json'}")
@@ -104,7 +110,9 @@ def _execute_all(jobs: dict[str, dict[str, object]], folder: Path) -> list[Outco
             outcome = future.result()
             outcomes.append(outcome)
             if outcome.error:
-                print(f"{outcome.notebook} failed: {outcome.error}\n  executed copy: {outcome.executed}", file=sys.stderr)
+                print(
+                    f"{outcome.notebook} failed: {outcome.error}\n  executed copy: {outcome.executed}", file=sys.stderr
+                )
             else:
                 print(f"{outcome.notebook}: {outcome.seconds:.0f} s", file=sys.stderr)
     return outcomes
@@ -181,7 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     paper = commands.add_parser("paper", help="regenerate every result and print the table of claims")
     paper.add_argument("--profile", default="paper", help=", ".join(PROFILES))
-    paper.add_argument("--dataset", default="fashion-mnist", help="fashion-mnist, cifar10, imagenet, npz:PATH, folder:PATH")
+    paper.add_argument(
+        "--dataset", default="fashion-mnist", help="fashion-mnist, cifar10, imagenet, npz:PATH, folder:PATH"
+    )
     paper.add_argument("--seed", type=int, default=0, help="base seed; net k has seed + k")
     paper.add_argument("--only", nargs="*", help="numbers of notebooks, such as 00 02")
     paper.add_argument("--parameter", nargs="*", default=[], metavar="NAME=VALUE", help="further notebook parameters")

@@ -1,0 +1,54 @@
+# Two commands: `make paper` regenerates every result, `make test` checks every part. Both make their own environment.
+#   make paper PROFILE=smoke|paper DATASET=npz:my.npz SEED=0 ONLY="00 02" PARAMETERS="shown=conv3"
+#   PYTHON=path uses an environment that already has torch (conda, a CPU build) instead of making .venv.
+
+PROFILE ?= paper
+DATASET ?= fashion-mnist
+SEED ?= 0
+ifdef PYTHON
+RUN := $(PYTHON)
+else
+RUN := .venv/bin/python
+endif
+STAMP := build/environment-$(subst /,-,$(RUN)).stamp
+BASE ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
+
+.DEFAULT_GOAL := help
+.PHONY: help env paper publish lab test lint bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+env: $(STAMP)  ## make the environment (torch's default Linux build is several GB)
+
+$(STAMP): pyproject.toml constraints.txt
+ifndef PYTHON
+	@test -n "$(BASE)" || { echo "Python 3.11 or newer is needed; none was found on PATH"; exit 1; }
+	test -x .venv/bin/python || $(BASE) -m venv .venv
+endif
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[paper,test]"
+	@mkdir -p build && touch $@
+
+paper: env  ## regenerate every result under build/ and print the table of claims
+	$(RUN) -m convergent_utils.paper.run paper --profile $(PROFILE) --dataset $(DATASET) --seed $(SEED) \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(PARAMETERS),--parameter $(PARAMETERS))
+
+publish: env  ## copy the last run of the paper into notebooks/, data/ and README.md
+	$(RUN) -m convergent_utils.paper.run publish
+
+lab: env  ## open the notebooks in JupyterLab
+	$(RUN) -m jupyterlab --notebook-dir=notebooks
+
+lint: env  ## style of code, docstrings and notebooks; environment.yml up to date
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check --exclude '*.ipynb' .
+	$(RUN) -m convergent_utils.paper.environment --check
+
+test: lint  ## lint, unit tests and the notebooks on planted networks
+	$(RUN) -m pytest -m "not benchmark"
+
+bench: env  ## ratios of timings against the usual tools
+	$(RUN) -m pytest -m benchmark -s tests/benchmarks
+
+clean:  ## remove everything that was made, but the environment
+	rm -rf build/notebooks build/results build/store

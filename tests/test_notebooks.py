@@ -1,0 +1,137 @@
+import json
+import re
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from convergent_utils.paper import environment
+from convergent_utils.paper.prepare import MEASUREMENTS
+from convergent_utils.paper.publish import code_hash, normalised, with_claims
+from convergent_utils.paper.run import NOTEBOOKS, RESULTS, ROOT, notebook_names
+
+NAMES = notebook_names()
+
+
+def read(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_those_of_this_code(name):
+    book = read(name)
+    assert book.metadata.get("convergent", {}).get("code") == code_hash(book), "run `make paper` and `make publish`"
+    for cell in book.cells:
+        if cell.cell_type == "code" and "live-only" not in tags(cell):
+            assert cell.execution_count, f"never run: {cell.source[:60]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_form(name):
+    book = read(name)
+    assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < 1_000_000
+    assert set(book.metadata) == {"kernelspec", "language_info", "convergent"}
+    text = json.dumps(book)
+    assert "widget-view" not in text
+    assert "injected-parameters" not in text
+    assert not re.search(r"/(home|root|tmp|work|Users)/", text), "a path of the machine that ran it"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_form(name):
+    book = read(name)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    words = sum(len(cell.source.split()) for cell in book.cells if cell.cell_type == "markdown")
+    assert max(len(cell.source.splitlines()) for cell in code) <= 20
+    assert words >= 5 * sum(len(cell.source.splitlines()) for cell in code)
+    assert re.match(r"# .*\?\n", book.cells[0].source), "a question as title"
+    assert name in MEASUREMENTS
+    used = [tag for cell in book.cells for tag in tags(cell)]
+    assert used.count("parameters") == 1
+    assert "claim" in used
+    assert "live-only" in used
+    assert used.count("exercise") == used.count("solution") == used.count("check") >= 3
+    parameters = next(cell.source for cell in book.cells if "parameters" in tags(cell))
+    assert all(re.match(r"\w+: \w+ = ", line) for line in parameters.splitlines()), "annotated literals"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_blank_exercise_fails_its_check_and_a_solution_passes(name, tmp_path_factory, monkeypatch):
+    """Run on the planted networks without the solutions: every check must fail, and nothing else."""
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path_factory.mktemp("build")))
+    book = read(name)
+    book.cells = [cell for cell in book.cells if "solution" not in tags(cell) and "live-only" not in tags(cell)]
+    for cell in book.cells:
+        if "parameters" in tags(cell):
+            cell.source = cell.source.replace('profile: str = "paper"', 'profile: str = "smoke"')
+    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", allow_errors=True).execute()
+    last_exercise = max(k for k, cell in enumerate(book.cells) if "exercise" in tags(cell))
+    for k, cell in enumerate(book.cells):
+        errors = [output.evalue for output in cell.get("outputs", []) if output.output_type == "error"]
+        if "check" in tags(cell):
+            assert errors, f"passes on the blank: {cell.source[:80]}"
+            assert errors[0].strip(), "the check says what is wrong"
+        elif k < last_exercise:
+            depends_on_an_answer = k > 0 and any("check" in tags(c) for c in book.cells[:k])
+            assert not errors or depends_on_an_answer, (cell.source[:80], errors)
+
+
+def test_the_published_claims_stand_in_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))
+    assert with_claims(text, rows) == text, "run `make publish`"
+    assert {row["notebook"] for row in rows} == set(NAMES)
+    assert (RESULTS / "answer.png").stat().st_size > 10_000
+
+
+def test_environment_follows_pyproject():
+    text = environment.environment((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert (ROOT / "environment.yml").read_text(encoding="utf-8") == text
+    for package in (
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "seaborn",
+        "jupyterlab",
+        "papermill",
+        "ipywidgets",
+    ):
+        assert package in text
+
+
+def test_torch_is_not_constrained():
+    names = {re.split(r"[=<>]", line)[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert not {"torch", "torchvision", "triton"} & names
+
+
+def test_imports_run_one_way():
+    allowed = {"kernels": set(), "nets": {"kernels"}, "paper": {"kernels", "nets"}}
+    for package, below in allowed.items():
+        for path in (ROOT / "convergent_utils" / package).glob("*.py"):
+            found = set(re.findall(r"from \.\.(\w+)", path.read_text(encoding="utf-8")))
+            assert found <= below, f"{path.name} imports {found - below}"
+            assert "widgets import" not in path.read_text(encoding="utf-8")
+
+
+def test_normalising_twice_changes_nothing():
+    book = read(NAMES[0])
+    once = normalised(book)
+    assert nbformat.writes(normalised(nbformat.reads(nbformat.writes(once), 4))) == nbformat.writes(once)
+
+
+def test_no_line_speaks_of_the_machine_that_wrote_it():
+    for path in [
+        *Path(ROOT / "convergent_utils").rglob("*.py"),
+        *ROOT.glob("*.md"),
+        *Path(ROOT / "tests").rglob("*.py"),
+    ]:
+        if path != Path(__file__):
+            assert not re.search(r"[\"' (]/(root|work|farm)/", path.read_text(encoding="utf-8")), path

@@ -1,0 +1,153 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import convergent_utils as cu
+from convergent_utils.nets.store import Store, configuration_hash
+from convergent_utils.paper import prepare as module
+from convergent_utils.paper.prepare import PROFILES, network_configurations, prepare, published_path
+
+PREPARE = """
+import sys
+from convergent_utils.nets.store import Store
+from convergent_utils.paper.prepare import prepare
+if __name__ == "__main__":
+    prepare("02_one_to_one_matching", profile="smoke", store=Store(sys.argv[1]))
+    print("prepared")
+"""
+
+
+def start(script, store):
+    # a session of its own, so that whatever it starts can be found again
+    return subprocess.Popen(
+        [sys.executable, str(script), str(store)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+
+
+def session_members(leader):
+    found = subprocess.run(["ps", "-o", "pid=", "-s", str(leader)], capture_output=True, text=True).stdout.split()
+    return [pid for pid in found if int(pid) != leader]
+
+
+def contents(store):
+    return {path.name: path.read_bytes() for path in store.glob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_goes_on_where_it_was(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(PREPARE)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(script, whole)
+    began = time.monotonic()
+    assert process.wait(300) == 0, process.stderr.read()
+    lasted = time.monotonic() - began
+    moments, kept = random.Random(0), {}
+    for _ in range(3):
+        process = start(script, broken)
+        time.sleep(moments.uniform(0.2, 0.95) * lasted)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 20
+        while session_members(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not session_members(process.pid), "a worker outlived the run that started it"
+        now = {path.name: path.stat().st_mtime_ns for path in broken.glob("*.safetensors")}
+        assert all(now[name] == when for name, when in kept.items()), "something finished was made again"
+        kept = now
+    process = start(script, broken)
+    assert process.wait(300) == 0, process.stderr.read()
+    after = {path.name: path.stat().st_mtime_ns for path in broken.glob("*.safetensors")}
+    assert all(after[name] == when for name, when in kept.items())
+    assert contents(broken) == contents(whole)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    return prepare("02_one_to_one_matching", profile="smoke", store=Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.mark.slow
+def test_smoke_networks_are_what_they_are_said_to_be(smoke):
+    assert list(smoke.networks) == ["net1", "net2", "net3"]
+    both = {name: cu.predict(net, smoke.test_set) for name, net in smoke.networks.items()}
+    assert (both["net1"] - both["net2"]).abs().max() < 1e-4
+    assert (
+        cu.accuracy(smoke.networks["net1"], smoke.test_set) > 0.5 > cu.accuracy(smoke.networks["net3"], smoke.test_set)
+    )
+    measured = smoke.measured()
+    planted, unrelated = (
+        float(cu.bipartite_matching(cu.correlation(measured.pair("net1.conv3", f"{other}.conv3")).matrix).mean)
+        for other in ("net2", "net3")
+    )
+    assert planted > 0.999 > 0.9 > unrelated
+    assert max(smoke.dead_share().values()) < 0.25
+
+
+@pytest.mark.slow
+def test_a_damaged_result_is_named_and_rebuilt(smoke, capfd):
+    for kind in ("network", "measurement"):
+        path = sorted(smoke.store.path.glob(f"{kind}-*"))[0]
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        with pytest.warns(UserWarning, match=f"{path.name} is damaged"):
+            prepare("02_one_to_one_matching", profile="smoke", store=smoke.store)
+        assert path.read_bytes() == whole
+        verb = {"network": "training net", "measurement": "measuring"}[kind]
+        assert verb in capfd.readouterr().err
+    prepare("02_one_to_one_matching", profile="smoke", store=smoke.store)
+    assert capfd.readouterr().err == "", "nothing is left to do, and nothing is said"
+
+
+def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
+    train_set, test_set = cu.load_dataset("fashion-mnist"), cu.load_dataset("fashion-mnist", split="test")
+    for name, configuration in network_configurations(train_set, test_set, seed=0, profile="paper").items():
+        form = cu.load(published_path(name))
+        assert form["hash"] == configuration_hash(configuration), f"{name}: run `make paper` and `make publish`"
+        reached = cu.accuracy(form["network"], test_set)
+        assert reached == pytest.approx(form["history"].test_accuracy[-1].item(), abs=2e-3)
+        assert reached >= 0.88
+        found = module._find_network(Store(tmp_path), name, configuration, published=True)
+        assert cu.accuracy(found.at(0.0), test_set) == pytest.approx(form["history"].test_accuracy[0].item(), abs=2e-3)
+        assert module._find_network(Store(tmp_path), name, configuration, published=False) is None
+
+
+def test_networks_that_did_not_learn_are_refused(smoke):
+    with pytest.raises(
+        ValueError, match=r"net3 did not learn: it is right on \d+\.\d% of the test images, 85% is asked"
+    ):
+        module._require_accuracy(smoke, 0.85)
+    for module_ in (smoke.networks["net1"].fc6[0],):
+        before = module_.bias.detach().clone()
+        module_.bias.data[:40] = -1e6
+    try:
+        with pytest.raises(ValueError, match=r"net1\.fc6 is damaged: 3\d% of its units never fire"):
+            module._require_live_units(smoke)
+    finally:
+        module_.bias.data.copy_(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"profile": "papr"}, "did you mean 'paper'"),
+        ({"dataset": "fashion"}, "did you mean 'fashion-mnist'"),
+        ({"notebooks": ["02_matching"]}, "notebooks: expected one of"),
+    ],
+)
+def test_bad_arguments_are_named_at_once(arguments, message, tmp_path):
+    notebooks = arguments.pop("notebooks", [])
+    with pytest.raises(ValueError, match=message):
+        prepare(*notebooks, store=Store(tmp_path), **arguments)
+
+
+def test_every_network_has_a_seed_of_its_own():
+    data = cu.load_dataset("fashion-mnist", limit=64)
+    found = network_configurations(data, data, seed=10, profile="paper")
+    assert [c["seed"] for c in found.values()] == [11, 12, 13, 14]
+    assert len({configuration_hash(c) for c in found.values()}) == PROFILES["paper"].n_networks

@@ -1,0 +1,158 @@
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from convergent_utils.paper import publish, run
+
+PAPER = [sys.executable, "-m", "convergent_utils.paper.run", "paper"]
+
+
+def paper(folder, *arguments):
+    environment = {**os.environ, "CONVERGENT_BUILD": str(folder / "build"), "CONVERGENT_STORE": str(folder / "store")}
+    return subprocess.run([*PAPER, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The whole paper on planted networks, from nothing."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = paper(folder, "--profile", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def pictures(folder):
+    found = {}
+    for path in sorted((folder / "build" / "notebooks").glob("*.ipynb")):
+        for k, cell in enumerate(nbformat.read(path, 4).cells):
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    found[path.stem, k, len(found)] = output.data["image/png"]
+    return found
+
+
+@pytest.mark.slow
+def test_the_smoke_run_makes_every_notebook_and_claim(smoke):
+    folder, done = smoke
+    executed = {path.stem for path in (folder / "build" / "notebooks").glob("*.ipynb")}
+    assert executed == set(run.notebook_names())
+    rows = json.loads((folder / "build" / "results" / "claims.json").read_text())
+    assert {row["notebook"] for row in rows} == executed
+    assert {row["id"]: row["verdict"] for row in rows}["02.shuffle-undone"] == "new: holds"
+    assert all(row["id"] in done.stdout for row in rows)
+    assert len(pictures(folder)) >= 8
+    assert "differs from the published run" in done.stdout or not (run.RESULTS / "claims.json").exists()
+
+
+@pytest.mark.slow
+def test_the_same_seeds_give_the_same_claims_and_figures(smoke, tmp_path):
+    folder, _ = smoke
+    again = paper(tmp_path, "--profile", "smoke")
+    assert again.returncode == 0, again.stderr
+    name = "build/results/claims.json"
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert pictures(tmp_path) == pictures(folder)
+
+
+@pytest.mark.slow
+def test_another_seed_gives_other_figures_and_parameters_arrive(smoke):
+    folder, _ = smoke
+    before = pictures(folder)
+    done = paper(folder, "--profile", "smoke", "--seed", "5", "--only", "00")
+    assert done.returncode == 0, done.stderr
+    after = pictures(folder)
+    assert {k: v for k, v in after.items() if k[0] == "00_networks"} != {
+        k: v for k, v in before.items() if k[0] == "00_networks"
+    }
+    book = nbformat.read(folder / "build" / "notebooks" / "00_networks.ipynb", 4)
+    injected = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.get("tags", []))
+    assert "seed = 5" in injected.source
+    rows = json.loads((folder / "build" / "results" / "claims.json").read_text())
+    assert {row["notebook"] for row in rows} == {"00_networks"}, (
+        "rows of a run with other settings do not count any more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "smok"], "profile: expected one of smoke, paper, got 'smok'; did you mean 'smoke'?"),
+        (["--dataset", "fashion-mnst", "--profile", "smoke"], "did you mean 'fashion-mnist'?"),
+        (["--dataset", "npz:nowhere.npz", "--profile", "smoke"], "there is no file"),
+        (["--only", "77"], "only: no notebook starts with '77'"),
+        (["--parameter", "sed=3"], "parameter: expected one of"),
+    ],
+)
+def test_mistakes_are_one_clear_line_at_once(tmp_path, arguments, message):
+    done = paper(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "store").exists() or not any((tmp_path / "store").iterdir())
+
+
+@pytest.mark.parametrize("which", ["CONVERGENT_BUILD", "CONVERGENT_STORE"])
+def test_an_unwritable_folder_is_one_clear_line_at_once(tmp_path, which):
+    (tmp_path / "file").write_text("")
+    folders = {
+        "CONVERGENT_BUILD": str(tmp_path / "b"),
+        "CONVERGENT_STORE": str(tmp_path / "s"),
+        which: str(tmp_path / "file"),
+    }
+    done = subprocess.run([*PAPER, "--profile", "smoke"], env={**os.environ, **folders}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"convergent: {which}: cannot write in {tmp_path / 'file'}")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def notebook(path, *sources):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_tells_where_and_what(tmp_path):
+    path = notebook(tmp_path / "03_broken.ipynb", "x = 1", "print('before')\nraise ValueError('two\\nlines')", "x = 2")
+    (tmp_path / "out").mkdir()
+    outcome = run.execute(path, tmp_path / "out", {})
+    assert outcome.error == "cell 1 (In [2]): ValueError: two lines"
+    assert outcome.executed.exists()
+    assert "before" in outcome.executed.read_text()
+    assert not (tmp_path / "out" / "03_broken.ipynb").exists(), "no half-run copy under the good name"
+    notebook(path, "x = 1")
+    outcome = run.execute(path, tmp_path / "out", {})
+    assert not outcome.error
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["03_broken.ipynb"]
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_fails_the_run_and_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(run, "prepare", lambda *names, **settings: None)
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("CONVERGENT_RUN", "1")
+    book = notebook(
+        tmp_path / "00_x.ipynb", 'dataset: str = "fashion-mnist"\nseed: int = 0\nprofile: str = "paper"', "1 / 0"
+    )
+    content = nbformat.read(book, 4)
+    content.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(content, book)
+    assert run.run(profile="smoke") == 1
+    said = capsys.readouterr().err
+    assert "00_x failed: cell 2 (In [3]): ZeroDivisionError: division by zero" in said
+    assert str(tmp_path / "build" / "notebooks" / "00_x.failed.ipynb") in said
+
+
+def test_publishing_wants_a_run_with_the_committed_parameters(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path))
+    with pytest.raises(ValueError, match="committed parameters"):
+        publish.publish()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run.json").write_text(json.dumps({**run.DEFAULTS, "seed": 3}))
+    with pytest.raises(ValueError, match="committed parameters"):
+        publish.publish()
