@@ -102,6 +102,12 @@ def test_bad_arguments_are_named(network, inputs):
         pass
     with pytest.raises(ValueError, match="at least 1 place"), cu.record(network, ["conv1"], positions=0):
         pass
+    with pytest.raises(ValueError, match="at least one"), cu.record(network, []):
+        pass
+    unused = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
+    unused.forward = lambda x: unused["used"](x)
+    with pytest.raises(ValueError, match="'idle' was not called"), cu.record(unused, ["idle"]):
+        unused(torch.zeros(1, 2))
     lstm = nn.LSTM(4, 3)
     with pytest.raises(ValueError, match="expected a tensor"), cu.record(lstm, [""]):
         lstm(torch.randn(2, 5, 4))

@@ -65,6 +65,8 @@ def record(
 def captured(network: nn.Module, layers: list[str]) -> Iterator[Callable[[], dict[str, Tensor]]]:
     """Hooks on `layers`; yields a function that reads the maps {layer: (n, height, width, units)} of the last call."""
     modules = dict(network.named_modules())
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
     for name in layers:
         require_known(name, modules, "layers")
     outputs: dict[str, tuple[Tensor, int]] = {}
@@ -79,6 +81,9 @@ def captured(network: nn.Module, layers: list[str]) -> Iterator[Callable[[], dic
         return hook
 
     def read() -> dict[str, Tensor]:
+        for name in layers:
+            if name not in outputs:
+                raise ValueError(f"layers: {name!r} was not called by the network")
         for name, (output, version) in outputs.items():
             if output._version != version:
                 raise ValueError(f"layers: {name!r} is overwritten in place by a later module; record that one instead")

@@ -137,7 +137,7 @@ class Measurement:
 def measure(
     networks: Mapping[str, nn.Module],
     images: Tensor,
-    layers: Iterable[str],
+    layers: Iterable[str] | str,
     *,
     pairs: Iterable[tuple[str, str]] | None = None,
     positions: Positions = "all",
@@ -172,7 +172,10 @@ def measure(
         ValueError: unknown layers or blocks, images of another form, fewer than 2 images per fold, NaN or infinity.
     """
     require_positions(positions)
-    layers, pairs = list(layers), None if pairs is None else [tuple(pair) for pair in pairs]
+    if not networks:
+        raise ValueError("networks: expected at least one, got none")
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    pairs = None if pairs is None else [tuple(pair) for pair in pairs]
     for argument, value, least in (("folds", folds, 1), ("sample", sample, 2), ("top", top, 1)):
         if value < least:
             raise ValueError(f"{argument}: expected at least {least}, got {value}")
@@ -193,7 +196,7 @@ def measure(
 
 
 class _Pass:
-    """The state of one pass over the images."""
+    """One pass over the images, fold by fold, batch by batch, so that every batch is one merge."""
 
     def __init__(self, networks, images, layers, *, pairs, positions, folds, sample, top, seed, device):
         self.networks, self.images, self.layers, self.pairs = dict(networks), images, layers, pairs
@@ -206,14 +209,9 @@ class _Pass:
         fractions = np.full((1, 2), 0.5) if places == 1 else generator.random((places, 2))
         self.sample_places = torch.from_numpy(fractions)
         self.moments: list[Moments] = []
-        self.samples: dict[str, Tensor] = {}
-        self.tops: dict[str, tuple[Tensor, ...]] = {}
-        self.map_sums: dict[str, Tensor] = {}
-        self.active_counts: dict[str, Tensor] = {}
-        self.map_sizes: dict[str, tuple[int, int]] = {}
+        self.blocks: dict[str, _Block] = {}
 
     def run(self) -> Measurement:
-        """Fold by fold, batch by batch, so that every batch is one merge."""
         homes = {name: _home(network) for name, network in self.networks.items()}
         try:
             with ExitStack() as stack:
@@ -241,85 +239,83 @@ class _Pass:
         if not self.moments:
             self._start(maps, rows)
         self.moments[fold].update({block: value.flatten(0, 1) for block, value in rows.items()})
-        index = index.to(self.device)
-        for block, value in rows.items():
-            self.map_sums[block] += value.sum(0)
-            active = torch.ne(
-                value, 0, out=torch.empty_like(value)
-            )  # as 0.0 and 1.0: many times faster to sum than bool
-            self.active_counts[block] += active.sum((0, 1)).long()
-            self._add_top(block, value, places[block], index)
-            self._add_sample(block, maps[block], index)
+        slot = torch.searchsorted(self.sample_images, index).clamp(max=len(self.sample_images) - 1)
+        wanted = (self.sample_images[slot] == index).nonzero()[:, 0]  # those images of the batch that are in the sample
+        for name, block in self.blocks.items():
+            block.add(rows[name], places[name], index.to(self.device))
+            block.sample[slot[wanted]] = self._sample_rows(maps[name][wanted.to(self.device)])
 
     def _start(self, maps: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
-        blocks = {block: value.shape[2] for block, value in rows.items()}
-        pairs = self.pairs
+        units, pairs = {name: value.shape[2] for name, value in rows.items()}, self.pairs
         if pairs is None:
-            pairs = [
-                (f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in self.networks for b in self.networks
-            ]
-        self.moments = [Moments(blocks, pairs=pairs) for _ in range(self.n_folds)]
+            nets = self.networks
+            pairs = [(f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in nets for b in nets]
+        self.moments = [Moments(units, pairs=pairs) for _ in range(self.n_folds)]
         shape = len(self.sample_images), len(self.sample_places)
-        for block, value in rows.items():
-            units, new = value.shape[2], {"device": value.device}
-            self.map_sizes[block] = tuple(maps[block].shape[1:3])
-            self.map_sums[block] = torch.zeros(value.shape[1:], dtype=torch.float32, **new)
-            self.active_counts[block] = torch.zeros(units, dtype=torch.int64, **new)
-            self.samples[block] = torch.zeros(*shape, units, **new)
-            empty = torch.full((0, units), 0, dtype=torch.int64, **new)
-            self.tops[block] = (torch.zeros(0, units, **new), empty, empty)
+        for name, value in rows.items():
+            sample = torch.zeros(*shape, units[name], device=value.device)
+            self.blocks[name] = _Block(maps[name].shape[1:3], value, sample, self.n_top)
 
-    def _add_top(self, block: str, rows: Tensor, places: Tensor | None, index: Tensor) -> None:
-        """Merge the batch's strongest images of each unit into the strongest so far."""
-        as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
-        strongest, place = (x.flatten(1) for x in adaptive_max_pool2d(as_image, 1, return_indices=True))
-        value, image = strongest.topk(min(self.n_top, len(rows)), dim=0)
-        place = place.gather(0, image)
-        if places is not None:
-            place = places[image, place]
-        value, image, place = (
-            torch.cat(both) for both in zip(self.tops[block], (value, index[image], place), strict=True)
-        )
-        value, kept = value.topk(min(self.n_top, len(value)), dim=0)
-        self.tops[block] = (value, image.gather(0, kept), place.gather(0, kept))
-
-    def _add_sample(self, block: str, maps: Tensor, index: Tensor) -> None:
-        """Keep the rows of those images of the batch that are in the sample."""
-        slot = torch.searchsorted(self.sample_images, index.cpu()).clamp(max=len(self.sample_images) - 1)
-        wanted = (self.sample_images[slot] == index.cpu()).nonzero()[:, 0]
-        chosen = maps[wanted.to(maps.device)]
+    def _sample_rows(self, maps: Tensor) -> Tensor:
+        """The sampled places of the maps of sampled images; the same places whatever the image."""
         picked = self.positions if self.positions in ("centre", "mean") else len(self.sample_places)
-        drawn = self.sample_places.expand(len(wanted), -1, -1)
-        self.samples[block][slot[wanted].to(maps.device)] = rows_of(
-            chosen, picked, flat_places(chosen, picked, drawn)
-        ).float()
+        drawn = self.sample_places.expand(len(maps), -1, -1)
+        return rows_of(maps, picked, flat_places(maps, picked, drawn)).float()
 
     def _result(self) -> Measurement:
-        n_images, sizes = len(self.images), self.map_sizes
-        tops = {}
-        for block, (value, image, place) in self.tops.items():
-            width = sizes[block][1]
-            tops[block] = Top(value.T.cpu(), image.T.cpu(), torch.stack((place.T // width, place.T % width), 2).cpu())
-        maps = {}
-        if self.drawn is None:
-            for block, total in self.map_sums.items():
-                shape = sizes[block] if self.positions == "all" else (1, 1)
-                maps[block] = (total.cpu().double() / n_images).reshape(*shape, -1)
+        n_images, blocks = len(self.images), self.blocks
+        on_cpu = [{key: value.cpu() for key, value in moments.state().items()} for moments in self.moments]
+        has_map = self.drawn is None
         return Measurement(
             n_images=n_images,
             positions=self.positions,
-            folds=tuple(
-                Moments.from_state({key: value.cpu() for key, value in m.state().items()}) for m in self.moments
-            ),
+            folds=tuple(Moments.from_state(state) for state in on_cpu),
             sample_images=self.sample_images.repeat_interleave(len(self.sample_places)),
             sample_places=self.sample_places.repeat(len(self.sample_images), 1),
-            samples={block: value.flatten(0, 1).cpu() for block, value in self.samples.items()},
-            tops=tops,
-            maps=maps,
-            active={
-                b: n.cpu().double() / (n_images * self.map_sums[b].shape[0]) for b, n in self.active_counts.items()
-            },
+            samples={name: block.sample.flatten(0, 1).cpu() for name, block in blocks.items()},
+            tops={name: block.top() for name, block in blocks.items()},
+            maps={name: block.mean_map(n_images) for name, block in blocks.items() if has_map},
+            active={name: block.active_share(n_images) for name, block in blocks.items()},
         )
+
+
+class _Block:
+    """What is kept of one block beside its moments, summed up batch by batch on its device."""
+
+    def __init__(self, map_size: tuple[int, int], rows: Tensor, sample: Tensor, n_top: int):
+        precise = torch.float32 if rows.device.type == "mps" else torch.float64
+        self.map_size, self.sample, self.n_top = tuple(map_size), sample, n_top
+        self.sum = torch.zeros(rows.shape[1:], dtype=precise, device=rows.device)
+        self.active = torch.zeros(rows.shape[2], dtype=precise, device=rows.device)
+        none = torch.zeros(0, rows.shape[2], dtype=torch.int64, device=rows.device)
+        self.strongest = (rows.new_zeros(0, rows.shape[2]), none, none)  # value, image, place, each (top, units)
+
+    def add(self, rows: Tensor, places: Tensor | None, images: Tensor) -> None:
+        """Add the rows (n, places, units) of these images."""
+        self.sum += rows.sum(0)
+        # ones and zeros as floats: many times faster to write and to sum than booleans
+        self.active += torch.ne(rows, 0, out=torch.empty_like(rows)).sum((0, 1))
+        as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
+        value, place = (x.flatten(1) for x in adaptive_max_pool2d(as_image, 1, return_indices=True))
+        value, nth = value.topk(min(self.n_top, len(rows)), dim=0)
+        place = place.gather(0, nth)
+        place = place if places is None else places[nth, place]
+        joined = zip(self.strongest, (value, images[nth], place), strict=True)
+        value, image, place = (torch.cat(both) for both in joined)
+        value, kept = value.topk(min(self.n_top, len(value)), dim=0)
+        self.strongest = (value, image.gather(0, kept), place.gather(0, kept))
+
+    def top(self) -> Top:
+        value, image, place = (x.T.cpu() for x in self.strongest)
+        return Top(value, image, torch.stack((place // self.map_size[1], place % self.map_size[1]), dim=2))
+
+    def mean_map(self, n_images: int) -> Tensor:
+        """(height, width, units); one place where rows are the centre or the mean."""
+        shape = self.map_size if len(self.sum) == self.map_size[0] * self.map_size[1] else (1, 1)
+        return (self.sum.cpu().double() / n_images).reshape(*shape, -1)
+
+    def active_share(self, n_images: int) -> Tensor:
+        return self.active.cpu().double() / (n_images * len(self.sum))
 
 
 def _device(device: str) -> torch.device:

@@ -14,6 +14,7 @@ _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
     "alexnet-narrow": ((16, 24, 32, 32, 24), (64, 64)),
 }
 _KERNELS = (5, 5, 3, 3, 3)
+_CONVOLUTION_STD = 0.02  # AlexNet's own was 0.01
 
 
 class Network(nn.Sequential):
@@ -40,9 +41,10 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
         channels: of the images, 1 or 3.
         classes: number of outputs of fc8.
         width: factor on every width but that of fc8.
-        seed: of the weights: normal with variance 2 / fan-in, biases zero (He et al. 2015). Above conv1 each unit's
-            weights are centred, so that what all images share adds nothing to it. Without that a sixth of fc6 and fc7,
-            in some seeds a third, is dead before the first step: after a ReLU all inputs are positive and much alike.
+        seed: of the weights. As in AlexNet, convolutions start small (normal, standard deviation .02) and the biases of
+            fc6 and fc7 at one. At the usual larger scale (variance 2 / fan-in, He et al. 2015, which fully connected
+            weights have here) the random start is still most of a convolution's final weights, so that what is compared
+            is hardly learned; and with biases of zero up to a third of fc6 is dead.
 
     Raises:
         ValueError: unknown name, channels, classes or width out of range.
@@ -112,9 +114,9 @@ def _initialised(network: Network, seed: int) -> Network:
     generator = torch.Generator().manual_seed(seed)
     for layer in network.layers:
         module = _weighted(network, layer)
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        nn.init.zeros_(module.bias)
-        if layer != network.layers[0]:
-            with torch.no_grad():
-                module.weight -= module.weight.flatten(1).mean(1).reshape(-1, *[1] * (module.weight.ndim - 1))
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=_CONVOLUTION_STD, generator=generator)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        nn.init.constant_(module.bias, 1.0 if layer in ("fc6", "fc7") else 0.0)
     return network

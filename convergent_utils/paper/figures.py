@@ -24,6 +24,10 @@ ROLES = {
     "untrained": {"color": "0.45", "linestyle": "--", "marker": "v"},
     "finite sample": {"color": "0.7", "linestyle": ":", "marker": "."},
     "published": {"color": "black", "linestyle": "-.", "marker": "D"},
+    "all positions": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "layout taken out": {"color": _WIDE[9], "linestyle": "-", "marker": "P"},
+    "centre": {"color": _WIDE[2], "linestyle": "-", "marker": "s"},
+    "spatial means": {"color": _WIDE[4], "linestyle": "-", "marker": "X"},
 }
 
 

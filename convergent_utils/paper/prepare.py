@@ -139,16 +139,10 @@ def prepare(
     test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
     configurations = network_configurations(train_set, test_set, seed=seed, profile=profile)
     published = os.environ.get("CONVERGENT_RUN") is None if published is None else published
-    found = {name: _find_network(store, name, c, published) for name, c in configurations.items()}
-    lacking = [name for name, trained in found.items() if trained is None]
-    if lacking:
-        epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
-        jobs = [(_train_job, (store.path, configurations[name], dataset, profile)) for name in lacking]
-        _run_jobs(f"training {', '.join(lacking)}", jobs, epochs * len(train_set) * _SECONDS_PER_IMAGE)
-        found.update({name: store.find("network", configurations[name]) for name in lacking})
-    if settings.planted:
-        found = _planted(found, seed)
-    prepared = Prepared(found, train_set, test_set, profile, seed, store)
+    trained = _load_or_train(store, configurations, dataset, profile, published=published, n_images=len(train_set))
+    prepared = Prepared(
+        _planted(trained, seed) if settings.planted else trained, train_set, test_set, profile, seed, store
+    )
     if not settings.planted:
         _require_accuracy(prepared, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
     wanted = dict.fromkeys(need for name in notebooks or MEASUREMENTS for need in MEASUREMENTS[name])
@@ -157,6 +151,17 @@ def prepare(
     if not settings.planted:
         _require_live_units(prepared)
     return prepared
+
+
+def _load_or_train(
+    store: Store, configurations: dict[str, dict], dataset: str, profile: str, *, published: bool, n_images: int
+) -> dict[str, Trained]:
+    found = {name: _find_network(store, name, c, published) for name, c in configurations.items()}
+    lacking = [name for name, trained in found.items() if trained is None]
+    jobs = [(_train_job, (store.path, configurations[name], dataset, profile)) for name in lacking]
+    epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
+    _run_jobs(f"training {', '.join(lacking)}", jobs, epochs * n_images * _SECONDS_PER_IMAGE)
+    return {**found, **{name: store.find("network", configurations[name]) for name in lacking}}
 
 
 def network_configurations(train_set: Dataset, test_set: Dataset, *, seed: int, profile: str) -> dict[str, dict]:
