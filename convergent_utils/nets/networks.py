@@ -84,7 +84,7 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
     """
     if not isinstance(network, Network):
         raise ValueError(f"network: expected one made by build_network, got {type(network).__name__}")
-    copy = build_network(**network.configuration)
+    copy = build_network(**network.configuration).to(next(network.parameters())).train(network.training)
     generator, permutations, incoming = torch.Generator().manual_seed(seed), {}, None
     with torch.no_grad():
         for layer in network.layers:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +18,8 @@ from pathlib import Path
 from ..kernels.checks import require_known
 from ..nets.datasets import absolute_name
 from .claims import as_text, build_folder, differences, gather, write_json
-from .prepare import PROFILES, follow_parent, n_cores, one_thread_each, prepare
+from .pool import follow_parent, n_cores, one_thread_each
+from .prepare import PROFILES, prepare
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -207,6 +208,9 @@ def main(arguments: list[str] | None = None) -> int:
         return run(
             profile=chosen.profile, dataset=chosen.dataset, seed=chosen.seed, only=chosen.only or None, parameters=extra
         )  # fmt: skip
+    except BrokenExecutor:
+        print("convergent: a worker process was killed, most likely for lack of memory", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"convergent: {error}", file=sys.stderr)
         return 2
