@@ -11,7 +11,7 @@ else
 RUN := .venv/bin/python
 endif
 STAMP := build/environment-$(subst /,-,$(RUN)).stamp
-BASE ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
+BASE ?= $(shell for python in python3.11 python3.12 python3.13 python3; do command -v $$python && break; done)
 
 .DEFAULT_GOAL := help
 .PHONY: help env paper publish lab test lint bench clean

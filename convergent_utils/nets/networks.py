@@ -14,9 +14,8 @@ _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
     "alexnet-narrow": ((16, 24, 32, 32, 24), (64, 64)),
 }
 _KERNELS = (5, 5, 3, 3, 3)
-# AlexNet and its copies drew convolutions with a standard deviation of .01 and began hidden biases at .1 or 1.
-_CONVOLUTION_STD = 0.02
-_BIASES = {"conv2": 0.1, "conv3": 0.1, "conv4": 0.1, "conv5": 0.1, "fc6": 1.0, "fc7": 1.0}
+_CONVOLUTION_STD = 0.02  # AlexNet's own was .01
+_CONNECTED_BIAS = 1.0  # as AlexNet's
 
 
 class Network(nn.Sequential):
@@ -43,10 +42,11 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
         channels: of the images, 1 or 3.
         classes: number of outputs of fc8.
         width: factor on every width but that of fc8.
-        seed: of the weights. As in AlexNet, convolutions start small (normal, standard deviation .02) and hidden biases
-            above zero (.1 in conv2 to conv5, 1 in fc6 and fc7). At the usual larger scale (variance 2 / fan-in, He et
-            al. 2015, which fully connected weights have here) the random start is still most of a convolution's final
-            weights, so that what is compared is hardly learned; and with biases of zero a fifth of a layer can die.
+        seed: of the weights. As in AlexNet, convolutions start small (normal, standard deviation .02) and the biases of
+            fc6 and fc7 at one; other biases are zero, and fully connected weights have variance 2 / fan-in (He et al.
+            2015). At that larger scale the random start would still be most of a convolution's final weights, so that
+            what is compared is hardly learned. Above conv1 each unit's weights are centred: what all its inputs share
+            then adds nothing, where else it silences up to a third of a layer for good.
 
     Raises:
         ValueError: unknown name, channels, classes or width out of range.
@@ -114,11 +114,14 @@ def _weighted(network: Network, layer: str) -> nn.Conv2d | nn.Linear:
 
 def _initialised(network: Network, seed: int) -> Network:
     generator = torch.Generator().manual_seed(seed)
-    for layer in network.layers:
-        module = _weighted(network, layer)
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=_CONVOLUTION_STD, generator=generator)
-        else:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        nn.init.constant_(module.bias, _BIASES.get(layer, 0.0))
+    with torch.no_grad():
+        for layer in network.layers:
+            module = _weighted(network, layer)
+            if layer.startswith("conv"):
+                nn.init.normal_(module.weight, std=_CONVOLUTION_STD, generator=generator)
+            else:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if layer != "conv1":
+                module.weight -= module.weight.mean(tuple(range(1, module.weight.ndim)), keepdim=True)
+            nn.init.constant_(module.bias, _CONNECTED_BIAS if layer in ("fc6", "fc7") else 0.0)
     return network

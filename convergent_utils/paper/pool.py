@@ -78,7 +78,7 @@ class Progress:
 
     def show(self, share: float) -> None:
         """Say how far it is: at a terminal at once, elsewhere every tenth."""
-        if share >= 0.02 and (self.live or share >= self.shown + 0.1):
+        if share >= 0.05 and (self.live or share >= self.shown + 0.1):
             elapsed = time.monotonic() - self.start
             self._write(f"{self.title}: {share:.0%}, {_minutes(elapsed * (1 - share) / share)} left")
             self.shown = share

@@ -78,7 +78,7 @@ def run(
     _require_writable(build)
     os.environ["CONVERGENT_BUILD"], os.environ["CONVERGENT_RUN"] = str(build), "1"
     prepare(*notebooks, dataset=settings["dataset"], seed=seed, profile=profile)
-    _clear_rows(build, settings, notebooks)
+    _clear(build, settings, notebooks)
     jobs = {
         name: {k: v for k, v in settings.items() if k in known[name] and v != DEFAULTS.get(k)} for name in notebooks
     }
@@ -166,13 +166,13 @@ def _require_writable(build: Path) -> None:
         raise ValueError(f"CONVERGENT_BUILD: cannot write in {build}: {error.strerror or error}") from error
 
 
-def _clear_rows(build: Path, settings: dict[str, object], notebooks: list[str]) -> None:
-    """Rows of the notebooks about to run, and of a run with other settings, do not count any more."""
-    path, rows = build / "results" / "run.json", build / "results" / "rows"
+def _clear(build: Path, settings: dict[str, object], notebooks: list[str]) -> None:
+    """Remove what the notebooks about to run have left, and all that a run with other settings has left."""
+    path = build / "results" / "run.json"
     same = path.exists() and json.loads(path.read_text(encoding="utf-8")) == settings
-    for row in rows.glob("*.json"):
-        if not same or row.stem in notebooks:
-            row.unlink()
+    for left in [*(build / "results" / "rows").glob("*.json"), *(build / "notebooks").glob("*.ipynb")]:
+        if not same or left.stem in notebooks:
+            left.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
