@@ -62,9 +62,10 @@ def test_form(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_blank_exercise_fails_its_check_and_a_solution_passes(name, tmp_path_factory, monkeypatch):
+def test_a_blank_exercise_fails_its_check_and_a_solution_passes(name, smoke, tmp_path_factory, monkeypatch):
     """Run on the planted networks without the solutions: every check must fail, and nothing else."""
     monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path_factory.mktemp("build")))
+    monkeypatch.setenv("CONVERGENT_STORE", str(smoke[0] / "store"))
     book = read(name)
     book.cells = [cell for cell in book.cells if "solution" not in tags(cell) and "live-only" not in tags(cell)]
     for cell in book.cells:

@@ -82,7 +82,7 @@ def sorted_matches(
     for name, values in curves.items():
         look = {**ROLES.get(name, {}), "markersize": 4}
         ax.plot(range(1, len(values) + 1), np.sort(values)[::-1], label=name, **look)
-    ax.set(xlabel="units of the first net, best matched first", ylabel="correlation r with partner", ylim=(None, 1.02))
+    ax.set(xlabel="units of the first net, best matched first", ylabel="correlation r with partner", ylim=(-0.15, 1.02))
     ax.axhline(0, color="0.8", linewidth=0.8)
     ax.legend()
     return ax
@@ -101,7 +101,7 @@ def per_layer(
     ax.set(xlabel="layer", ylabel=ylabel)
     ax.set_xticks(range(len(layers)), layers)
     ax.axhline(0, color="0.8", linewidth=0.8)
-    ax.legend(ncols=2)
+    ax.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     return ax
 
 
