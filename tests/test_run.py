@@ -44,23 +44,18 @@ def test_the_same_seeds_give_the_same_claims_and_figures(smoke, paper, tmp_path)
 
 
 @pytest.mark.slow
-def test_another_seed_gives_other_figures_and_parameters_arrive(smoke, paper, tmp_path):
-    folder = smoke[0]
-    before = pictures(folder)
-    (tmp_path / "build").mkdir()
-    shutil.copytree(folder / "build", tmp_path / "build", dirs_exist_ok=True)
-    done = paper(tmp_path, "--profile", "smoke", "--seed", "5", "--only", "00")
+def test_parameters_arrive_and_what_other_settings_left_does_not_count(smoke, paper, tmp_path):
+    shutil.copytree(smoke[0], tmp_path, dirs_exist_ok=True)
+    done = paper(tmp_path, "--profile", "smoke", "--only", "02", "--parameter", "shown=conv3")
     assert done.returncode == 0, done.stderr
-    assert pictures(tmp_path)
-    assert not set(pictures(tmp_path).values()) & set(before.values())
-    folder = tmp_path
-    book = nbformat.read(folder / "build" / "notebooks" / "00_networks.ipynb", 4)
+    book = nbformat.read(tmp_path / "build" / "notebooks" / "02_one_to_one_matching.ipynb", 4)
     injected = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.get("tags", []))
-    assert "seed = 5" in injected.source
-    rows = json.loads((folder / "build" / "results" / "claims.json").read_text())
-    assert {row["notebook"] for row in rows} == {"00_networks"}, (
-        "rows of a run with other settings do not count any more"
-    )
+    assert "conv3" in injected.source
+    assert "smoke" in injected.source
+    assert set(pictures(tmp_path).values()) - set(pictures(smoke[0]).values())
+    rows = json.loads((tmp_path / "build" / "results" / "claims.json").read_text())
+    assert {row["notebook"] for row in rows} == {"02_one_to_one_matching"}
+    assert [path.stem for path in (tmp_path / "build" / "notebooks").iterdir()] == ["02_one_to_one_matching"]
 
 
 @pytest.mark.parametrize(
@@ -73,12 +68,14 @@ def test_another_seed_gives_other_figures_and_parameters_arrive(smoke, paper, tm
         (["--parameter", "sed=3"], "parameter: expected one of"),
     ],
 )
-def test_mistakes_are_one_clear_line_at_once(paper, tmp_path, arguments, message):
-    done = paper(tmp_path, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "store").exists() or not any((tmp_path / "store").iterdir())
+def test_mistakes_are_one_clear_line_at_once(tmp_path, monkeypatch, capsys, arguments, message):
+    for name in ("CONVERGENT_BUILD", "CONVERGENT_STORE", "CONVERGENT_RUN"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    assert run.main(["paper", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not list((tmp_path / "CONVERGENT_STORE").glob("*"))
 
 
 @pytest.mark.parametrize("which", ["CONVERGENT_BUILD", "CONVERGENT_STORE"])
@@ -98,7 +95,8 @@ def test_an_unwritable_folder_is_one_clear_line_at_once(tmp_path, which):
 
 def notebook(path, *sources):
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
 
 

@@ -115,7 +115,7 @@ def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
 def _write(obj: object, path: Path, configuration: Mapping[str, object]) -> None:
     tensors: dict[str, Tensor] = {}
     tree = json.dumps({"object": _encode(obj, tensors), "configuration": _plain(configuration), "form": _FORM})
-    metadata = {"tree": tree, "checksum": checksum(tensors, tree)}
+    metadata = {"convergent": json.dumps({"checksum": checksum(tensors, tree), "tree": tree})}  # one key: a fixed order
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[object, object]:
         raise ValueError(f"path: there is no file {path}")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("convergent", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise DamagedFile(f"{path} is damaged ({error})") from error
