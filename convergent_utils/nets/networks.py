@@ -59,14 +59,14 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     inputs = channels
     for k, (units, size) in enumerate(zip(convolutions, _KERNELS, strict=True), start=1):
-        modules[f"conv{k}"] = nn.Sequential(nn.Conv2d(inputs, units, size, padding=size // 2), nn.ReLU())
+        modules[f"conv{k}"] = nn.Sequential(nn.Conv2d(inputs, units, size, padding=size // 2), nn.ReLU(inplace=True))
         if k in (1, 2):
             modules[f"pool{k}"] = nn.MaxPool2d(2)
         inputs = units
     modules["pool5"], modules["flatten"] = nn.AdaptiveMaxPool2d(3), nn.Flatten()
     inputs *= 9
     for k, units in enumerate(connected, start=6):
-        modules[f"fc{k}"] = nn.Sequential(nn.Linear(inputs, units), nn.ReLU())
+        modules[f"fc{k}"] = nn.Sequential(nn.Linear(inputs, units), nn.ReLU(inplace=True))
         inputs = units
     modules["fc8"] = nn.Linear(inputs, classes)
     configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
