@@ -212,6 +212,7 @@ class _Pass:
         self.blocks: dict[str, _Block] = {}
 
     def run(self) -> Measurement:
+        """Go through all images; networks return to their devices whatever happens."""
         homes = {name: _home(network) for name, network in self.networks.items()}
         try:
             with ExitStack() as stack:
@@ -306,6 +307,7 @@ class _Block:
         self.strongest = (value, image.gather(0, kept), place.gather(0, kept))
 
     def top(self) -> Top:
+        """The strongest stimuli, as kept in the measurement."""
         value, image, place = (x.T.cpu() for x in self.strongest)
         return Top(value, image, torch.stack((place // self.map_size[1], place % self.map_size[1]), dim=2))
 
@@ -315,6 +317,7 @@ class _Block:
         return (self.sum.cpu().double() / n_images).reshape(*shape, -1)
 
     def active_share(self, n_images: int) -> Tensor:
+        """(units,) the share of rows that are not zero."""
         return self.active.cpu().double() / (n_images * len(self.sum))
 
 
