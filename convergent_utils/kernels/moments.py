@@ -22,7 +22,7 @@ from torch import Tensor
 from .checks import as_activations, require_finite_units, require_known, require_same_samples
 from .precision import full_precision
 
-_CHUNK_ENTRIES = 1 << 21  # of the centred copy of a batch: 8 MB in float32
+_CHUNK_ENTRIES = 1 << 22  # of the centred copy of a batch: 16 MB in float32
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
 
 
@@ -176,36 +176,39 @@ class Moments:
         return checked
 
     def _batch(self, group: list[str], rows: dict[str, Tensor]) -> _Part:
-        """The moments of a batch, merged chunk by chunk so that the centred copy stays in the cache."""
-        width, batch = sum(self.blocks[name] for name in group), _Part()
-        step = max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // width))
-        with torch.no_grad(), full_precision():
-            for start in range(0, len(rows[group[0]]), step):
-                batch.merge(self._chunk({name: block[start : start + step] for name, block in rows.items()}))
-        for name, mean in batch.mean.items():
-            if mean.device.type == "cpu":
-                require_finite_units(mean, name)
-        return batch
+        """The moments of a batch, from products of centred rows in their own precision.
 
-    def _chunk(self, rows: dict[str, Tensor]) -> _Part:
-        """Count, means and comoments of one chunk, from centred products in the rows' own precision."""
-        columns, blocks = _columns(rows), list(rows.values())
-        approximate = torch.cat([block.mean(0) for block in blocks])
-        centred = torch.empty(len(blocks[0]), len(approximate), dtype=approximate.dtype, device=approximate.device)
-        for name, block in rows.items():
-            torch.sub(block, approximate[columns[name]], out=centred[:, columns[name]])
-        residual = _state(centred.mean(0))  # what rounding left of the mean
-        mean = _state(approximate) + residual
-        comoments = {}
-        for a, partners in _runs(list(rows), self.pairs):
-            run = slice(columns[partners[0]].start, columns[partners[-1]].stop)
-            product = _state(centred[:, columns[a]].T @ centred[:, run])
-            product.addr_(residual[columns[a]], residual[run], alpha=-len(centred))
-            for b in partners:
-                start = columns[b].start - run.start
-                comoments[a, b] = product[:, start : start + self.blocks[b]]
+        It goes chunk by chunk, so that the centred copy stays in the cache and no product sums too many rows.
+        """
+        n_rows = len(rows[group[0]])
+        if n_rows == 0:
+            return _Part()
+        with torch.no_grad(), full_precision():
+            columns, centre = _columns(rows), torch.cat([block.mean(0) for block in rows.values()])
+            runs = [
+                (a, b, columns[a], slice(columns[b[0]].start, columns[b[-1]].stop)) for a, b in _runs(group, self.pairs)
+            ]
+            products = [_state(centre).new_zeros(a.stop - a.start, run.stop - run.start) for _, _, a, run in runs]
+            total, step = torch.zeros_like(_state(centre)), max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // len(centre)))
+            for start in range(0, n_rows, step):
+                chunk = {name: block[start : start + step] for name, block in rows.items()}
+                centred = centre.new_empty(min(step, n_rows - start), len(centre))
+                for name, block in chunk.items():
+                    torch.sub(block, centre[columns[name]], out=centred[:, columns[name]])
+                total += _state(centred.sum(0))
+                for product, (_, _, a, run) in zip(products, runs, strict=True):
+                    product += _state(centred[:, a].T @ centred[:, run])
+            residual, comoments = total / n_rows, {}  # the residual is what rounding left of the mean
+            for product, (a, partners, rows_of_a, run) in zip(products, runs, strict=True):
+                product.addr_(residual[rows_of_a], residual[run], alpha=-n_rows)
+                for b in partners:
+                    comoments[a, b] = product[:, columns[b].start - run.start : columns[b].stop - run.start]
+            mean = _state(centre) + residual
+        for name, span in columns.items():
+            if mean.device.type == "cpu":
+                require_finite_units(mean[span], name)
         resolution = {name: torch.finfo(block.dtype).eps for name, block in rows.items()}
-        return _Part(len(centred), {name: mean[span] for name, span in columns.items()}, comoments, resolution)
+        return _Part(n_rows, {name: mean[span] for name, span in columns.items()}, comoments, resolution)
 
 
 @dataclass

@@ -48,6 +48,7 @@ def record(
     generator = np.random.default_rng(seed)
 
     def refill(_module: nn.Module, _inputs: object, _output: object) -> None:
+        """After each call of the network: the rows of all layers at the same places."""
         maps = read()
         drawn = draw_places(generator, len(next(iter(maps.values()))), positions)
         for name, value in maps.items():
@@ -62,34 +63,55 @@ def record(
 
 
 @contextmanager
-def captured(network: nn.Module, layers: list[str]) -> Iterator[Callable[[], dict[str, Tensor]]]:
-    """Hooks on `layers`; yields a function that reads the maps {layer: (n, height, width, units)} of the last call."""
+def captured(
+    network: nn.Module, layers: list[str], keep: Callable[[str, Tensor], object] | None = None
+) -> Iterator[Callable[[], dict[str, object]]]:
+    """Hooks on `layers`; yields a function that reads what was kept of them in the last call of the network.
+
+    Args:
+        network, layers: see `record`.
+        keep: from (layer, map), map (n, height, width, units), to what is kept of it, called as soon as the layer has
+            been; None keeps the maps. Where it copies what it keeps, maps are freed while the network goes on.
+    """
     modules = dict(network.named_modules())
     if not layers:
         raise ValueError("layers: expected at least one, got none")
     for name in layers:
         require_known(name, modules, "layers")
-    outputs: dict[str, tuple[Tensor, int]] = {}
+    kept: dict[str, object] = {}
+    watched: dict[str, tuple[Tensor, int]] = {}  # outputs and their versions; from the second call only whole maps
+    calls = 0
 
-    def keep(name: str) -> Callable:
+    def hook_of(name: str) -> Callable:
+        """The hook that keeps what is wanted of this layer's output."""
+
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            """Keep it, and watch the output so that `read` can tell if a later module overwrites it."""
             if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
                 came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"layers: {name!r}: expected a tensor of 2, 3 or 4 dimensions as output, got {came}")
-            outputs[name] = (output, output._version)
+            if keep is None or calls == 0:
+                watched[name] = (output, output._version)
+            kept[name] = _as_map(output) if keep is None else keep(name, _as_map(output))
 
         return hook
 
-    def read() -> dict[str, Tensor]:
+    def read() -> dict[str, object]:
+        """What was kept, by layer, once it is sure that all were called and none was overwritten."""
+        nonlocal calls
         for name in layers:
-            if name not in outputs:
+            if name not in kept:
                 raise ValueError(f"layers: {name!r} was not called by the network")
-        for name, (output, version) in outputs.items():
+        for name, (output, version) in watched.items():
             if output._version != version:
                 raise ValueError(f"layers: {name!r} is overwritten in place by a later module; record that one instead")
-        return {name: _as_map(outputs[name][0]) for name in layers}
+        watched.clear()
+        calls += 1
+        found = {name: kept[name] for name in layers}
+        kept.clear()
+        return found
 
-    hooks = [modules[name].register_forward_hook(keep(name)) for name in layers]
+    hooks = [modules[name].register_forward_hook(hook_of(name)) for name in layers]
     modes = {module: module.training for module in modules.values()}
     network.eval()
     try:

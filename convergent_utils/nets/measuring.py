@@ -7,8 +7,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from .datasets import normalise
 from .store import Store, checksum
 
 _BATCH = 128
+_ROWS = 2048  # of a block that are taken up together; fewer wait for the next batch
 _PLACES_IN_SAMPLE = 4
+_CHUNK_ENTRIES = 1 << 18  # of rows looked at more than once: 1 MB stays in the cache
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,7 @@ class _Pass:
         self.sample_places = torch.from_numpy(fractions)
         self.moments: list[Moments] = []
         self.blocks: dict[str, _Block] = {}
+        self.waiting: dict[str, list[_Rows]] = {}
 
     def run(self) -> Measurement:
         """Go through all images; networks return to their devices whatever happens."""
@@ -218,50 +222,80 @@ class _Pass:
             with ExitStack() as stack:
                 readers = {}
                 for name, network in self.networks.items():
-                    readers[name] = stack.enter_context(captured(network.to(self.device), self.layers))
+                    capture = captured(network.to(self.device), self.layers, partial(self._kept, name))
+                    readers[name] = stack.enter_context(capture)
                 for fold in range(self.n_folds):
                     for index in torch.arange(fold, len(self.images), self.n_folds).split(_BATCH):
-                        self._batch(fold, index, readers)
+                        self._batch(index, readers)
+                        self._digest(fold, at_least=_ROWS)
+                    self._digest(fold, at_least=1)
         finally:
             for name, home in homes.items():
                 self.networks[name].to(home)
         return self._result()
 
-    def _batch(self, fold: int, index: Tensor, readers: Mapping[str, Callable[[], dict[str, Tensor]]]) -> None:
+    def _batch(self, index: Tensor, readers: Mapping[str, Callable[[], dict[str, _Rows]]]) -> None:
+        """Call all networks on the images of this index."""
+        slot = torch.searchsorted(self.sample_images, index).clamp(max=len(self.sample_images) - 1)
+        # which images of the batch are in the aligned sample, and where in it
+        sampled = (self.sample_images[slot] == index).nonzero()[:, 0]
+        self.slot, self.sampled = slot[sampled].to(self.device), sampled.to(self.device)
+        self.index, self.places = index.to(self.device), None if self.drawn is None else self.drawn[index]
         images = self.images[index]
         images = (normalise(images) if images.dtype == torch.uint8 else images).to(self.device)
-        maps = {}
         for name, read in readers.items():
             self.networks[name](images)
-            maps.update({f"{name}.{layer}": value for layer, value in read().items()})
-        drawn = None if self.drawn is None else self.drawn[index]
-        places = {block: flat_places(value, self.positions, drawn) for block, value in maps.items()}
-        rows = {block: rows_of(value, self.positions, places[block]) for block, value in maps.items()}
-        if not self.moments:
-            self._start(maps, rows)
-        self.moments[fold].update({block: value.flatten(0, 1) for block, value in rows.items()})
-        slot = torch.searchsorted(self.sample_images, index).clamp(max=len(self.sample_images) - 1)
-        wanted = (self.sample_images[slot] == index).nonzero()[:, 0]  # those images of the batch that are in the sample
-        for name, block in self.blocks.items():
-            block.add(rows[name], places[name], index.to(self.device))
-            block.sample[slot[wanted]] = self._sample_rows(maps[name][wanted.to(self.device)])
+            for layer, rows in read().items():
+                self.waiting.setdefault(f"{name}.{layer}", []).append(rows)
 
-    def _start(self, maps: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
-        units, pairs = {name: value.shape[2] for name, value in rows.items()}, self.pairs
+    def _kept(self, network: str, layer: str, maps: Tensor) -> _Rows:
+        """What is kept of a layer's maps until it is digested; the aligned sample is filled at once."""
+        places, name = flat_places(maps, self.positions, self.places), f"{network}.{layer}"
+        rows = _Rows(rows_of(maps, self.positions, places), places, self.index)
+        if name not in self.blocks:
+            sample = maps.new_zeros(len(self.sample_images), len(self.sample_places), maps.shape[3])
+            self.blocks[name] = _Block(maps.shape[1:3], rows.values, sample.float(), self.n_top)
+        self.blocks[name].sample[self.slot] = self._sample_rows(maps)
+        return rows
+
+    def _digest(self, fold: int, *, at_least: int) -> None:
+        """Take up the batches of all blocks that have enough rows waiting, so that narrow ones go in few steps."""
+        if not self.moments:
+            self._start({name: rows[0].values.shape for name, rows in self.waiting.items()})
+        ready = {}
+        for name, waiting in self.waiting.items():
+            if waiting and sum(rows.values[:, :, 0].numel() for rows in waiting) >= at_least:
+                rows = (
+                    waiting[0]
+                    if len(waiting) == 1
+                    else _Rows(*(_joined(parts) for parts in zip(*waiting, strict=True)))
+                )
+                self.blocks[name].add(rows)
+                ready[name] = rows.values.flatten(0, 1)
+        self.moments[fold].update(ready)
+        for name in ready:
+            self.waiting[name].clear()
+
+    def _start(self, shapes: dict[str, torch.Size]) -> None:
+        """Make the moments, now that the rows of all blocks are known."""
+        pairs, nets = self.pairs, self.networks
         if pairs is None:
-            nets = self.networks
             pairs = [(f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in nets for b in nets]
-        self.moments = [Moments(units, pairs=pairs) for _ in range(self.n_folds)]
-        shape = len(self.sample_images), len(self.sample_places)
-        for name, value in rows.items():
-            sample = torch.zeros(*shape, units[name], device=value.device)
-            self.blocks[name] = _Block(maps[name].shape[1:3], value, sample, self.n_top)
+        self.moments = [Moments({name: s[2] for name, s in shapes.items()}, pairs=pairs) for _ in range(self.n_folds)]
+        for a, b in pairs:
+            if shapes[a][1] != shapes[b][1]:
+                raise ValueError(
+                    f"pairs: expected blocks with the same samples, got {shapes[a][1]} places of {a} and "
+                    f"{shapes[b][1]} of {b}; positions='mean' or 'centre' or a number gives both the same"
+                )
 
     def _sample_rows(self, maps: Tensor) -> Tensor:
         """The sampled places of the maps of sampled images; the same places whatever the image."""
-        picked = self.positions if self.positions in ("centre", "mean") else len(self.sample_places)
-        drawn = self.sample_places.expand(len(maps), -1, -1)
-        return rows_of(maps, picked, flat_places(maps, picked, drawn)).float()
+        if self.positions in ("centre", "mean"):
+            maps = maps[self.sampled]
+            return rows_of(maps, self.positions, flat_places(maps, self.positions, None)).float()
+        places = flat_places(maps[:1], len(self.sample_places), self.sample_places[None])
+        return maps.flatten(1, 2)[self.sampled[:, None], places].float()
 
     def _result(self) -> Measurement:
         n_images, blocks = len(self.images), self.blocks
@@ -280,6 +314,18 @@ class _Pass:
         )
 
 
+class _Rows(NamedTuple):
+    """Activations (n, places, units), their places as in `flat_places`, and the index (n,) of their images."""
+
+    values: Tensor
+    places: Tensor | None
+    images: Tensor
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    return None if parts[0] is None else torch.cat(parts)
+
+
 class _Block:
     """What is kept of one block beside its moments, summed up batch by batch on its device."""
 
@@ -291,17 +337,18 @@ class _Block:
         none = torch.zeros(0, rows.shape[2], dtype=torch.int64, device=rows.device)
         self.strongest = (rows.new_zeros(0, rows.shape[2]), none, none)  # value, image, place, each (top, units)
 
-    def add(self, rows: Tensor, places: Tensor | None, images: Tensor) -> None:
-        """Add the rows (n, places, units) of these images."""
-        self.sum += rows.sum(0)
-        # ones and zeros as floats: many times faster to write and to sum than booleans
-        self.active += torch.ne(rows, 0, out=torch.empty_like(rows)).sum((0, 1))
+    def add(self, batch: _Rows) -> None:
+        """Add the rows of a batch."""
+        rows, places, images = batch
+        for part in rows.split(max(1, _CHUNK_ENTRIES // rows[0].numel())):
+            self.sum += part.sum(0)
+            # ones and zeros as floats: many times faster to write and to sum than booleans
+            self.active += torch.ne(part, 0, out=torch.empty_like(part)).sum((0, 1))
         as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
         value, place = (x.flatten(1) for x in adaptive_max_pool2d(as_image, 1, return_indices=True))
-        value, nth = value.topk(min(self.n_top, len(rows)), dim=0)
-        place = place.gather(0, nth)
-        place = place if places is None else places[nth, place]
-        joined = zip(self.strongest, (value, images[nth], place), strict=True)
+        place = place if places is None else places.gather(1, place)
+        image = images[:, None].expand_as(place)
+        joined = zip(self.strongest, (value, image, place), strict=True)
         value, image, place = (torch.cat(both) for both in joined)
         value, kept = value.topk(min(self.n_top, len(value)), dim=0)
         self.strongest = (value, image.gather(0, kept), place.gather(0, kept))
