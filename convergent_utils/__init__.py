@@ -6,8 +6,9 @@ pair = cu.pair_moments(acts_a, acts_b)  # activations (samples, units) of two ne
 match = cu.bipartite_matching(cu.correlation(pair).matrix)
 """
 
-from .kernels.chance import Chance, Interval, chance_level, network_interval
+from .kernels.chance import Chance, Interval, chance_level, label_chance, network_interval
 from .kernels.correlation import Correlation, correlation
+from .kernels.filters import spatial_frequency
 from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
 from .nets.activations import ReceptiveField, patch, receptive_field, record
@@ -38,6 +39,7 @@ __all__ = [
     "build_network",
     "chance_level",
     "correlation",
+    "label_chance",
     "load",
     "load_dataset",
     "measure",
@@ -51,5 +53,6 @@ __all__ = [
     "record",
     "save",
     "semi_matching",
+    "spatial_frequency",
     "train",
 ]

@@ -70,3 +70,64 @@ def test_chance_of_a_vector_and_bad_arguments(generator):
         cu.chance_level(mean_match, a, a, images=torch.tensor([0] * 31 + [1] * 29))
     with pytest.raises(ValueError, match="n_shuffles"):
         cu.chance_level(mean_match, a, a, n_shuffles=0)
+
+
+@pytest.mark.parametrize("n_networks", [3, 4, 5, 8])
+def test_interval_covers_what_it_claims(n_networks):
+    """Each network has a skill of its own, each pair a chance of its own: 95 % must cover the mean of all networks."""
+    generator, covered, rounds = np.random.default_rng(n_networks), 0, 800
+    for _ in range(rounds):
+        skill, noise = generator.normal(size=n_networks), generator.normal(size=(n_networks, n_networks))
+        values = 0.5 + 0.1 * (skill[:, None] + skill) + 0.1 * noise
+        found = cu.network_interval(values)
+        covered += found.low < 0.5 < found.high
+    assert covered / rounds > 0.92
+
+
+def test_intervals_that_treat_pairs_as_independent_cover_too_little():
+    """What the jackknife is for: an interval over the pairs, as often used, misses far more than it claims."""
+    generator, covered, rounds = np.random.default_rng(0), 0, 400
+    for _ in range(rounds):
+        skill = generator.normal(size=4)
+        pairs = (skill[:, None] + skill)[np.triu_indices(4, 1)]
+        low, high = stats.t.interval(0.95, len(pairs) - 1, pairs.mean(), stats.sem(pairs))
+        covered += low < 0 < high
+    assert covered / rounds < 0.85
+
+
+def spread_of_means(groups):
+    return torch.stack([group.mean(0) for group in groups]).std(0)
+
+
+def test_labels_matter_where_groups_differ(generator):
+    groups = [torch.randn(40, 2, generator=generator) + torch.tensor([shift, 0.0]) for shift in (0, 1, 3)]
+    found = cu.label_chance(spread_of_means, groups)
+    assert found.p_value[0] == 1 / 200
+    assert found.p_value[1] > 0.01
+    assert found.null.shape == (199, 2)
+
+
+def test_regulated_groups_are_more_alike_than_draws_from_one_pool(generator):
+    """Each group holds the same values: shuffled labels must give larger differences."""
+    values = torch.randn(50, generator=generator)
+    found = cu.label_chance(spread_of_means, [values, values[torch.randperm(50, generator=generator)], values])
+    assert found.observed < 1e-6 < found.low
+    assert found.p_value == 1
+
+
+def test_p_values_of_labels_are_uniform_where_labels_mean_nothing(generator):
+    p_values = []
+    for seed in range(200):
+        groups = torch.randn(30, generator=generator).split([5, 10, 15])
+        p_values.append(cu.label_chance(spread_of_means, groups, n_shuffles=19, seed=seed).p_value.item())
+    counts = np.bincount(np.round(np.array(p_values) * 20).astype(int), minlength=21)[1:]
+    assert stats.chisquare(counts.reshape(5, 4).sum(1)).pvalue > 0.001
+
+
+def test_groups_that_cannot_be_compared(generator):
+    with pytest.raises(ValueError, match="at least two"):
+        cu.label_chance(spread_of_means, [torch.ones(3)])
+    with pytest.raises(ValueError, match="at least two with members"):
+        cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(0)])
+    with pytest.raises(ValueError, match="n_shuffles"):
+        cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(3)], n_shuffles=0)

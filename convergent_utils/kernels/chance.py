@@ -1,7 +1,7 @@
 """How large would the number be by chance, and how far would it move with other networks?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,8 +70,7 @@ def chance_level(
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
-    if n_shuffles < 1:
-        raise ValueError(f"n_shuffles: expected at least 1, got {n_shuffles}")
+    _require_shuffles(n_shuffles)
     rows = _rows_of_images(images, len(acts_b))
     generator = torch.Generator().manual_seed(seed)
     observed = torch.as_tensor(similarity(acts_a, acts_b), dtype=torch.float64)
@@ -80,10 +79,44 @@ def chance_level(
         order = torch.empty(len(acts_b), dtype=torch.int64)
         order[rows.flatten()] = rows[torch.randperm(len(rows), generator=generator)].flatten()
         null.append(torch.as_tensor(similarity(acts_a, acts_b[order.to(acts_b.device)]), dtype=torch.float64))
-    null = torch.stack(null)
-    low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
-    p_value = (1 + (null >= observed).sum(0)).double() / (1 + n_shuffles)
-    return Chance(observed, null, null.mean(0), low, high, p_value)
+    return _beside(observed, torch.stack(null))
+
+
+def label_chance(
+    statistic: Callable[[Sequence[Tensor]], Tensor | float],
+    groups: Sequence[Tensor],
+    *,
+    n_shuffles: int = 199,
+    seed: int = 0,
+) -> Chance:
+    """A difference between groups, beside what it is when their members are dealt out anew.
+
+    Are the units of several networks drawn from one distribution? If so, it does not matter which network a unit is
+    from, and the statistic of the true groups is one more draw from the null.
+
+    Args:
+        statistic: callable (list of groups) -> number or vector, larger is more different.
+        groups: at least two, each (members, ...), the same trailing shape and dtype; members may differ in number.
+        n_shuffles: number of shuffles; each keeps the sizes of the groups.
+        seed: of the generator of the shuffles.
+
+    Returns:
+        Chance. `p_value` is the share of shuffles at least as different; a statistic *below* `low` says that the groups
+        are more alike than draws from one pool, as when something regulates each of them.
+
+    Raises:
+        ValueError: fewer than two groups, an empty one, n_shuffles < 1.
+    """
+    groups = [torch.as_tensor(group) for group in groups]
+    if len(groups) < 2 or any(len(group) == 0 for group in groups):
+        raise ValueError(f"groups: expected at least two with members, got sizes {[len(group) for group in groups]}")
+    _require_shuffles(n_shuffles)
+    generator, pooled, sizes = torch.Generator().manual_seed(seed), torch.cat(groups), [len(group) for group in groups]
+    null = []
+    for _ in range(n_shuffles):
+        dealt = pooled[torch.randperm(len(pooled), generator=generator).to(pooled.device)].split(sizes)
+        null.append(torch.as_tensor(statistic(dealt), dtype=torch.float64))
+    return _beside(torch.as_tensor(statistic(groups), dtype=torch.float64), torch.stack(null))
 
 
 def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Interval:
@@ -119,6 +152,18 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
     half = stats.t.ppf((1 + level) / 2, n - 1) * spread
     estimate = float(values[between].mean())
     return Interval(estimate, estimate - half, estimate + half)
+
+
+def _beside(observed: Tensor, null: Tensor) -> Chance:
+    """The observed value beside its null (n_shuffles, ...)."""
+    low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
+    p_value = (1 + (null >= observed).sum(0)).double() / (1 + len(null))
+    return Chance(observed, null, null.mean(0), low, high, p_value)
+
+
+def _require_shuffles(n_shuffles: int) -> None:
+    if n_shuffles < 1:
+        raise ValueError(f"n_shuffles: expected at least 1, got {n_shuffles}")
 
 
 def _rows_of_images(images: Tensor | None, n_samples: int) -> Tensor:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from ..kernels.checks import require_known
 from ..nets.datasets import Dataset, load_dataset
 from ..nets.measuring import Measurement, measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
 from ..nets.store import Store, configuration_hash, load
-from ..nets.training import VERSION, Recipe, Trained, train
+from ..nets.training import VERSION, History, Recipe, Trained, train
 from .pool import run_jobs
 
+REORDERED = "net1-reordered"
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
@@ -41,7 +44,11 @@ PROFILES = {
 # What each notebook reads, beside the networks: (which networks, positions).
 MEASUREMENTS = {
     "00_networks": [("trained", "all")],
-    "02_one_to_one_matching": [("trained", "all"), ("untrained", "all"), ("trained", "centre"), ("trained", "mean")],
+    "01_activation_statistics": [("trained", "all"), ("untrained", "all"), ("same start", "all")],
+    "02_one_to_one_matching": [
+        *(("trained", "all"), ("untrained", "all"), ("same start", "all")),
+        *(("trained", "centre"), ("trained", "mean")),
+    ],
 }
 
 
@@ -51,10 +58,12 @@ class Prepared:
 
     Attributes:
         trained: by name, net1 first.
+        reordered: net1 trained again from the same start, with its images in another order.
         train_set, test_set: the images they were trained on, and those that everything is measured on.
     """
 
     trained: dict[str, Trained]
+    reordered: Trained
     train_set: Dataset
     test_set: Dataset
     profile: str
@@ -71,6 +80,11 @@ class Prepared:
         """The same networks before their first step, by the same names."""
         return {name: trained.at(0.0) for name, trained in self.trained.items()}
 
+    @cached_property
+    def same_start(self) -> dict[str, Network]:
+        """Two networks that differ in nothing but the order of their images: how alike can two networks be?"""
+        return {"net1": self.networks["net1"], REORDERED: self.reordered.network}
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers that all networks have, from bottom to top."""
@@ -82,8 +96,11 @@ class Prepared:
         return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
 
     def measured(self, which: str = "trained", positions: str | int = "all") -> Measurement:
-        """The measurement of all "trained" or "untrained" networks on the test images, from the store if there."""
-        require_known(which, ("trained", "untrained"), "which")
+        """The measurement on the test images of all networks, "trained" or "untrained", or of the "same start" pair.
+
+        It is read from the store if it is there.
+        """
+        require_known(which, ("trained", "untrained", "same start"), "which")
         arguments, options = self._measuring(which, positions)
         return measure(*arguments, **options, store=self.store)
 
@@ -94,7 +111,8 @@ class Prepared:
 
     def _measuring(self, which: str, positions: str | int) -> tuple[tuple, dict]:
         """The arguments and options of `measure`."""
-        networks = self.networks if which == "trained" else self.untrained
+        sets = {"trained": "networks", "untrained": "untrained", "same start": "same_start"}
+        networks = getattr(self, sets[which])
         options = {"pairs": None, "positions": positions, "folds": 2, "top": 9, "seed": self.seed}
         return (networks, self.test_set.images, self.layers), {**options, "sample": PROFILES[self.profile].sample}
 
@@ -131,41 +149,62 @@ def prepare(
     test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
     configurations = network_configurations(train_set, test_set, seed=seed, profile=profile)
     published = os.environ.get("CONVERGENT_RUN") is None if published is None else published
-    trained = _load_or_train(store, configurations, dataset, profile, published=published, n_images=len(train_set))
-    prepared = Prepared(
-        _planted(trained, seed) if settings.planted else trained, train_set, test_set, profile, seed, store
-    )
-    if not settings.planted:
-        _require_accuracy(prepared, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
-    wanted = dict.fromkeys(need for name in notebooks or MEASUREMENTS for need in MEASUREMENTS[name])
-    jobs = [(_measure_job, (prepared, *need)) for need in wanted if not prepared.has_measured(*need)]
-    run_jobs("measuring", jobs, len(jobs) * len(test_set) * settings.n_networks * _SECONDS_PER_IMAGE / 2)
-    if not settings.planted:
-        _require_live_units(prepared)
-    return prepared
-
-
-def _load_or_train(
-    store: Store, configurations: dict[str, dict], dataset: str, profile: str, *, published: bool, n_images: int
-) -> dict[str, Trained]:
     found = {name: _find_network(store, name, c, published) for name, c in configurations.items()}
+    wanted = dict.fromkeys(need for name in notebooks or MEASUREMENTS for need in MEASUREMENTS[name])
+
+    def prepared(trained: dict[str, Trained]) -> Prepared:
+        """All that was made, once the networks are there."""
+        reordered = trained.pop(REORDERED)
+        trained = _planted(trained, seed) if settings.planted else trained
+        return Prepared(trained, reordered, train_set, test_set, profile, seed, store)
+
+    def measuring(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[tuple[Callable, tuple]]:
+        """A job for each measurement that the store lacks."""
+        return [(_measure_job, (prepared, *need)) for need in needs if not prepared.has_measured(*need)]
+
     lacking = [name for name, trained in found.items() if trained is None]
-    jobs = [(_train_job, (store.path, configurations[name], dataset, profile)) for name in lacking]
-    epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
-    run_jobs(f"training {', '.join(lacking)}", jobs, epochs * n_images * _SECONDS_PER_IMAGE)
-    return {**found, **{name: store.find("network", configurations[name]) for name in lacking}}
+    training = [(_train_job, (store.path, configurations[name], dataset, profile)) for name in lacking]
+    # untrained networks need no training, so they are measured beside it
+    before = measuring(prepared(_starts(configurations)), [need for need in wanted if need[0] == "untrained"])
+    images = sum(configurations[name]["recipe"]["epochs"] for name in lacking) * len(train_set)
+    title = f"training {', '.join(lacking)}" if lacking else "measuring untrained networks"
+    run_jobs(
+        title, training + before, (images + len(before) * _measured_images(test_set, settings)) * _SECONDS_PER_IMAGE
+    )
+    result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
+    if not settings.planted:
+        _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
+    after = measuring(result, wanted)
+    run_jobs("measuring", after, len(after) * _measured_images(test_set, settings) * _SECONDS_PER_IMAGE)
+    if not settings.planted:
+        _require_live_units(result)
+    return result
+
+
+def _measured_images(test_set: Dataset, settings: Profile) -> float:
+    """The work of a measurement, in images of training."""
+    return len(test_set) * settings.n_networks / 2
+
+
+def _starts(configurations: dict[str, dict]) -> dict[str, Trained]:
+    """The networks before their first step."""
+    networks = {name: build_network(**configuration["network"]) for name, configuration in configurations.items()}
+    nothing = History(loss=torch.zeros(0), test_accuracy=torch.zeros(0))
+    return {name: Trained(network, nothing, {0.0: network.state_dict()}) for name, network in networks.items()}
 
 
 def network_configurations(train_set: Dataset, test_set: Dataset, *, seed: int, profile: str) -> dict[str, dict]:
     """All that decides each network: structure, recipe, seed and data. Its hash is the network's name in the store."""
     settings, configurations = PROFILES[profile], {}
-    for k in range(1, settings.n_networks + 1):
-        recipe = replace(settings.recipe, epochs=0) if settings.planted and k > 1 else settings.recipe
-        structure = {"channels": train_set.images.shape[3], "classes": len(train_set.classes), "width": 1.0}
-        configurations[f"net{k}"] = {
-            "network": {"name": "alexnet", **structure, "seed": seed + k},
-            "recipe": asdict(recipe),
-            "seed": seed + k,
+    structure = {"channels": train_set.images.shape[3], "classes": len(train_set.classes), "width": 1.0}
+    seeds = {f"net{k}": (seed + k, seed + k) for k in range(1, settings.n_networks + 1)}  # of start and of order
+    seeds[REORDERED] = (seed + 1, seed + settings.n_networks + 1)
+    for name, (start, order) in seeds.items():
+        untrained = settings.planted and start != seed + 1
+        configurations[name] = {
+            "network": {"name": "alexnet", **structure, "seed": start},
+            "recipe": asdict(replace(settings.recipe, epochs=0) if untrained else settings.recipe),
+            "seed": order,
             "data": [train_set.source, test_set.source],
             "threads": 1,
             "version": VERSION,
@@ -204,7 +243,7 @@ def _planted(found: dict[str, Trained], seed: int) -> dict[str, Trained]:
 
 
 def _require_accuracy(prepared: Prepared, least: float) -> None:
-    for name, trained in prepared.trained.items():
+    for name, trained in {**prepared.trained, REORDERED: prepared.reordered}.items():
         reached = float(trained.history.test_accuracy[-1])
         if reached < least:
             raise ValueError(

@@ -1,0 +1,40 @@
+"""What the weights of a first layer look like."""
+
+import torch
+from torch import Tensor
+
+_GRID = 64  # points of the transform along each side, so that small filters are resolved finely
+
+
+def spatial_frequency(filters: Tensor) -> Tensor:
+    r"""Mean spatial frequency of each filter, weighted by its power.
+
+    .. math:: f_i = \frac{\sum_k |k| \, |\hat w_i(k)|^2}{\sum_k |\hat w_i(k)|^2}
+
+    where :math:`\hat w_i(k)` is the two-dimensional Fourier transform of the filter, padded with zeros, its power added
+    up over the input channels, and :math:`|k|` the length of the frequency.
+
+    Args:
+        filters: (units, channels, height, width), floating, finite.
+
+    Returns:
+        (units,) float64 in cycles per pixel, from 0 (a single tone) to .707 (a chequerboard); 0 for a filter of zeros.
+        A filter of one pixel, or of independent noise, has the mean over all frequencies, about .38.
+
+    Raises:
+        ValueError: not four dimensions, a filter larger than 64 pixels, NaN or infinity.
+
+    Scale and sign of a filter do not matter, nor where in the window its pattern lies.
+    """
+    if filters.ndim != 4 or max(filters.shape[2:]) > _GRID:
+        raise ValueError(
+            f"filters: expected (units, channels, height, width) of at most {_GRID} pixels, got {tuple(filters.shape)}"
+        )
+    if not filters.isfinite().all():
+        raise ValueError("filters: expected finite weights, got NaN or infinity")
+    filters = filters.detach().double()
+    power = torch.fft.fft2(filters, s=(_GRID, _GRID)).abs().square().sum(1)
+    step = torch.fft.fftfreq(_GRID, dtype=torch.float64, device=filters.device)
+    length = torch.hypot(step[:, None], step[None, :])
+    total = power.sum((1, 2))
+    return (power * length).sum((1, 2)) / total.where(total > 0, 1.0)

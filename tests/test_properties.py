@@ -1,0 +1,76 @@
+"""One table for all similarities: what each is invariant to, and what it is not. Both are asserted.
+
+To add a similarity, add a row. Every change is made to the units of net b alone; a similarity that is not symmetric
+says what a change of net a does in a row of its own.
+"""
+
+import pytest
+import torch
+
+import convergent_utils as cu
+
+
+def matched(method):
+    """Mean correlation of matched units."""
+
+    def similarity(a, b):
+        found = cu.correlation(cu.pair_moments(a, b))
+        return method(found.matrix, live_a=found.live_a, live_b=found.live_b).mean
+
+    return similarity
+
+
+def orthogonal(units, generator):
+    return torch.linalg.qr(torch.randn(units, units, generator=generator, dtype=torch.float64)).Q
+
+
+CHANGES = {
+    "permutation": lambda acts, generator: acts[:, torch.randperm(acts.shape[1], generator=generator)],
+    "scale of all units": lambda acts, generator: 3.7 * acts,
+    "positive scale of each unit": lambda acts, generator: acts * torch.rand(acts.shape[1], generator=generator).add(0.1),
+    "sign of some units": lambda acts, generator: acts * torch.tensor([-1.0, 1.0]).repeat(acts.shape[1] // 2),
+    "shift": lambda acts, generator: acts + 10 * torch.randn(acts.shape[1], generator=generator),
+    "rotation": lambda acts, generator: acts @ orthogonal(acts.shape[1], generator),
+    "invertible map": lambda acts, generator: acts @ (
+        orthogonal(acts.shape[1], generator) * torch.logspace(-1, 1, acts.shape[1], dtype=torch.float64)
+    ),
+    "order of the samples of both": None,
+    "order of the samples of one": lambda acts, generator: acts[torch.randperm(len(acts), generator=generator)],
+}  # fmt: skip
+# For each similarity the changes that leave it as it is; every other change must move it.
+UNITWISE = {"permutation", "scale of all units", "positive scale of each unit", "shift", "order of the samples of both"}
+INVARIANT = {
+    "semi-matching": (matched(cu.semi_matching), UNITWISE),
+    "bipartite matching": (matched(cu.bipartite_matching), UNITWISE),
+}
+
+
+@pytest.fixture
+def acts(generator):
+    """Two nets of eight units in float64, those of the second noisy twins of the first's in another order."""
+    a = torch.randn(500, 8, generator=generator, dtype=torch.float64)
+    noise = torch.randn(500, 8, generator=generator, dtype=torch.float64)
+    return a, a[:, torch.randperm(8, generator=generator)] + 0.5 * noise
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", INVARIANT)
+def test_invariances_present_and_absent(name, change, acts, generator):
+    (similarity, invariant), (a, b) = INVARIANT[name], acts
+    before = similarity(a, b)
+    if change == "order of the samples of both":
+        order = torch.randperm(len(a), generator=generator)
+        after = similarity(a[order], b[order])
+    else:
+        after = similarity(a, CHANGES[change](b, generator))
+    if change in invariant:
+        assert abs(after - before) < 1e-10
+    else:
+        assert abs(after - before) > 0.01, f"{name} does not notice: {change}"
+
+
+@pytest.mark.parametrize("name", INVARIANT)
+def test_a_net_is_most_like_itself(name, acts):
+    similarity = INVARIANT[name][0]
+    assert similarity(acts[0], acts[0]) == pytest.approx(1)
+    assert similarity(*acts) < 1
