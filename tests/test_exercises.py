@@ -1,0 +1,135 @@
+"""Every check fails on the blank and on the mistakes of wrong_answers.py, and passes on the solution."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import matplotlib as mpl
+import nbformat
+import numpy as np
+import pytest
+import torch
+from IPython.display import display
+from matplotlib import pyplot as plt
+from wrong_answers import WRONG
+
+from convergent_utils.paper.run import NOTEBOOKS, ROOT, notebook_names
+
+NAMES = notebook_names()
+LEVELS = ("1. Read", "2. Compute", "3. Explore")
+MISTAKES = [
+    pytest.param(name, level, mistake, answer, id=f"{name}-{LEVELS[level]}-{mistake}")
+    for name, exercises in WRONG.items()
+    if name in NAMES
+    for level, answers in enumerate(exercises)
+    for mistake, answer in answers
+]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise and all names of the notebook as they are just before it."""
+
+    blank: str
+    solution: str
+    check: str
+    namespace: dict[str, Any]
+
+    def try_answer(self, answer):
+        """Run an answer and then the check; what goes wrong in the answer itself is no verdict of the check."""
+        namespace = copied(self.namespace)
+        try:
+            exec(compile(answer, "answer", "exec"), namespace)
+        except AssertionError as error:
+            raise RuntimeError("an answer asserts nothing") from error
+        exec(compile(self.check, "check", "exec"), namespace)
+
+    def refusal(self, answer):
+        """The sentence with which the check refuses an answer."""
+        with pytest.raises(AssertionError) as refused:
+            self.try_answer(answer)
+        return str(refused.value).strip()
+
+
+def copied(namespace):
+    """The same names, with arrays and tensors of their own, so that an answer that writes into them harms no other."""
+    own = {np.ndarray: np.copy, torch.Tensor: torch.clone}
+    return {name: own.get(type(value), lambda same: same)(value) for name, value in namespace.items()}
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def cells_of(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells
+
+
+def exercise_at(cells, k):
+    """Sources of the exercise, solution and check that begin at cell k."""
+    triple = cells[k : k + 3]
+    assert [tags(cell)[0] for cell in triple] == ["exercise", "solution", "check"], "a blank, its solution, its check"
+    return [cell.source for cell in triple]
+
+
+def run_through(name):
+    """Run the code cells of a notebook on the planted networks, and keep its exercises."""
+    namespace, exercises = {"__name__": "__main__", "display": display}, []
+    cells = [cell for cell in cells_of(name) if cell.cell_type == "code" and "live-only" not in tags(cell)]
+    for k, cell in enumerate(cells):
+        if "exercise" in tags(cell):
+            exercises.append(Exercise(*exercise_at(cells, k), copied(namespace)))
+        exec(compile(cell.source, f"{name}, code cell {k}", "exec"), namespace)
+        if "parameters" in tags(cell):
+            namespace["profile"] = "smoke"
+    return exercises
+
+
+@pytest.fixture(scope="module")
+def exercises_of(smoke, tmp_path_factory):
+    """The exercises of a notebook by its name; each notebook is run once, when it is first asked for."""
+    plt.switch_backend("Agg")
+    with pytest.MonkeyPatch.context() as patch, mpl.rc_context():
+        patch.chdir(ROOT)
+        patch.setenv("CONVERGENT_BUILD", str(tmp_path_factory.mktemp("build")))
+        patch.setenv("CONVERGENT_STORE", str(smoke[0] / "store"))
+        patch.setattr(plt, "show", lambda: plt.close("all"))
+        yield cache(run_through)
+
+
+def test_mistakes_are_kept_for_notebooks_that_there_are():
+    assert set(WRONG) <= set(NAMES), "tests/wrong_answers.py names a notebook that is gone"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_levels_in_order(name):
+    cells, found = cells_of(name), []
+    for k, cell in enumerate(cells):
+        if "exercise" in tags(cell):
+            exercise_at(cells, k)
+            prose = next(before.source for before in reversed(cells[:k]) if before.cell_type == "markdown")
+            found.append(re.findall(r"^\*\*(\d\. \w+)\.?\*\*", prose, re.MULTILINE))
+    assert found == [[level] for level in LEVELS], f"{name}: expected one exercise of each level, got {found}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_mistakes_are_kept_for_each_exercise(name):
+    counts = [len({answer for _, answer in answers}) for answers in WRONG.get(name, [])]
+    assert counts == [3, 3, 3], f"tests/wrong_answers.py: {name!r} needs three mistakes for each of its three exercises"
+    assert all(mistake.strip() for answers in WRONG[name] for mistake, _ in answers), "say what the mistake is"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", range(3), ids=LEVELS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_blank_is_refused_and_the_solution_accepted(exercises_of, name, level):
+    exercise = exercises_of(name)[level]
+    assert exercise.refusal(exercise.blank), "the check says nothing"
+    exercise.try_answer(exercise.solution)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "level", "mistake", "answer"), MISTAKES)
+def test_a_mistake_is_refused(exercises_of, name, level, mistake, answer):
+    assert exercises_of(name)[level].refusal(answer), f"the check does not say what is wrong: {mistake}"

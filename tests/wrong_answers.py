@@ -1,0 +1,104 @@
+"""Mistakes a student may make: for each notebook and each of its exercises three (mistake, answer) that must fail."""
+
+WRONG = {
+    "00_networks": [
+        [
+            (
+                "the point before any training is counted as the first epoch",
+                "below = [int((c - c[0] < (c[-1] - c[0]) / 2).sum()) for c in curves.values()]\n"
+                "answer = max(below) + 1",
+            ),
+            (
+                "the first network to get there, not the last",
+                "below = [int((c - c[0] < (c[-1] - c[0]) / 2).sum()) for c in curves.values()]\n"
+                "answer = min(below)",
+            ),
+            ("the accuracy is read off, not the epoch", "answer = 0.5"),
+        ],
+        [
+            (
+                "the standard deviation of one image in place of its variance",
+                "def images_needed(accuracy, points):\n"
+                "    return (accuracy * (1 - accuracy)) ** 0.5 / (points / 100)",
+            ),
+            (
+                "percentage points are taken for shares",
+                "def images_needed(accuracy, points):\n"
+                "    return accuracy * (1 - accuracy) / points**2",
+            ),
+            (
+                "the variance of a right or wrong answer is taken to be the accuracy",
+                "def images_needed(accuracy, points):\n"
+                "    return accuracy / (points / 100) ** 2",
+            ),
+        ],
+        [
+            (
+                "the best image of each class, not the best class of each image",
+                "def committee(logits):\n"
+                "    return np.sum(logits, axis=0).argmax(axis=0)",
+            ),
+            (
+                "each network casts one vote, however sure it is",
+                "def committee(logits):\n"
+                "    votes = np.array([network.argmax(axis=1) for network in logits])\n"
+                "    return np.array([np.bincount(image).argmax() for image in votes.T])",
+            ),
+            (
+                "probabilities are added, not logits",
+                "def committee(logits):\n"
+                "    odds = np.exp(logits)\n"
+                "    return (odds / odds.sum(axis=2, keepdims=True)).sum(axis=0).argmax(axis=1)",
+            ),
+        ],
+    ],
+    "02_one_to_one_matching": [
+        [
+            ("columns choose among rows", "answer = ((0.9 + 0.8) / 2, (0.8 + 0.85) / 2)"),
+            ("the best pair is taken first, the rest gets what is left", "answer = (0.875, (0.9 + 0.1) / 2)"),
+            ("totals, not means", "answer = (0.9 + 0.85, 0.8 + 0.85)"),
+        ],
+        [
+            (
+                "both means weigh the same, though the parts differ in size",
+                "def merge_means_and_scatter(a, b):\n"
+                "    (n, mean, scatter), (m, other, spread) = a, b\n"
+                "    apart = other - mean\n"
+                "    return n + m, (mean + other) / 2, scatter + spread + apart**2 * n * m / (n + m)",
+            ),
+            (
+                "the distance between the two means is forgotten",
+                "def merge_means_and_scatter(a, b):\n"
+                "    (n, mean, scatter), (m, other, spread) = a, b\n"
+                "    return n + m, (n * mean + m * other) / (n + m), scatter + spread",
+            ),
+            (
+                "only the first part is moved to the new mean",
+                "def merge_means_and_scatter(a, b):\n"
+                "    (n, mean, scatter), (m, other, spread) = a, b\n"
+                "    whole = (n * mean + m * other) / (n + m)\n"
+                "    return n + m, whole, scatter + spread + n * (mean - whole) ** 2",
+            ),
+        ],
+        [
+            (
+                "image order[k] gets image k: the other way round",
+                "def exchange_images(acts, order):\n"
+                "    return acts[order.argsort()]",
+            ),
+            (
+                "rows are shuffled, so places are exchanged too",
+                "def exchange_images(acts, order):\n"
+                "    rows = acts.flatten(0, 1)\n"
+                "    return rows[torch.randperm(len(rows))].view_as(acts)",
+            ),
+            (
+                "images are overwritten before they have been copied",
+                "def exchange_images(acts, order):\n"
+                "    for k, image in enumerate(order):\n"
+                "        acts[k] = acts[image]\n"
+                "    return acts",
+            ),
+        ],
+    ],
+}  # fmt: skip
