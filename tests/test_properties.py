@@ -27,7 +27,7 @@ def orthogonal(units, generator):
 CHANGES = {
     "permutation": lambda acts, generator: acts[:, torch.randperm(acts.shape[1], generator=generator)],
     "scale of all units": lambda acts, generator: 3.7 * acts,
-    "positive scale of each unit": lambda acts, generator: acts * torch.rand(acts.shape[1], generator=generator).add(0.1),
+    "positive scales of units": lambda acts, generator: acts * torch.rand(acts.shape[1], generator=generator).add(0.1),
     "sign of some units": lambda acts, generator: acts * torch.tensor([-1.0, 1.0]).repeat(acts.shape[1] // 2),
     "shift": lambda acts, generator: acts + 10 * torch.randn(acts.shape[1], generator=generator),
     "rotation": lambda acts, generator: acts @ orthogonal(acts.shape[1], generator),
@@ -38,7 +38,7 @@ CHANGES = {
     "order of the samples of one": lambda acts, generator: acts[torch.randperm(len(acts), generator=generator)],
 }  # fmt: skip
 # For each similarity the changes that leave it as it is; every other change must move it.
-UNITWISE = {"permutation", "scale of all units", "positive scale of each unit", "shift", "order of the samples of both"}
+UNITWISE = {"permutation", "scale of all units", "positive scales of units", "shift", "order of the samples of both"}
 INVARIANT = {
     "semi-matching": (matched(cu.semi_matching), UNITWISE),
     "bipartite matching": (matched(cu.bipartite_matching), UNITWISE),
@@ -74,3 +74,47 @@ def test_a_net_is_most_like_itself(name, acts):
     similarity = INVARIANT[name][0]
     assert similarity(acts[0], acts[0]) == pytest.approx(1)
     assert similarity(*acts) < 1
+
+
+@pytest.fixture
+def degenerate(generator):
+    """Units that are dead, constant, alive on one sample only, duplicated, negated, or ordinary; float32."""
+    ordinary = torch.randn(200, 1, generator=generator)
+    once = torch.zeros(200, 1)
+    once[17] = 1e-3
+    dead, constant = torch.zeros(200, 1), torch.full((200, 1), 0.1)
+    return torch.cat([dead, constant, once, ordinary, ordinary, -ordinary], dim=1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("batch", [1, 7, 200])
+def test_degenerate_units_give_numbers_and_no_warning(degenerate, batch):
+    moments = cu.Moments({"a": 6, "b": 6})
+    for rows in degenerate.split(batch):
+        moments.update({"a": rows, "b": rows})
+    pair = moments.pair("a", "b")
+    found = cu.correlation(pair)
+    assert found.live_a.tolist() == [False, False, True, True, True, True]
+    assert (found.matrix[:2] == 0).all()
+    assert (found.matrix[:, :2] == 0).all()
+    assert found.matrix[2:, 2:].diagonal() == pytest.approx([1, 1, 1, 1], abs=1e-6)
+    for method in (cu.semi_matching, cu.bipartite_matching):
+        match = method(found.matrix, live_a=found.live_a, live_b=found.live_b)
+        assert match.index[:2].tolist() == [-1, -1]
+        assert match.index[2] == 2
+        assert match.mean.isfinite()
+    assert all(value.isfinite().all() for value in moments.state().values())
+
+
+@pytest.mark.filterwarnings("error")
+def test_nets_of_dead_units_alone(generator):
+    dead, ordinary = torch.zeros(50, 3), torch.randn(50, 4, generator=generator)
+    for a, b in ((dead, ordinary), (ordinary, dead), (dead, dead)):
+        found = cu.correlation(cu.pair_moments(a, b))
+        assert (found.matrix == 0).all()
+        for method in (cu.semi_matching, cu.bipartite_matching):
+            match = method(found.matrix, live_a=found.live_a, live_b=found.live_b)
+            assert (match.index == -1).all()
+            assert match.mean == 0
+        chance = cu.chance_level(lambda x, y: cu.correlation(cu.pair_moments(x, y)).matrix, a, b, n_shuffles=3)
+        assert all(getattr(chance, name).isfinite().all() for name in ("observed", "null", "mean", "low", "high"))
