@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,31 +16,40 @@ def live_panel(
     """A picture with a list to choose from for each control.
 
     Args:
-        draw: called as draw(figure, **chosen) on an empty figure; a ValueError it raises is shown as a sentence.
+        draw: called as draw(figure, **chosen) on an empty figure; a ValueError it raises is shown as a sentence
+            in place of the picture.
         controls: name and values of each control; the first value is chosen at first and by the reset button.
         size: of the figure in inches.
     """
-    lists = {name: ipywidgets.Dropdown(options=list(values), description=name) for name, values in controls.items()}
+    form = {"style": {"description_width": "initial"}, "layout": {"width": "auto", "margin": "2px 16px 2px 2px"}}
+    lists = {
+        name: ipywidgets.Dropdown(options=list(values), description=name, **form) for name, values in controls.items()
+    }
     reset = ipywidgets.Button(description="reset", tooltip="back to the first value of each list")
-    picture, message = ipywidgets.Image(format="png"), ipywidgets.HTML()
+    picture, message = ipywidgets.Image(format="png", layout={"align_self": "flex-start"}), ipywidgets.HTML()
 
     def refresh(_change: object = None) -> None:
         figure = Figure(figsize=size, dpi=80, layout="constrained")
         try:
             draw(figure, **{name: control.value for name, control in lists.items()})
         except ValueError as error:
-            message.value = f"This choice cannot be drawn: {error}"
+            message.value = f"This choice cannot be drawn: {html.escape(str(error), quote=False)}"
+            picture.layout.visibility = "hidden"
             return
         file = io.BytesIO()
         figure.savefig(file, format="png")
-        message.value, picture.value = "", file.getvalue()
+        message.value, picture.value, picture.layout.visibility = "", file.getvalue(), "visible"
 
     def restore(_button: object) -> None:
         for control in lists.values():
+            control.unobserve(refresh, names="value")  # drawn once, not once for each list
             control.index = 0
+            control.observe(refresh, names="value")
+        refresh()
 
     for control in lists.values():
         control.observe(refresh, names="value")
     reset.on_click(restore)
     refresh()
-    return ipywidgets.VBox([ipywidgets.HBox([*lists.values(), reset]), message, picture])
+    row = ipywidgets.HBox([*lists.values(), reset], layout={"flex_flow": "row wrap"})
+    return ipywidgets.VBox([row, message, picture])
