@@ -1,13 +1,22 @@
+import builtins
+import errno
+import io
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils.nets import store as module
 from convergent_utils.nets.store import DamagedFile, Store, configuration_hash
+from convergent_utils.paper import prepare
+from convergent_utils.paper.prepare import Prepared
 
 CONFIGURATION = {"seed": 1, "recipe": {"rate": 1e-3}, "data": ["a", "b"]}
 
@@ -115,3 +124,281 @@ def test_killed_in_the_middle_of_writing_leaves_a_whole_file(tmp_path):
         process.wait()
         values = Store(tmp_path).find("x", {"which": "one"})["values"]
         assert (values == values[0]).all()
+
+
+RUN = """
+import os, signal, sys, time, torch
+from convergent_utils.nets.store import Store
+store, what, configuration = Store(sys.argv[1]), sys.argv[2], {"which": "one"}
+replace = os.replace
+
+def say(text):
+    print(text, flush=True)
+
+def stall(*paths):
+    say("stalled")
+    sys.stdin.readline()
+    replace(*paths)
+
+if what == "hold":
+    with store.lock("x", configuration):
+        say("held")
+        time.sleep(600)
+elif what == "make":
+    say("ready")
+    sys.stdin.readline()
+    with store.lock("x", configuration):
+        if store.find("x", configuration) is None:
+            say("made")
+            time.sleep(1)
+            store.keep("x", configuration, torch.ones(1000))
+elif what == "full":
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    try:
+        store.keep("x", configuration, torch.zeros(1000))
+    except ValueError as error:
+        say(error)
+else:
+    os.replace = stall if what == "stall" else lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+    store.keep("x", configuration, torch.ones(1000))
+"""
+ONE = {"which": "one"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Starts another process on the store in tmp_path; it is gone at the end of the test."""
+    started = []
+
+    def start(what):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path), what], **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def results(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != ".locks")
+
+
+def test_two_runs_at_once_make_each_result_once(tmp_path, run):
+    both = [run("make"), run("make")]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    said = []
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in both:
+        said.append(process.communicate(timeout=60))
+    assert sorted(out for out, _ in said) == ["", "made\n"]
+    waited = next(err for out, err in said if not out)
+    assert waited == f"waiting for another run that makes {Store(tmp_path).file('x', ONE).name}\n"
+    assert torch.equal(Store(tmp_path).find("x", ONE), torch.ones(1000))
+
+
+def test_a_killed_run_gives_its_lock_back(tmp_path, run, capfd):
+    holder = run("hold")
+    assert holder.stdout.readline() == "held\n"
+    threading.Timer(0.3, holder.kill).start()
+    with Store(tmp_path).lock("x", ONE):
+        assert holder.wait(10) != 0
+    assert capfd.readouterr().err.count("waiting for another run") == 1
+    with Store(tmp_path).lock("x", ONE), Store(tmp_path).lock("x", {"which": "two"}):
+        Store(tmp_path).keep("x", ONE, torch.ones(3))  # who holds the lock may write
+    assert capfd.readouterr().err == ""
+
+
+def in_two_threads(function, *arguments):
+    threads = [threading.Thread(target=function, args=arguments, kwargs={"report": print}) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_jobs_of_two_runs_train_and_measure_once(tmp_path, monkeypatch):
+    kept, keep = [], Store.keep
+    monkeypatch.setattr(Store, "keep", lambda *arguments: kept.append(arguments[1]) or keep(*arguments))
+    data = cu.load_dataset("fashion-mnist", split="test", limit=64)
+    configuration = prepare.network_configurations(data, data, seed=0, profile="smoke")["net2"]
+    in_two_threads(prepare._train_job, tmp_path, configuration, "fashion-mnist", "smoke")
+    assert kept == ["network"]
+    trained = {"net2": Store(tmp_path).find("network", configuration)}
+    prepared = Prepared(trained=trained, reordered=trained["net2"], train_set=data, test_set=data, profile="smoke",
+                        seed=0, store=Store(tmp_path))  # fmt: skip
+    in_two_threads(prepare._measure_job, prepared, "trained", "mean")
+    assert kept == ["network", "measurement"]
+    assert prepared.has_measured("trained", "mean")
+
+
+def test_a_result_that_another_run_has_just_made_again_is_not_removed(tmp_path, pair, monkeypatch, recwarn):
+    store, read = Store(tmp_path), module._read
+    path = store.keep("pair", CONFIGURATION, pair)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+
+    def read_just_before_it_is_replaced(path):
+        try:
+            return read(path)
+        except DamagedFile:
+            path.write_bytes(whole)
+            raise
+
+    monkeypatch.setattr(module, "_read", read_just_before_it_is_replaced)
+    assert torch.equal(store.find("pair", CONFIGURATION).cov_ab, pair.cov_ab)
+    assert path.read_bytes() == whole
+    assert not recwarn.list
+
+
+def test_a_damaged_result_that_another_run_makes_again_is_left_to_it(tmp_path, pair, run):
+    path = Store(tmp_path).file("x", ONE)
+    assert run("hold").stdout.readline() == "held\n"
+    path.write_bytes(b"half")
+    with pytest.warns(UserWarning, match="is damaged.*made again"):
+        assert Store(tmp_path).find("x", ONE) is None
+    assert path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes")
+def test_a_write_that_breaks_off_is_one_line_and_loses_nothing(tmp_path, run):
+    store = Store(tmp_path)
+    path = store.keep("x", ONE, torch.ones(1000))
+    whole, (said, unsaid) = path.read_bytes(), run("full").communicate(timeout=60)
+    assert said == f"CONVERGENT_STORE: cannot write in {tmp_path}: File too large; name another folder\n"
+    assert unsaid == ""
+    assert results(tmp_path) == [path.name]
+    assert path.read_bytes() == whole
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    path = store.keep("x", ONE, torch.ones(1000))
+
+    def full(_file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for configuration in (ONE, {"which": "two"}):
+        with pytest.raises(ValueError, match="CONVERGENT_STORE: cannot write in .*: No space left on device; name"):
+            store.keep("x", configuration, torch.zeros(1000))
+    assert results(tmp_path) == [path.name]
+    assert torch.equal(store.find("x", ONE), torch.ones(1000))
+
+
+@pytest.fixture
+def read_only(tmp_path, monkeypatch):
+    """Makes tmp_path read-only, for root too."""
+
+    def refuse(function, writes):
+        def refusing(path, *arguments, **options):
+            if str(path).startswith(str(tmp_path)) and writes(*arguments, **options):
+                raise OSError(errno.EROFS, "Read-only file system", str(path))
+            return function(path, *arguments, **options)
+
+        return refusing
+
+    def make():
+        for name in ("mkdir", "unlink", "replace"):
+            monkeypatch.setattr(os, name, refuse(getattr(os, name), lambda *_, **__: True))
+        opened = refuse(io.open, lambda mode="r", *_, **__: set(mode) & set("wax+"))
+        monkeypatch.setattr(io, "open", opened)
+        monkeypatch.setattr(builtins, "open", opened)
+        writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+        monkeypatch.setattr(os, "open", refuse(os.open, lambda flags, *_, **__: flags & writing))
+
+    return make
+
+
+def test_a_read_only_store_is_read(tmp_path, read_only):
+    store, images = Store(tmp_path), cu.load_dataset("fashion-mnist", split="test", limit=8).images
+    networks = {"net1": cu.build_network("alexnet-narrow")}
+    options = {"sample": 4, "top": 2, "positions": "mean", "store": store}
+    kept = cu.measure(networks, images, ["fc6"], **options)
+    store.keep("x", ONE, torch.ones(3))
+    damaged = store.keep("x", {"which": "two"}, torch.ones(3))
+    damaged.write_bytes(b"half")
+    read_only()
+    assert torch.equal(store.find("x", ONE), torch.ones(3))
+    assert store.find("x", {"which": "three"}) is None
+    assert torch.equal(cu.measure(networks, images, ["fc6"], **options).sample("net1.fc6"), kept.sample("net1.fc6"))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert store.find("x", {"which": "two"}) is None
+    message = re.escape(f"CONVERGENT_STORE: cannot write in {tmp_path}: Read-only file system; name another folder")
+    with pytest.raises(ValueError, match=message):
+        store.keep("x", {"which": "three"}, torch.ones(3))
+    with pytest.raises(ValueError, match=message), store.lock("x", {"which": "three"}):
+        pytest.fail("a lock that is not one")
+    with pytest.raises(ValueError, match=message):
+        cu.measure(networks, images[1:], ["fc6"], **options)
+    assert damaged.exists()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 64 KiB, where there are the rights to make one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if sys.platform != "linux" or os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_real_disk_that_is_full_then_read_only(tiny_disk):
+    store = Store(tiny_disk)
+    path = store.keep("x", ONE, torch.ones(100))
+    with pytest.raises(ValueError, match="cannot write in .*: No space left on device; name another folder"):
+        store.keep("x", ONE, torch.ones(100_000))
+    assert results(tiny_disk) == [path.name]
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    assert torch.equal(store.find("x", ONE), torch.ones(100))
+    with pytest.raises(ValueError, match="cannot write in .*: Read-only file system; name another folder"):
+        store.require_writable()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that root cannot write")
+def test_a_folder_that_nobody_can_write():
+    with pytest.raises(ValueError, match="CONVERGENT_STORE: cannot write in /proc/convergent: .*; name another folder"):
+        Store("/proc/convergent").require_writable()
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(tmp_path):
+    store = Store(tmp_path)
+    store.file("x", ONE).mkdir()
+    with pytest.raises(ValueError, match="CONVERGENT_STORE: cannot read in .*: Is a directory"):
+        store.find("x", ONE)
+    assert store.file("x", ONE).exists()
+
+
+def test_what_a_killed_writer_left_is_swept_whatever_the_clock_says(tmp_path, run):
+    store = Store(tmp_path)
+    whole = store.keep("x", {"which": "two"}, torch.ones(3))
+    assert run("die").wait(60) != 0
+    (left,) = tmp_path.glob(".x-*")
+    (tmp_path / "notes.txt").touch()
+    for year in (1970, 2100):
+        for path in (left, tmp_path / f".probe-{'0' * 32}"):
+            path.touch()
+        for path in (tmp_path, *tmp_path.rglob("*")):
+            os.utime(path, ((year - 1970) * 31_556_952,) * 2)
+        store.require_writable()
+        assert results(tmp_path) == ["notes.txt", whole.name]
+        assert torch.equal(store.find("x", {"which": "two"}), torch.ones(3))
+
+
+def test_what_a_live_writer_writes_is_never_swept(tmp_path, run):
+    writer = run("stall")
+    assert writer.stdout.readline() == "stalled\n"
+    unfinished = [path for path in tmp_path.iterdir() if path.name != ".locks"]
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (0, 0))
+    Store(tmp_path).require_writable()
+    assert all(path.exists() for path in unfinished)
+    writer.communicate("go on\n", timeout=60)
+    assert torch.equal(Store(tmp_path).find("x", ONE), torch.ones(1000))
+    assert results(tmp_path) == [Store(tmp_path).file("x", ONE).name]

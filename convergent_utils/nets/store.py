@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import sys
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import filelock
 import safetensors
 import safetensors.torch
 import torch
@@ -20,6 +24,7 @@ from ..kernels.checks import require_known
 
 _ROOT = Path(__file__).parents[2]
 _FORM = 1  # of the files; raise it when their layout changes
+_UNFINISHED = re.compile(r"\.(.+-[0-9a-f]{16}\.safetensors)\.[0-9a-f]{32}")  # the name a result has while it is written
 
 
 class DamagedFile(ValueError):
@@ -44,6 +49,8 @@ def load(path: str | Path) -> object:
     Raises:
         ValueError: the file is missing, truncated or altered (its checksum does not fit).
     """
+    if not Path(path).is_file():
+        raise ValueError(f"path: there is no file {path}")
     return _read(Path(path))[0]
 
 
@@ -53,7 +60,9 @@ class Store:
     Args:
         path: the folder; default: that named by CONVERGENT_STORE, else build/store in the project.
 
-    Each file carries its configuration and a checksum, so there is no index that could disagree with it.
+    Each file carries its configuration and a checksum, so there is no index that could disagree with it. Any number of
+    runs may share a store: a file is replaced or removed only by who holds its lock, and the system takes the lock from
+    a process that ends, however it ends. Nothing depends on the time of a file.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -62,39 +71,123 @@ class Store:
         )
 
     def require_writable(self) -> None:
-        """Raise at once, in one line, where nothing could be kept."""
+        """Raise at once, in one line, where nothing could be kept; sweep up what killed runs left unfinished."""
         probe = self.path / f".probe-{uuid.uuid4().hex}"
-        try:
+        with self._told("write in"):
             self.path.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            reason = error.strerror or error
-            raise ValueError(f"CONVERGENT_STORE: cannot write in {self.path}: {reason}; name another folder") from error
+            try:
+                probe.write_bytes(b"")
+            finally:
+                probe.unlink(missing_ok=True)
+            self._sweep()
 
     def file(self, kind: str, configuration: Mapping[str, object]) -> Path:
         """Where the result of a configuration lies, whether it exists or not."""
         return self.path / f"{kind}-{configuration_hash(configuration)}.safetensors"
 
     def find(self, kind: str, configuration: Mapping[str, object]) -> object | None:
-        """The result of a configuration, or None. A damaged file is named in a warning and removed, to be made anew."""
+        """The result of a configuration, or None; a store that cannot be written serves as well.
+
+        A damaged file is named in a warning and removed, to be made anew; one that cannot be removed, or that another
+        run is about to replace, is left alone.
+
+        Raises:
+            ValueError: the file is there and cannot be read.
+        """
         path = self.file(kind, configuration)
-        if not path.exists():
-            return None
-        try:
-            obj, stored = _read(path)
-        except DamagedFile as error:
-            warnings.warn(f"{error}; it will be made again", stacklevel=2)
-            path.unlink(missing_ok=True)
-            return None
+        with self._told("read in"):
+            try:
+                obj, stored = _read(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except DamagedFile as error:
+                again = self._read_or_remove(path)
+                if again is None:
+                    warnings.warn(f"{error}; it will be made again", stacklevel=2)
+                    return None
+                obj, stored = again
         return obj if stored == _plain(configuration) else None
 
     def keep(self, kind: str, configuration: Mapping[str, object], obj: object) -> Path:
-        """Save the result of a configuration and return its file."""
+        """Save the result of a configuration and return its file.
+
+        Raises:
+            ValueError: the store cannot be written, or is full; what it held is as it was.
+        """
         path = self.file(kind, configuration)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(obj, path, configuration)
+        with self._lock_of(path.name), self._told("write in"):
+            _write(obj, path, configuration)
         return path
+
+    @contextmanager
+    def lock(self, kind: str, configuration: Mapping[str, object]) -> Iterator[None]:
+        """Only one run at a time makes the result of a configuration; the others wait, and say so.
+
+            with store.lock(kind, configuration):
+                found = store.find(kind, configuration)  # perhaps made by the run that was waited for
+                if found is None:
+                    store.keep(kind, configuration, make())
+
+        Raises:
+            ValueError: the store cannot be written.
+        """
+        with self._lock_of(self.file(kind, configuration).name):
+            yield
+
+    @contextmanager
+    def _lock_of(self, name: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of a file of the store, alone among threads and processes; it may be taken again within.
+
+        Raises:
+            ValueError: the store cannot be written.
+            filelock.Timeout: it is held, and `wait` is False.
+        """
+        with self._told("write in"):
+            # locks lie apart and stay: a lock that is removed could be held twice
+            (self.path / ".locks").mkdir(parents=True, exist_ok=True)
+            # 0o666: those who share a store share its locks
+            lock = filelock.FileLock(self.path / ".locks" / f"{name}.lock", is_singleton=True, mode=0o666)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                if not wait:
+                    raise
+                print(f"waiting for another run that makes {name}", file=sys.stderr, flush=True)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _read_or_remove(self, path: Path) -> tuple[object, object] | None:
+        """A file found damaged: read again under its lock, since another run may have made it again, or removed."""
+        with suppress(filelock.Timeout, ValueError, OSError), self._lock_of(path.name, wait=False):
+            try:
+                return _read(path)
+            except DamagedFile:
+                path.unlink()
+        return None
+
+    def _sweep(self) -> None:
+        """Remove files that killed runs left unfinished: those whose lock nobody holds."""
+        for path in self.path.glob(".*"):
+            unfinished = _UNFINISHED.fullmatch(path.name)
+            if path.name.startswith(".probe-"):
+                path.unlink(missing_ok=True)  # empty; who wrote it has no more need of it
+            elif unfinished:
+                with suppress(filelock.Timeout, ValueError, OSError), self._lock_of(unfinished[1], wait=False):
+                    path.unlink()
+
+    @contextmanager
+    def _told(self, verb: str) -> Iterator[None]:
+        """What the system refuses, in one line that says where and what to do."""
+        try:
+            yield
+        except filelock.Timeout:  # an OSError, too, and no refusal
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"CONVERGENT_STORE: cannot {verb} {self.path}: {reason}; name another folder") from error
 
 
 def configuration_hash(configuration: Mapping[str, object]) -> str:
@@ -118,20 +211,23 @@ def _write(obj: object, path: Path, configuration: Mapping[str, object]) -> None
     metadata = {"convergent": json.dumps({"checksum": checksum(tensors, tree), "tree": tree})}  # one key: a fixed order
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+        with temporary.open("wb") as file:
+            file.write(safetensors.torch.save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())  # some disks say only now that they are full
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[object, object]:
-    if not path.is_file():
-        raise ValueError(f"path: there is no file {path}")
+    with path.open("rb"):
+        pass  # a file that may not be read, or went away, is not a damaged one
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get("convergent", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         raise DamagedFile(f"{path} is damaged ({error})") from error
     if metadata.get("checksum") != checksum(tensors, metadata.get("tree", "")):
         raise DamagedFile(f"{path} is damaged (its checksum does not fit)")

@@ -260,13 +260,18 @@ def _require_live_units(prepared: Prepared) -> None:
 def _train_job(
     store_path: Path, configuration: dict, dataset: str, profile: str, report: Callable[[float], None]
 ) -> None:
-    settings = PROFILES[profile]
-    train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
-    test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
-    network, recipe = build_network(**configuration["network"]), Recipe(**configuration["recipe"])
-    trained = train(network, train_set, recipe, seed=configuration["seed"], test=test_set, report=report)
-    Store(store_path).keep("network", configuration, trained)
+    settings, store = PROFILES[profile], Store(store_path)
+    with store.lock("network", configuration):
+        if store.find("network", configuration) is not None:
+            return  # made by another run, while this one waited
+        train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
+        test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
+        network, recipe = build_network(**configuration["network"]), Recipe(**configuration["recipe"])
+        trained = train(network, train_set, recipe, seed=configuration["seed"], test=test_set, report=report)
+        store.keep("network", configuration, trained)
 
 
 def _measure_job(prepared: Prepared, which: str, positions: str | int, report: Callable[[float], None]) -> None:
-    prepared.measured(which, positions)
+    arguments, options = prepared._measuring(which, positions)
+    with prepared.store.lock("measurement", measurement_configuration(*arguments, **options)):
+        prepared.measured(which, positions)  # from the store, if another run made it while this one waited
