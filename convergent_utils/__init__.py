@@ -13,6 +13,7 @@ from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
 from .nets.activations import ReceptiveField, patch, receptive_field, record
 from .nets.datasets import Dataset, load_dataset, normalise
+from .nets.distributed import all_reduce
 from .nets.measuring import Measurement, Top, measure
 from .nets.networks import Network, build_network, permuted_copy
 from .nets.store import Store, load, save
@@ -35,6 +36,7 @@ __all__ = [
     "Top",
     "Trained",
     "accuracy",
+    "all_reduce",
     "bipartite_matching",
     "build_network",
     "chance_level",

@@ -19,9 +19,10 @@ from torch.nn.functional import adaptive_max_pool2d
 from ..kernels import moments as moments_module
 from ..kernels.checks import require_known
 from ..kernels.moments import Moments, PairMoments
-from . import activations
+from . import activations, distributed
 from .activations import Positions, captured, draw_places, flat_places, require_positions, rows_of
 from .datasets import normalise
+from .distributed import all_reduce, gather, n_processes, rank, require_alike, same_fate, share, sum_over_processes
 from .store import Store, checksum
 
 _BATCH = 128
@@ -171,31 +172,48 @@ def measure(
     Returns:
         Measurement. Networks keep their mode and device.
 
+    Under torchrun, with torch.distributed initialised, every process calls this with the same arguments, passes every
+    n-th image through the networks, and gets what one process would have got. Process 0 alone writes to the store.
+
     Raises:
         ValueError: unknown layers or blocks, images of another form, fewer than 2 images per fold, NaN or infinity.
     """
-    require_positions(positions)
-    if not networks:
-        raise ValueError("networks: expected at least one, got none")
     layers = [layers] if isinstance(layers, str) else list(layers)
     pairs = None if pairs is None else [tuple(pair) for pair in pairs]
-    for argument, value, least in (("folds", folds, 1), ("sample", sample, 2), ("top", top, 1)):
-        if value < least:
-            raise ValueError(f"{argument}: expected at least {least}, got {value}")
-    if len(images) < 2 * folds:
-        raise ValueError(f"images: expected at least 2 per fold, {2 * folds}, got {len(images)}")
-    if len(images) < top:
-        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {top}")
-    if any("." in name for name in networks):
-        raise ValueError(f"networks: expected names without dots, got {', '.join(networks)}")
     options = {"pairs": pairs, "positions": positions, "folds": folds, "sample": sample, "top": top, "seed": seed}
-    configuration = measurement_configuration(networks, images, layers, **options) if store is not None else {}
-    found = store.find("measurement", configuration) if store is not None else None
-    if found is None:
-        found = _Pass(networks, images, layers, device=device, **options).run()
+    configuration, found = None, None
+    with same_fate():
+        _require_arguments(networks, images, options)
+        if store is not None or n_processes() > 1:
+            configuration = measurement_configuration(networks, images, layers, **options)
         if store is not None:
+            found = store.find("measurement", configuration)
+            if found is None and rank() == 0:
+                store.require_writable()
+    require_alike(configuration, "networks, images and options")
+    if all(gather(found is not None)):
+        return found
+    found = _Pass(networks, images, layers, device=device, **options).run()
+    with same_fate():
+        if store is not None and rank() == 0:
             store.keep("measurement", configuration, found)
     return found
+
+
+def _require_arguments(networks: Mapping[str, nn.Module], images: Tensor, options: Mapping[str, object]) -> None:
+    """What can be refused before anything is computed."""
+    require_positions(options["positions"])
+    if not networks:
+        raise ValueError("networks: expected at least one, got none")
+    for argument, least in (("folds", 1), ("sample", 2), ("top", 1)):
+        if options[argument] < least:
+            raise ValueError(f"{argument}: expected at least {least}, got {options[argument]}")
+    if len(images) < 2 * options["folds"]:
+        raise ValueError(f"images: expected at least 2 per fold, {2 * options['folds']}, got {len(images)}")
+    if len(images) < options["top"]:
+        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {options['top']}")
+    if any("." in name for name in networks):
+        raise ValueError(f"networks: expected names without dots, got {', '.join(networks)}")
 
 
 class _Pass:
@@ -216,7 +234,14 @@ class _Pass:
         self.waiting: dict[str, list[_Rows]] = {}
 
     def run(self) -> Measurement:
-        """Go through all images; networks return to their devices whatever happens."""
+        """Go through the images of this process and join what all processes found."""
+        with same_fate():
+            self._go_through()
+        self._join()
+        return self._result()
+
+    def _go_through(self) -> None:
+        """Call the networks on this process's images; they return to their devices whatever happens."""
         homes = {name: _home(network) for name, network in self.networks.items()}
         try:
             with ExitStack() as stack:
@@ -225,14 +250,25 @@ class _Pass:
                     capture = captured(network.to(self.device), self.layers, partial(self._kept, name))
                     readers[name] = stack.enter_context(capture)
                 for fold in range(self.n_folds):
-                    for index in torch.arange(fold, len(self.images), self.n_folds).split(_BATCH):
+                    mine = share(torch.arange(fold, len(self.images), self.n_folds))
+                    for index in mine.split(_BATCH) if len(mine) else ():
                         self._batch(index, readers)
                         self._digest(fold, at_least=_ROWS)
                     self._digest(fold, at_least=1)
         finally:
             for name, home in homes.items():
                 self.networks[name].to(home)
-        return self._result()
+
+    def _join(self) -> None:
+        """Make of what is kept beside the moments what all processes kept."""
+        forms = gather({name: block.form for name, block in self.blocks.items()})
+        for name, form in next(filter(None, forms)).items():
+            if name not in self.blocks:  # none of the images were this process's
+                self.blocks[name] = _Block(*form, self.device)
+        if not self.moments:
+            self._start({name: block.sum.shape for name, block in self.blocks.items()})
+        for block in self.blocks.values():
+            block.join()
 
     def _batch(self, index: Tensor, readers: Mapping[str, Callable[[], dict[str, _Rows]]]) -> None:
         """Call all networks on the images of this index."""
@@ -253,15 +289,16 @@ class _Pass:
         places, name = flat_places(maps, self.positions, self.places), f"{network}.{layer}"
         rows = _Rows(rows_of(maps, self.positions, places), places, self.index)
         if name not in self.blocks:
-            sample = maps.new_zeros(len(self.sample_images), len(self.sample_places), maps.shape[3])
-            self.blocks[name] = _Block(maps.shape[1:3], rows.values, sample.float(), self.n_top)
+            sampled = (len(self.sample_images), len(self.sample_places))
+            form = (maps.shape[1:3], rows.values.shape[1:], sampled, self.n_top, rows.values.dtype)
+            self.blocks[name] = _Block(*form, self.device)
         self.blocks[name].sample[self.slot] = self._sample_rows(maps)
         return rows
 
     def _digest(self, fold: int, *, at_least: int) -> None:
         """Take up the batches of all blocks that have enough rows waiting, so that narrow ones go in few steps."""
-        if not self.moments:
-            self._start({name: rows[0].values.shape for name, rows in self.waiting.items()})
+        if self.waiting and not self.moments:
+            self._start({name: rows[0].values.shape[1:] for name, rows in self.waiting.items()})
         ready = {}
         for name, waiting in self.waiting.items():
             if waiting and sum(rows.values[:, :, 0].numel() for rows in waiting) >= at_least:
@@ -272,21 +309,22 @@ class _Pass:
                 )
                 self.blocks[name].add(rows)
                 ready[name] = rows.values.flatten(0, 1)
-        self.moments[fold].update(ready)
+        if ready:
+            self.moments[fold].update(ready)
         for name in ready:
             self.waiting[name].clear()
 
     def _start(self, shapes: dict[str, torch.Size]) -> None:
-        """Make the moments, now that the rows of all blocks are known."""
+        """Make the moments, now that places and units of all blocks are known."""
         pairs, nets = self.pairs, self.networks
         if pairs is None:
             pairs = [(f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in nets for b in nets]
-        self.moments = [Moments({name: s[2] for name, s in shapes.items()}, pairs=pairs) for _ in range(self.n_folds)]
+        self.moments = [Moments({name: s[1] for name, s in shapes.items()}, pairs=pairs) for _ in range(self.n_folds)]
         for a, b in pairs:
-            if shapes[a][1] != shapes[b][1]:
+            if shapes[a][0] != shapes[b][0]:
                 raise ValueError(
-                    f"pairs: expected blocks with the same samples, got {shapes[a][1]} places of {a} and "
-                    f"{shapes[b][1]} of {b}; positions='mean' or 'centre' or a number gives both the same"
+                    f"pairs: expected blocks with the same samples, got {shapes[a][0]} places of {a} and "
+                    f"{shapes[b][0]} of {b}; positions='mean' or 'centre' or a number gives both the same"
                 )
 
     def _sample_rows(self, maps: Tensor) -> Tensor:
@@ -299,7 +337,8 @@ class _Pass:
 
     def _result(self) -> Measurement:
         n_images, blocks = len(self.images), self.blocks
-        on_cpu = [{key: value.cpu() for key, value in moments.state().items()} for moments in self.moments]
+        states = [all_reduce(moments.state()) for moments in self.moments]
+        on_cpu = [{key: value.cpu() for key, value in state.items()} for state in states]
         has_map = self.drawn is None
         return Measurement(
             n_images=n_images,
@@ -327,15 +366,27 @@ def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
 
 
 class _Block:
-    """What is kept of one block beside its moments, summed up batch by batch on its device."""
+    """What is kept of one block beside its moments, summed up batch by batch on its device.
 
-    def __init__(self, map_size: tuple[int, int], rows: Tensor, sample: Tensor, n_top: int):
-        precise = torch.float32 if rows.device.type == "mps" else torch.float64
-        self.map_size, self.sample, self.n_top = tuple(map_size), sample, n_top
-        self.sum = torch.zeros(rows.shape[1:], dtype=precise, device=rows.device)
-        self.active = torch.zeros(rows.shape[2], dtype=precise, device=rows.device)
-        none = torch.zeros(0, rows.shape[2], dtype=torch.int64, device=rows.device)
-        self.strongest = (rows.new_zeros(0, rows.shape[2]), none, none)  # value, image, place, each (top, units)
+    Args:
+        map_size: height and width.
+        rows: places and units of each image.
+        sampled: images and places of the aligned sample.
+        n_top: strongest stimuli kept per unit.
+        dtype: of the activations.
+        device: where it is kept.
+    """
+
+    def __init__(self, map_size, rows, sampled, n_top, dtype, device):
+        self.form = (tuple(map_size), tuple(rows), sampled, n_top, dtype)  # all that another process needs to know
+        self.map_size, self.n_top, units = tuple(map_size), n_top, rows[1]
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        self.sample = torch.zeros(*sampled, units, device=device)
+        self.sum = torch.zeros(*rows, dtype=precise, device=device)
+        self.active = torch.zeros(units, dtype=precise, device=device)
+        none = torch.zeros(0, units, dtype=torch.int64, device=device)
+        # value, image, place, each (top, units)
+        self.strongest = (torch.zeros(0, units, dtype=dtype, device=device), none, none)
 
     def add(self, batch: _Rows) -> None:
         """Add the rows of a batch."""
@@ -349,13 +400,20 @@ class _Block:
         place = place if places is None else places.gather(1, place)
         image = images[:, None].expand_as(place)
         joined = zip(self.strongest, (value, image, place), strict=True)
-        value, image, place = (torch.cat(both) for both in joined)
-        value, kept = value.topk(min(self.n_top, len(value)), dim=0)
-        self.strongest = (value, image.gather(0, kept), place.gather(0, kept))
+        self.strongest = _strongest(*(torch.cat(both) for both in joined), self.n_top)
+
+    def join(self) -> None:
+        """Make of what this process kept what all of them kept: each sampled image was in exactly one."""
+        self.sum, self.active, self.sample = sum_over_processes([self.sum, self.active, self.sample])
+        everyone = gather(tuple(x.cpu() for x in self.strongest))
+        strongest = _strongest(*(torch.cat(parts) for parts in zip(*everyone, strict=True)), self.n_top)
+        by_image = strongest[1].argsort(dim=0)
+        by_value = strongest[0].gather(0, by_image).argsort(dim=0, descending=True, stable=True)
+        self.strongest = tuple(x.gather(0, by_image.gather(0, by_value)) for x in strongest)
 
     def top(self) -> Top:
         """The strongest stimuli, as kept in the measurement."""
-        value, image, place = (x.T.cpu() for x in self.strongest)
+        value, image, place = (x.T for x in self.strongest)
         return Top(value, image, torch.stack((place // self.map_size[1], place % self.map_size[1]), dim=2))
 
     def mean_map(self, n_images: int) -> Tensor:
@@ -366,6 +424,18 @@ class _Block:
     def active_share(self, n_images: int) -> Tensor:
         """(units,) the share of rows that are not zero."""
         return self.active.cpu().double() / (n_images * len(self.sum))
+
+
+def _strongest(value: Tensor, image: Tensor, place: Tensor, n_top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each unit the strongest and, among equals, the earliest images; each (stimuli, units), in no order.
+
+    Equals are common (many images are dark somewhere); ranking them makes the result the same however images are split.
+    """
+    n_top = min(n_top, len(value))
+    weakest = value.topk(n_top, dim=0).values[-1]
+    preference = (-image).int().masked_fill(value > weakest, 1).masked_fill(value < weakest, torch.iinfo(torch.int).min)
+    kept = preference.topk(n_top, dim=0).indices
+    return value.gather(0, kept), image.gather(0, kept), place.gather(0, kept)
 
 
 def _device(device: str) -> torch.device:
@@ -383,7 +453,7 @@ def measurement_configuration(
 ) -> dict[str, object]:
     """All that a measurement depends on: weights, structure, images, options of `measure`, the code that measures."""
     code = hashlib.sha256()
-    for module in (moments_module, activations, inspect.getmodule(_Pass)):
+    for module in (moments_module, activations, distributed, inspect.getmodule(_Pass)):
         code.update(Path(module.__file__).read_bytes())
     return {
         "networks": {name: [repr(network), checksum(network.state_dict())] for name, network in networks.items()},
