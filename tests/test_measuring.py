@@ -143,18 +143,18 @@ def test_the_store_is_used_and_follows_weights_images_and_options(networks, imag
     kept = store.Store(tmp_path)
     options = {"sample": 10, "store": kept}
     first = cu.measure(networks, images, ["conv1"], **options)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
     again = cu.measure(networks, images, ["conv1"], **options)
     assert torch.equal(again.sample("net2.conv1"), first.sample("net2.conv1"))
     assert again.blocks == first.blocks
     assert torch.equal(again.top("net1.conv1").image, first.top("net1.conv1").image)
     assert torch.equal(again.layout("net1.conv1", "net2.conv1").cov_ab, first.layout("net1.conv1", "net2.conv1").cov_ab)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
     other = {**networks, "net2": cu.build_network("alexnet-narrow", seed=9)}
     cu.measure(other, images, ["conv1"], **options)
     cu.measure(networks, images[1:], ["conv1"], **options)
     cu.measure(networks, images, ["conv1"], positions="mean", **options)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
 
 
 @pytest.mark.parametrize(

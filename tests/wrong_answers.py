@@ -52,6 +52,41 @@ WRONG = {
             ),
         ],
     ],
+    "01_activation_statistics": [
+        [
+            ("the factor, not its logarithm", "answer = 10 ** width(trained, 'net1', 'conv1')"),
+            ("powers of e, not of ten", "answer = width(trained, 'net1', 'conv1') * np.log(10)"),
+            (
+                "the difference of the two ends, not their ratio",
+                "values = mean(trained, 'net1', 'conv1')\nanswer = (values.max() - values.min()).item()",
+            ),
+        ],
+        [
+            ("unit k beside unit k, unsorted", "def distance(a, b):\n    return np.mean(np.abs(a - b))"),
+            ("only the means are compared", "def distance(a, b):\n    return abs(np.mean(a) - np.mean(b))"),
+            ("the sum of the gaps", "def distance(a, b):\n    return np.sum(np.abs(np.sort(a) - np.sort(b)))"),
+        ],
+        [
+            (
+                "the biases are forgotten",
+                "import copy\n\ndef rescaled(network, factor):\n    network = copy.deepcopy(network)\n"
+                "    with torch.no_grad():\n        network.conv1[0].weight *= factor\n"
+                "        network.conv2[0].weight /= factor\n    return network",
+            ),
+            (
+                "what reads the layer does not undo the factor",
+                "import copy\n\ndef rescaled(network, factor):\n    network = copy.deepcopy(network)\n"
+                "    with torch.no_grad():\n        network.conv1[0].weight *= factor\n"
+                "        network.conv1[0].bias *= factor\n    return network",
+            ),
+            (
+                "the network itself is changed",
+                "def rescaled(network, factor):\n    with torch.no_grad():\n        network.conv1[0].weight *= factor\n"
+                "        network.conv1[0].bias *= factor\n        network.conv2[0].weight /= factor\n"
+                "    return network",
+            ),
+        ],
+    ],
     "02_one_to_one_matching": [
         [
             ("columns choose among rows", "answer = ((0.9 + 0.8) / 2, (0.8 + 0.85) / 2)"),

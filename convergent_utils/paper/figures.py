@@ -23,6 +23,11 @@ ROLES = {
     "layout": {"color": _WIDE[1], "linestyle": "--", "marker": "^"},
     "untrained": {"color": "0.45", "linestyle": "--", "marker": "v"},
     "finite sample": {"color": "0.7", "linestyle": ":", "marker": "."},
+    "same start": {"color": _WIDE[5], "linestyle": "-", "marker": "*"},
+    "within a net": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "between nets": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "as they are": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "divided by the layer's mean": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
     "published": {"color": "black", "linestyle": "-.", "marker": "D"},
     "all positions": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "layout taken out": {"color": _WIDE[9], "linestyle": "-", "marker": "P"},
@@ -70,6 +75,53 @@ def correlation_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, yla
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if bar:
         ax.figure.colorbar(image, ax=ax, label="correlation r", shrink=0.85)
+    return ax
+
+
+def grey_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
+    """A matrix as Li et al. showed it: its own minimum black, its own maximum white."""
+    image = ax.imshow(matrix, cmap="gray", aspect="auto", interpolation="nearest")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.figure.colorbar(image, ax=ax, label="correlation r", shrink=0.85)
+    return ax
+
+
+def spectra(ax: Axes, values: Mapping[str, Tensor], *, ylabel: str, beside: Mapping[str, Tensor] | None = None) -> Axes:
+    """The units' values of each network, largest first; those `beside` (untrained networks) in grey behind."""
+    for k, spectrum in enumerate((beside or {}).values()):
+        look = {"color": ROLES["untrained"]["color"], "linewidth": 1, "alpha": 0.6}
+        ax.plot(range(1, len(spectrum) + 1), np.sort(spectrum)[::-1], label=None if k else "untrained", **look)
+    for k, (name, spectrum) in enumerate(values.items()):
+        color = NETWORKS.get(name, _WIDE[k % 10])
+        ax.plot(range(1, len(spectrum) + 1), np.sort(spectrum)[::-1], color=color, label=name)
+    ax.set(xlabel="units, largest first", ylabel=ylabel, yscale="log")
+    ax.legend()
+    return ax
+
+
+def clouds(ax: Axes, points: Mapping[str, tuple[Tensor, Tensor]], *, xlabel: str, ylabel: str) -> Axes:
+    """One dot per unit, one colour per network."""
+    for k, (name, (x, y)) in enumerate(points.items()):
+        color = NETWORKS.get(name, "0.6" if name == "untrained" else _WIDE[k % 10])
+        ax.scatter(x, y, s=16, color=color, alpha=0.8, linewidths=0, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def distributions(ax: Axes, values: Mapping[str, Tensor], *, xlabel: str, bins: np.ndarray) -> Axes:
+    """How often each value occurs, one outline per name, each with an area of one."""
+    for name, numbers in values.items():
+        look = {key: value for key, value in ROLES.get(name, {}).items() if key in ("color", "linestyle")}
+        ax.hist(np.asarray(numbers), bins=bins, density=True, histtype="step", linewidth=1.6, label=name, **look)
+    ax.set(xlabel=xlabel, ylabel="density")
+    ax.legend()
+    return ax
+
+
+def chance_band(ax: Axes, lows: Sequence[float], highs: Sequence[float], *, label: str) -> Axes:
+    """Shade what chance gives at each layer, behind the curves of `per_layer`."""
+    ax.fill_between(range(len(lows)), lows, highs, color="0.88", linewidth=0, label=label, zorder=0)
     return ax
 
 

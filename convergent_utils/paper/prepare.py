@@ -143,7 +143,6 @@ def prepare(
     for notebook in notebooks:
         require_known(notebook, MEASUREMENTS, "notebooks")
     store = store or Store()
-    store.require_writable()
     settings = PROFILES[profile]
     train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
     test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
@@ -153,37 +152,39 @@ def prepare(
     wanted = dict.fromkeys(need for name in notebooks or MEASUREMENTS for need in MEASUREMENTS[name])
 
     def prepared(trained: dict[str, Trained]) -> Prepared:
-        """All that was made, once the networks are there."""
         reordered = trained.pop(REORDERED)
         trained = _planted(trained, seed) if settings.planted else trained
         return Prepared(trained, reordered, train_set, test_set, profile, seed, store)
 
-    def measuring(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[tuple[Callable, tuple]]:
-        """A job for each measurement that the store lacks."""
-        return [(_measure_job, (prepared, *need)) for need in needs if not prepared.has_measured(*need)]
-
     lacking = [name for name, trained in found.items() if trained is None]
     training = [(_train_job, (store.path, configurations[name], dataset, profile)) for name in lacking]
     # untrained networks need no training, so they are measured beside it
-    before = measuring(prepared(_starts(configurations)), [need for need in wanted if need[0] == "untrained"])
-    images = sum(configurations[name]["recipe"]["epochs"] for name in lacking) * len(train_set)
+    before = _measure_jobs(prepared(_starts(configurations)), [need for need in wanted if need[0] == "untrained"])
     title = f"training {', '.join(lacking)}" if lacking else "measuring untrained networks"
-    run_jobs(
-        title, training + before, (images + len(before) * _measured_images(test_set, settings)) * _SECONDS_PER_IMAGE
+    epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
+    _run(
+        store, title, training + before, epochs * len(train_set) + len(before) * settings.n_networks * len(test_set) / 2
     )
     result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
     if not settings.planted:
         _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
-    after = measuring(result, wanted)
-    run_jobs("measuring", after, len(after) * _measured_images(test_set, settings) * _SECONDS_PER_IMAGE)
+    after = _measure_jobs(result, wanted)
+    _run(store, "measuring", after, len(after) * settings.n_networks * len(test_set) / 2)
     if not settings.planted:
         _require_live_units(result)
     return result
 
 
-def _measured_images(test_set: Dataset, settings: Profile) -> float:
-    """The work of a measurement, in images of training."""
-    return len(test_set) * settings.n_networks / 2
+def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[tuple[Callable, tuple]]:
+    """A job for each measurement that the store lacks."""
+    return [(_measure_job, (prepared, *need)) for need in needs if not prepared.has_measured(*need)]
+
+
+def _run(store: Store, title: str, jobs: list[tuple[Callable, tuple]], images: float) -> None:
+    """Run the jobs, with an estimate from their work in images; a store that lacks nothing may be read-only."""
+    if jobs:
+        store.require_writable()
+    run_jobs(title, jobs, images * _SECONDS_PER_IMAGE)
 
 
 def _starts(configurations: dict[str, dict]) -> dict[str, Trained]:

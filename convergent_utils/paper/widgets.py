@@ -37,7 +37,7 @@ def live_panel(
             picture.layout.visibility = "hidden"
             return
         file = io.BytesIO()
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", dpi="figure")
         message.value, picture.value, picture.layout.visibility = "", file.getvalue(), "visible"
 
     def restore(_button: object) -> None:
