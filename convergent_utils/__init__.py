@@ -11,6 +11,8 @@ from .kernels.correlation import Correlation, correlation
 from .kernels.filters import spatial_frequency
 from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
+from .kernels.sgd_mapping import sgd_mapping
+from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
 from .nets.activations import ReceptiveField, patch, receptive_field, record
 from .nets.datasets import Dataset, load_dataset, normalise
 from .nets.distributed import all_reduce
@@ -25,6 +27,7 @@ __all__ = [
     "Dataset",
     "History",
     "Interval",
+    "MappingPath",
     "Match",
     "Measurement",
     "Moments",
@@ -37,11 +40,13 @@ __all__ = [
     "Trained",
     "accuracy",
     "all_reduce",
+    "best_subset_mapping",
     "bipartite_matching",
     "build_network",
     "chance_level",
     "correlation",
     "label_chance",
+    "least_squares",
     "load",
     "load_dataset",
     "measure",
@@ -55,6 +60,8 @@ __all__ = [
     "record",
     "save",
     "semi_matching",
+    "sgd_mapping",
+    "sparse_mapping",
     "spatial_frequency",
     "train",
 ]

@@ -1,6 +1,7 @@
 import copy
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 import convergent_utils as cu
 from convergent_utils.nets.store import Store, configuration_hash
 from convergent_utils.paper import prepare as module
-from convergent_utils.paper.prepare import PROFILES, network_configurations, prepare, published_path
+from convergent_utils.paper.prepare import PROFILES, REORDERED, network_configurations, prepare, published_path
 
 PREPARE = """
 import sys
@@ -45,7 +46,7 @@ def contents(store):
 def test_killed_at_random_moments_it_goes_on_where_it_was(smoke, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(PREPARE)
-    whole, broken, lasted = smoke[0] / "store", tmp_path / "broken", smoke[2] / 2
+    whole, broken, lasted = smoke[0] / "store", tmp_path / "broken", smoke[2] / 3
     moments, kept = random.Random(0), {}
     for _ in range(3):
         process = start(script, broken)
@@ -67,8 +68,9 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(smoke, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def planted(smoke):
-    return prepare("02_one_to_one_matching", profile="smoke", store=Store(smoke[0] / "store"))
+def planted(smoke, tmp_path_factory):
+    store = shutil.copytree(smoke[0] / "store", tmp_path_factory.mktemp("planted") / "store")
+    return prepare("02_one_to_one_matching", profile="smoke", store=Store(store))
 
 
 @pytest.mark.slow
@@ -151,5 +153,7 @@ def test_bad_arguments_are_named_at_once(arguments, message, tmp_path):
 def test_every_network_has_a_seed_of_its_own():
     data = cu.load_dataset("fashion-mnist", limit=64)
     found = network_configurations(data, data, seed=10, profile="paper")
-    assert [c["seed"] for c in found.values()] == [11, 12, 13, 14]
+    starts = {name: c["network"]["seed"] for name, c in found.items()}
+    assert starts == {"net1": 11, "net2": 12, "net3": 13, "net4": 14, REORDERED: 11}
+    assert [c["seed"] for c in found.values()] == [11, 12, 13, 14, 15], "the order of images is everyone's own"
     assert len({configuration_hash(c) for c in found.values()}) == PROFILES["paper"].n_networks + 1

@@ -20,6 +20,11 @@ def matched(method):
     return similarity
 
 
+def explained(mapping):
+    """Mean R^2 of a mapping between the nets."""
+    return lambda a, b: mapping(cu.pair_moments(a, b)).r2.mean()
+
+
 def orthogonal(units, generator):
     return torch.linalg.qr(torch.randn(units, units, generator=generator, dtype=torch.float64)).Q
 
@@ -38,10 +43,18 @@ CHANGES = {
     "order of the samples of one": lambda acts, generator: acts[torch.randperm(len(acts), generator=generator)],
 }  # fmt: skip
 # For each similarity the changes that leave it as it is; every other change must move it.
+ALL = set(CHANGES) - {"order of the samples of one"}
 UNITWISE = {"permutation", "scale of all units", "positive scales of units", "shift", "order of the samples of both"}
+SIGNED = {*UNITWISE, "sign of some units"}
 INVARIANT = {
     "semi-matching": (matched(cu.semi_matching), UNITWISE),
     "bipartite matching": (matched(cu.bipartite_matching), UNITWISE),
+    "sparse mapping, the predicted net": (explained(lambda pair: cu.sparse_mapping(pair, [0.1])), SIGNED),
+    "sparse mapping, the predicting net": (explained(lambda pair: cu.sparse_mapping(pair.swap(), [0.1])), SIGNED),
+    "best subset, the predicted net": (explained(lambda pair: cu.best_subset_mapping(pair, 2)), SIGNED),
+    "best subset, the predicting net": (explained(lambda pair: cu.best_subset_mapping(pair.swap(), 2)), SIGNED),
+    "least squares, the predicted net": (explained(cu.least_squares), SIGNED),
+    "least squares, the predicting net": (explained(lambda pair: cu.least_squares(pair.swap())), ALL),
 }
 
 
@@ -50,7 +63,7 @@ def acts(generator):
     """Two nets of eight units in float64, those of the second noisy twins of the first's in another order."""
     a = torch.randn(500, 8, generator=generator, dtype=torch.float64)
     noise = torch.randn(500, 8, generator=generator, dtype=torch.float64)
-    return a, a[:, torch.randperm(8, generator=generator)] + 0.5 * noise
+    return a, a[:, torch.randperm(8, generator=generator)] + torch.linspace(0.1, 1.5, 8, dtype=torch.float64) * noise
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -64,7 +77,7 @@ def test_invariances_present_and_absent(name, change, acts, generator):
     else:
         after = similarity(a, CHANGES[change](b, generator))
     if change in invariant:
-        assert abs(after - before) < 1e-10
+        assert abs(after - before) < 1e-9
     else:
         assert abs(after - before) > 0.01, f"{name} does not notice: {change}"
 
@@ -72,7 +85,7 @@ def test_invariances_present_and_absent(name, change, acts, generator):
 @pytest.mark.parametrize("name", INVARIANT)
 def test_a_net_is_most_like_itself(name, acts):
     similarity = INVARIANT[name][0]
-    assert similarity(acts[0], acts[0]) == pytest.approx(1)
+    assert similarity(acts[0], acts[0]) == pytest.approx(1, abs=0.02)
     assert similarity(*acts) < 1
 
 

@@ -71,7 +71,7 @@ def chance_level(
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
     _require_shuffles(n_shuffles)
-    rows = _rows_of_images(images, len(acts_b))
+    rows = rows_of_images(images, len(acts_b))
     generator = torch.Generator().manual_seed(seed)
     observed = torch.as_tensor(similarity(acts_a, acts_b), dtype=torch.float64)
     null = []
@@ -166,7 +166,7 @@ def _require_shuffles(n_shuffles: int) -> None:
         raise ValueError(f"n_shuffles: expected at least 1, got {n_shuffles}")
 
 
-def _rows_of_images(images: Tensor | None, n_samples: int) -> Tensor:
+def rows_of_images(images: Tensor | None, n_samples: int) -> Tensor:
     """(images, rows of each) indices of the rows of each image, in their order."""
     if images is None:
         return torch.arange(n_samples)[:, None]

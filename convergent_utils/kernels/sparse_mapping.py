@@ -1,0 +1,357 @@
+r"""Predicting each unit of one net from few units of another, from second moments alone.
+
+All mappings act on standardised units (mean 0, variance 1). With the correlations :math:`C` within net a and
+:math:`c` between a and a unit of b, the loss of weights :math:`w` needs no activations:
+
+.. math:: \tfrac12 E[(y - w^\top x)^2] = \tfrac12 - w^\top c + \tfrac12 w^\top C w, \quad R^2 = 2 w^\top c - w^\top C w.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import as_activations, require_known
+from .moments import PairMoments
+from .precision import full_precision
+
+_SOLVERS = ("auto", "coordinate descent", "fista")
+_MOST_ROUNDS = 20_000  # of coordinate descent, each one sweep over all units and ten over the active ones
+_MOST_STEPS = 200_000  # of FISTA
+_STEPS_BETWEEN_CHECKS = 50  # of the gap, which on another device than the CPU waits for the device
+
+
+@dataclass(frozen=True)
+class MappingPath:
+    """Linear mappings from net a to every unit of net b, one for each penalty, on the device of the moments.
+
+    Attributes:
+        penalties: (penalties,) float64.
+        coefficients: (penalties, units_a, units_b) float64, on standardised units; dead units have zeros.
+        bias: (penalties, units_b) float64, in standard deviations of the unit of b; zero but for `sgd_mapping`.
+        r2: (penalties, units_b) share of the unit's variance explained on the data of the fit; 0 for a dead unit.
+        n_predictors: (penalties, units_b) int64, how many coefficients are not zero.
+        duality_gap: (penalties, units_b) over the objective: by how much it could still fall at most. None where the
+            mapping does not come from `sparse_mapping`.
+        mean_a, mean_b, scale_a, scale_b: means and standard deviations that the units were standardised by.
+    """
+
+    penalties: Tensor
+    coefficients: Tensor
+    bias: Tensor
+    r2: Tensor
+    n_predictors: Tensor
+    duality_gap: Tensor | None
+    mean_a: Tensor
+    mean_b: Tensor
+    scale_a: Tensor
+    scale_b: Tensor
+
+    def r2_on(self, pair: PairMoments) -> Tensor:
+        r"""R^2 on other data, from their moments: :math:`1 - E[(y - \hat y)^2] / \mathrm{Var}[y]` there.
+
+        Args:
+            pair: moments of the same units over other samples, such as the other fold.
+
+        Returns:
+            (penalties, units_b) float64; 0 for a unit that is dead in either data. It may be far below 0 where a map
+            relies on units that fire rarely.
+
+        Raises:
+            ValueError: other numbers of units.
+        """
+        if pair.cov_ab.shape != self.coefficients.shape[1:]:
+            raise ValueError(
+                f"pair: expected units {tuple(self.coefficients.shape[1:])}, got {tuple(pair.cov_ab.shape)}"
+            )
+        weights, offset = self._raw()
+        with full_precision():
+            missed = pair.mean_b - pair.mean_a @ weights - offset
+            error = (
+                pair.cov_bb.diagonal() - 2 * (weights * pair.cov_ab).sum(1) + (weights * (pair.cov_aa @ weights)).sum(1)
+            )
+        variance = pair.cov_bb.diagonal()
+        live = (variance > 0) & (self.scale_b > 0)
+        return torch.where(live, 1 - (error + missed.square()) / variance.where(variance > 0, 1.0), 0.0)
+
+    def predict(self, acts_a: Tensor) -> Tensor:
+        """Predicted activations of net b (penalties, samples, units_b), from (samples, units_a), in their precision."""
+        acts_a = as_activations(acts_a, "acts_a")
+        if acts_a.shape[1] != self.coefficients.shape[1]:
+            raise ValueError(f"acts_a: expected {self.coefficients.shape[1]} units, got {acts_a.shape[1]}")
+        weights, offset = self._raw()
+        with full_precision():
+            return (acts_a.double() @ weights + offset[:, None]).to(acts_a.dtype)
+
+    def _raw(self) -> tuple[Tensor, Tensor]:
+        """Weights and offsets in units of activation, (penalties, units_a, units_b) and (penalties, units_b)."""
+        weights = self.coefficients * self.scale_b / self.scale_a.where(self.scale_a > 0, 1.0)[:, None]
+        return weights, self.mean_b + self.bias * self.scale_b - self.mean_a @ weights
+
+
+def sparse_mapping(
+    pair: PairMoments, penalties: Sequence[float] | Tensor, *, tolerance: float = 1e-10, solver: str = "auto"
+) -> MappingPath:
+    r"""The LASSO for every unit of net b at once, along a path of penalties.
+
+    .. math:: \min_w \tfrac12 E[(y - w^\top x)^2] + \lambda \|w\|_1
+
+    Args:
+        pair: moments of a and b.
+        penalties: :math:`\lambda \geq 0`, in any order; 1 or more lets nothing through. At 0 the minimum-norm least
+            squares of `least_squares` is returned.
+        tolerance: largest duality gap over the objective.
+        solver: "coordinate descent" with warm starts and active sets (numba, on the CPU), "fista" (all units at once,
+            on any device), or "auto": the first for moments on the CPU, the second elsewhere.
+
+    Returns:
+        MappingPath with exact zeros, penalties as given.
+
+    Raises:
+        ValueError: negative penalties, NaN or none; unknown solver; tolerance not above 0.
+
+    Warns where the tolerance was not reached; `duality_gap` tells by how much. Where units of a are copies of each
+    other the coefficients are not unique; objective and R^2 are.
+    Source: Tibshirani 1996; Li et al. 2016, few-to-one mappings. Friedman et al. 2010 (coordinate descent), Beck and
+    Teboulle 2009 (FISTA), O'Donoghue and Candes 2015 (its restart).
+    """
+    penalties = _checked_penalties(penalties, pair.cov_ab)
+    require_known(solver, _SOLVERS, "solver")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance: expected a positive number, got {tolerance}")
+    if solver == "auto":
+        solver = "coordinate descent" if pair.cov_ab.device.type == "cpu" else "fista"
+    gram, cross, _, _ = standardised(pair)
+    coefficients = cross.new_zeros(len(penalties), *cross.shape)
+    gap = cross.new_zeros(len(penalties), cross.shape[1])
+    descending = sorted(range(len(penalties)), key=lambda k: -float(penalties[k]))
+    positive = [k for k in descending if penalties[k] > 0]
+    solve = _descend if solver == "coordinate descent" else _fista
+    for k, (weights, reached) in zip(positive, solve(gram, cross, penalties[positive], tolerance), strict=True):
+        coefficients[k], gap[k] = weights, reached
+    for k in descending[len(positive) :]:
+        coefficients[k] = least_squares(pair).coefficients[0]
+    worst = float(gap.max())
+    if worst > tolerance:
+        warnings.warn(
+            f"sparse_mapping: a relative duality gap of {worst:.1e} is left, {tolerance:.1e} was asked", stacklevel=2
+        )
+    return path_of(pair, penalties, coefficients, gap=gap)
+
+
+def least_squares(pair: PairMoments, *, ridge: float = 0.0, rank_tolerance: float = 1e-7) -> MappingPath:
+    r"""The dense map: :math:`w = (C + \rho I)^{+} c`, of minimum norm where units of a depend on each other.
+
+    Args:
+        pair: moments of a and b.
+        ridge: :math:`\rho \geq 0`, in units of the variance of a standardised unit.
+        rank_tolerance: directions of a with less than this share of the largest eigenvalue count as absent. Moments of
+            float32 activations carry a rounding of about 1e-7.
+
+    Returns:
+        MappingPath with one entry, whose penalty is 0.
+
+    Raises:
+        ValueError: negative ridge.
+
+    Without a ridge, R^2 on *other* data may be far below 0, where units fire rarely.
+    """
+    if not (ridge >= 0 and math.isfinite(ridge)):
+        raise ValueError(f"ridge: expected a number of at least 0, got {ridge}")
+    gram, cross, _, _ = standardised(pair)
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > rank_tolerance * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
+    inverse = torch.where(kept, 1 / (values + ridge).where(kept, 1.0), 0.0)
+    return path_of(pair, cross.new_zeros(1), (vectors * inverse @ (vectors.T @ cross))[None])
+
+
+def best_subset_mapping(pair: PairMoments, k: int) -> MappingPath:
+    """Each unit of b from k units of a, chosen one after the other: each time the one that adds most to R^2.
+
+    Greedy (forward selection), not the best of all subsets: exact for k = 1, where R^2 is the squared correlation with
+    the best single unit, a lower bound otherwise. Coefficients are the least squares on the chosen units. A unit of a
+    that the chosen ones already contain is never added, so fewer than k may be.
+
+    Args:
+        pair: moments of a and b.
+        k: number of predictors.
+
+    Returns:
+        MappingPath with one entry, whose penalty is 0.
+
+    Raises:
+        ValueError: k below 1 or above units_a.
+    """
+    gram, cross, _, _ = standardised(pair)
+    units_a, units_b = cross.shape
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= units_a:
+        raise ValueError(f"k: expected 1 to {units_a} predictors, got {k!r}")
+    left = gram.diagonal().expand(units_b, units_a).clone()  # variance of each unit of a not explained by the chosen
+    shared = cross.T.clone()  # covariance of what is left of each unit of a with what is left of the target
+    every, chosen, explained = torch.arange(units_b, device=cross.device), [], []
+    for _ in range(k):
+        free = left > 1e-7
+        gain = torch.where(free, shared.square() / left.where(free, 1.0), 0.0)
+        pick = gain.argmax(1)
+        usable = gain[every, pick] > 0
+        scale = torch.where(usable, left[every, pick].rsqrt(), 0.0)
+        part = gram[pick].clone()
+        for other in explained:
+            part -= other * other[every, pick][:, None]
+        part *= scale[:, None]  # what the pick adds, against every unit of a
+        shared -= part * (shared[every, pick] * scale)[:, None]
+        left = (left - part.square()).clamp(min=0)
+        left[every, pick] = 0
+        chosen.append(torch.where(usable, pick, -1))
+        explained.append(part)
+    return path_of(pair, cross.new_zeros(1), _on_subsets(gram, cross, torch.stack(chosen, 1))[None])
+
+
+def _on_subsets(gram: Tensor, cross: Tensor, chosen: Tensor) -> Tensor:
+    """Least squares of each unit of b on its own chosen units of a (units_b, k), -1 for none: (units_a, units_b)."""
+    used, index = chosen >= 0, chosen.clamp(min=0)
+    both = used[:, :, None] & used[:, None, :]
+    part = gram[index[:, :, None], index[:, None, :]] * both + torch.diag_embed((~used).to(gram.dtype))
+    weights = torch.linalg.solve(part, cross.T.gather(1, index) * used)
+    return torch.zeros_like(cross.T).scatter_add_(1, index, weights * used).T
+
+
+def standardised(pair: PairMoments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Correlations within a and between a and b, and the standard deviations; dead units have zeros everywhere."""
+    scale_a, scale_b = (cov.diagonal().clamp(min=0).sqrt() for cov in (pair.cov_aa, pair.cov_bb))
+    inverse_a, inverse_b = (torch.where(s > 0, 1 / s.where(s > 0, 1.0), 0.0) for s in (scale_a, scale_b))
+    gram = pair.cov_aa * inverse_a[:, None] * inverse_a
+    gram = (gram + gram.T) / 2
+    gram.diagonal().copy_((scale_a > 0).to(gram.dtype))
+    return gram, pair.cov_ab * inverse_a[:, None] * inverse_b, scale_a, scale_b
+
+
+def path_of(
+    pair: PairMoments, penalties: Tensor, coefficients: Tensor, *, bias: Tensor | None = None, gap: Tensor | None = None
+) -> MappingPath:
+    """The result for coefficients on standardised units, with its R^2 on the data of the fit."""
+    gram, cross, scale_a, scale_b = standardised(pair)
+    coefficients = coefficients * (scale_b > 0)
+    bias = (
+        coefficients.new_zeros(coefficients.shape[0], coefficients.shape[2]) if bias is None else bias * (scale_b > 0)
+    )
+    r2 = (coefficients * (2 * cross - gram @ coefficients)).sum(1) - bias.square()
+    n_predictors = (coefficients != 0).sum(1)
+    means = pair.mean_a, pair.mean_b
+    return MappingPath(penalties, coefficients, bias, r2, n_predictors, gap, *means, scale_a, scale_b)
+
+
+def _checked_penalties(penalties: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    penalties = torch.as_tensor(penalties, dtype=torch.float64).to(like.device)
+    if penalties.ndim != 1 or len(penalties) == 0:
+        raise ValueError(f"penalties: expected a row of at least one number, got shape {tuple(penalties.shape)}")
+    if not (penalties.isfinite() & (penalties >= 0)).all():
+        raise ValueError(f"penalties: expected finite numbers of at least 0, got {penalties.tolist()}")
+    return penalties
+
+
+def _descend(gram: Tensor, cross: Tensor, penalties: Tensor, tolerance: float) -> list[tuple[Tensor, Tensor]]:
+    """Weights and gaps for falling penalties, by coordinate descent; the weights of one are the start of the next."""
+    matrix, targets = gram.cpu().numpy(), np.ascontiguousarray(cross.cpu().numpy().T)
+    weights, fitted = np.zeros_like(targets), np.zeros_like(targets)
+    found = []
+    for penalty in penalties.tolist():
+        gap = _descend_all(matrix, targets, penalty, weights, fitted, tolerance, _MOST_ROUNDS)
+        found.append((torch.from_numpy(weights.T.copy()), torch.from_numpy(gap)))
+    return [(w.to(cross.device), gap.to(cross.device)) for w, gap in found]
+
+
+@numba.njit(cache=True)
+def _descend_all(gram, targets, penalty, weights, fitted, tolerance, most_rounds):  # pragma: no cover - compiled
+    """Every target (targets, units_a) in turn; weights and fitted = gram @ weights are brought up to date in place."""
+    gaps = np.empty(len(targets))
+    active = np.empty(targets.shape[1], dtype=np.int64)
+    for t in range(len(targets)):
+        target, weight, fit = targets[t], weights[t], fitted[t]
+        gaps[t] = _relative_gap(target, weight, fit, penalty)
+        for _ in range(most_rounds):
+            if gaps[t] <= tolerance:
+                break
+            n_active = 0
+            for i in range(len(target)):
+                _update(gram, target, penalty, weight, fit, i)
+                if weight[i] != 0.0:
+                    active[n_active] = i
+                    n_active += 1
+            for _ in range(10):
+                for k in range(n_active):
+                    _update(gram, target, penalty, weight, fit, active[k])
+            gaps[t] = _relative_gap(target, weight, fit, penalty)
+    return gaps
+
+
+@numba.njit(cache=True, inline="always")
+def _update(gram, target, penalty, weight, fit, i):  # pragma: no cover - compiled
+    """The best weight i, the others being as they are: the soft threshold."""
+    variance, old = gram[i, i], weight[i]
+    if variance > 0.0:
+        pull = target[i] - fit[i] + variance * old
+        new = np.sign(pull) * max(abs(pull) - penalty, 0.0) / variance
+        if new != old:
+            change, row = new - old, gram[i]
+            for k in range(len(fit)):
+                fit[k] += change * row[k]
+            weight[i] = new
+
+
+@numba.njit(cache=True)
+def _relative_gap(target, weight, fit, penalty):  # pragma: no cover - compiled
+    """Primal minus dual objective over the primal; see `_gap_of`."""
+    explained, energy, size, steepest = 0.0, 0.0, 0.0, 0.0
+    for i in range(len(target)):
+        explained += weight[i] * target[i]
+        energy += weight[i] * fit[i]
+        size += abs(weight[i])
+        steepest = max(steepest, abs(target[i] - fit[i]))
+    residual = max(1.0 - 2.0 * explained + energy, 0.0)
+    primal = residual / 2.0 + penalty * size
+    scale = 1.0 if steepest <= penalty else penalty / steepest
+    return max(primal - scale * (1.0 - explained) + scale**2 * residual / 2.0, 0.0) / max(primal, 1e-300)
+
+
+def _gap_of(gram: Tensor, cross: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
+    r"""Primal minus dual objective over the primal, for each unit of b.
+
+    The dual point is the residual :math:`r`, scaled by :math:`s = \min(1, \lambda / \|X^\top r\|_\infty)` so that it is
+    feasible; its value is :math:`s\, y^\top r - s^2 r^\top r / 2`.
+    """
+    fitted = gram @ weights
+    explained = (weights * cross).sum(0)
+    residual = (1 - 2 * explained + (weights * fitted).sum(0)).clamp(min=0)
+    primal = residual / 2 + penalty * weights.abs().sum(0)
+    scale = (penalty / (cross - fitted).abs().amax(0).clamp(min=torch.finfo(cross.dtype).tiny)).clamp(max=1)
+    return (primal - scale * (1 - explained) + scale.square() * residual / 2).clamp(min=0) / primal.clamp(min=1e-300)
+
+
+def _fista(gram: Tensor, cross: Tensor, penalties: Tensor, tolerance: float) -> list[tuple[Tensor, Tensor]]:
+    """Weights and gaps for falling penalties, all units of b at once, by accelerated proximal gradients."""
+    step, weights, found = 1 / torch.linalg.eigvalsh(gram)[-1].clamp(min=1e-12), torch.zeros_like(cross), []
+    with full_precision():
+        for penalty in penalties:
+            ahead, momentum = weights, torch.ones_like(cross[0])
+            for k in range(_MOST_STEPS):
+                if k % _STEPS_BETWEEN_CHECKS == 0:
+                    gap = _gap_of(gram, cross, weights, penalty)
+                    if bool((gap <= tolerance).all()):
+                        break
+                moved = ahead + step * (cross - gram @ ahead)
+                new = moved.sign() * (moved.abs() - step * penalty).clamp(min=0)
+                turned = ((ahead - new) * (new - weights)).sum(0) > 0  # momentum points uphill: begin anew
+                momentum = torch.where(turned, 1.0, momentum)
+                following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
+                ahead = new + (momentum - 1) / following * (new - weights)
+                weights, momentum = new, following
+            found.append((weights.clone(), _gap_of(gram, cross, weights, penalty)))
+    return found
