@@ -292,7 +292,7 @@ class _Pass:
             sampled = (len(self.sample_images), len(self.sample_places))
             form = (maps.shape[1:3], rows.values.shape[1:], sampled, self.n_top, rows.values.dtype)
             self.blocks[name] = _Block(*form, self.device)
-        self.blocks[name].sample[self.slot] = self._sample_rows(maps)
+        self._sample_rows(self.blocks[name], maps)
         return rows
 
     def _digest(self, fold: int, *, at_least: int) -> None:
@@ -327,13 +327,15 @@ class _Pass:
                     f"{shapes[b][0]} of {b}; positions='mean' or 'centre' or a number gives both the same"
                 )
 
-    def _sample_rows(self, maps: Tensor) -> Tensor:
-        """The sampled places of the maps of sampled images; the same places whatever the image."""
+    def _sample_rows(self, block: _Block, maps: Tensor) -> None:
+        """Fill the aligned sample with the sampled images of these maps, at the same places whatever the image."""
         if self.positions in ("centre", "mean"):
             maps = maps[self.sampled]
-            return rows_of(maps, self.positions, flat_places(maps, self.positions, None)).float()
-        places = flat_places(maps[:1], len(self.sample_places), self.sample_places[None])
-        return maps.flatten(1, 2)[self.sampled[:, None], places].float()
+            block.sample[self.slot] = rows_of(maps, self.positions, flat_places(maps, self.positions, None)).float()
+            return
+        if block.sampled_places is None:
+            block.sampled_places = flat_places(maps[:1], len(self.sample_places), self.sample_places[None])
+        block.sample[self.slot] = maps.flatten(1, 2)[self.sampled[:, None], block.sampled_places].float()
 
     def _result(self) -> Measurement:
         n_images, blocks = len(self.images), self.blocks
@@ -387,23 +389,37 @@ class _Block:
         none = torch.zeros(0, units, dtype=torch.int64, device=device)
         # value, image, place, each (top, units)
         self.strongest = (torch.zeros(0, units, dtype=dtype, device=device), none, none)
+        self.candidates: list[tuple[Tensor, Tensor, Tensor]] = []  # one stimulus of each image, not ranked yet
+        self.sampled_places: Tensor | None = None  # counted along the rows of the map, the same for every image
 
     def add(self, batch: _Rows) -> None:
         """Add the rows of a batch."""
         rows, places, images = batch
+        precise = torch.promote_types(rows.dtype, torch.float32)
+        total, active = torch.zeros_like(rows[0], dtype=precise), torch.zeros_like(rows[0, 0], dtype=precise)
         for part in rows.split(max(1, _CHUNK_ENTRIES // rows[0].numel())):
-            self.sum += part.sum(0)
+            total += part.sum(0, dtype=precise)
             # ones and zeros as floats: many times faster to write and to sum than booleans
-            self.active += torch.ne(part, 0, out=torch.empty_like(part)).sum((0, 1))
+            active += torch.ne(part, 0, out=torch.empty_like(part)).sum((0, 1), dtype=precise)
+        self.sum += total
+        self.active += active
         as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
         value, place = (x.flatten(1) for x in adaptive_max_pool2d(as_image, 1, return_indices=True))
         place = place if places is None else places.gather(1, place)
-        image = images[:, None].expand_as(place)
-        joined = zip(self.strongest, (value, image, place), strict=True)
-        self.strongest = _strongest(*(torch.cat(both) for both in joined), self.n_top)
+        self.candidates.append((value, images[:, None].expand_as(place), place))
+        if sum(len(value) for value, _, _ in self.candidates) >= _ROWS:
+            self._rank()
+
+    def _rank(self) -> None:
+        """Keep the strongest of those kept before and of the candidates since."""
+        if self.candidates:
+            joined = zip(self.strongest, *self.candidates, strict=True)
+            self.strongest = _strongest(*(torch.cat(parts) for parts in joined), self.n_top)
+            self.candidates.clear()
 
     def join(self) -> None:
         """Make of what this process kept what all of them kept: each sampled image was in exactly one."""
+        self._rank()
         self.sum, self.active, self.sample = sum_over_processes([self.sum, self.active, self.sample])
         everyone = gather(tuple(x.cpu() for x in self.strongest))
         strongest = _strongest(*(torch.cat(parts) for parts in zip(*everyone, strict=True)), self.n_top)
