@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .chance import rows_of_images
 from .checks import as_activations, require_known, require_same_samples
-from .moments import pair_moments
+from .moments import PairMoments, pair_moments
 from .precision import full_precision
 from .sparse_mapping import MappingPath, path_of, standardised
 
@@ -72,48 +72,48 @@ def sgd_mapping(
     require_same_samples(acts_a, acts_b)
     require_known(schedule, _SCHEDULES, "schedule")
     require_known(start, _STARTS, "start")
-    wanted = [steps] if isinstance(steps, int) else list(steps)
-    if not wanted or wanted[0] < 0 or any(later <= earlier for earlier, later in pairwise(wanted)):
-        raise ValueError(f"steps: expected a number or several in rising order, got {steps}")
-    rows = rows_of_images(images, len(acts_a))
-    checks = {
-        "batch": (batch, 1, len(rows)),
-        "loss_units": (acts_b.shape[1] if loss_units is None else loss_units, 1, 1e9),
-    }
-    checks |= {"decay": (decay, 0, 1e9), "rate": (rate, 0, 1e9), "halve_every": (halve_every, 1, 1e9)}
-    checks |= {"momentum": (momentum, 0, 1)}
-    for name, (value, least, most) in checks.items():
-        if not least <= value <= most:
-            raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value}")
-    pair, u = pair_moments(acts_a, acts_b), checks["loss_units"][0]
+    rows, u = rows_of_images(images, len(acts_a)), acts_b.shape[1] if loss_units is None else loss_units
+    _require_within(batch=(batch, 1, len(rows)), loss_units=(u, 1, 1e9), decay=(decay, 0, 1e9), rate=(rate, 0, 1e9))
+    _require_within(halve_every=(halve_every, 1, 1e9), momentum=(momentum, 0, 1))
+    wanted = _checked_steps(steps)
+    pair, generator = pair_moments(acts_a, acts_b), torch.Generator().manual_seed(seed)
     x, y = _standardised_rows(acts_a, acts_b, pair)
-    generator, entries = torch.Generator().manual_seed(seed), []
-    weights, bias = _start(start, x, y, generator)
+    weights, bias = _started(start, x, y, generator)
     velocity, velocity_of_bias = torch.zeros_like(weights), torch.zeros_like(bias)
-    order = _images_in_turn(len(rows), batch, generator)
+    dealt, entries = _images_in_turn(len(rows), batch, generator), {0: (weights, bias)}
     with full_precision():
-        for step in range(wanted[-1] + 1):
-            if step in wanted:
-                entries.append((weights.double(), bias.double()))
-            if step == wanted[-1]:
-                break
+        for step in range(wanted[-1]):
             now = rate * 0.5 ** (step // halve_every) if schedule == "original" else rate
-            index = rows[next(order)].flatten().to(x.device)
+            index = rows[next(dealt)].flatten().to(x.device)
             inputs = x[index]
             error = torch.addmm(bias, inputs, weights) - y[index]
             gradient = inputs.T @ error / (len(index) * u) + decay * weights.sign()
-            velocity, velocity_of_bias = (
-                momentum * velocity + now * gradient,
-                momentum * velocity_of_bias + now * error.mean(0) / u,
-            )
+            velocity = momentum * velocity + now * gradient
+            velocity_of_bias = momentum * velocity_of_bias + now * error.mean(0) / u
             weights, bias = weights - velocity, bias - velocity_of_bias
+            if step + 1 in wanted:
+                entries[step + 1] = (weights, bias)
     if not (weights.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"rate: the weights diverged; expected less than {rate} for these activations")
-    coefficients, offsets = (torch.stack(parts) for parts in zip(*entries, strict=True))
+    coefficients, offsets = (torch.stack([entries[k][part] for k in wanted]).double() for part in (0, 1))
     return path_of(pair, coefficients.new_full((len(wanted),), u * decay), coefficients, bias=offsets)
 
 
-def _standardised_rows(acts_a: Tensor, acts_b: Tensor, pair) -> tuple[Tensor, Tensor]:
+def _checked_steps(steps: int | Sequence[int]) -> list[int]:
+    wanted = [steps] if isinstance(steps, int) else list(steps)
+    if not wanted or wanted[0] < 0 or any(later <= earlier for earlier, later in pairwise(wanted)):
+        raise ValueError(f"steps: expected a number or several in rising order, got {steps}")
+    return wanted
+
+
+def _require_within(**options: tuple[float, float, float]) -> None:
+    """Each option (value, least, most) lies between its ends."""
+    for name, (value, least, most) in options.items():
+        if not least <= value <= most:
+            raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value}")
+
+
+def _standardised_rows(acts_a: Tensor, acts_b: Tensor, pair: PairMoments) -> tuple[Tensor, Tensor]:
     """Rows of both nets with mean 0 and variance 1 per unit; dead units are 0."""
     _, _, scale_a, scale_b = standardised(pair)
     parts = ((acts_a, pair.mean_a, scale_a), (acts_b, pair.mean_b, scale_b))
@@ -123,7 +123,8 @@ def _standardised_rows(acts_a: Tensor, acts_b: Tensor, pair) -> tuple[Tensor, Te
     )
 
 
-def _start(start: str, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _started(start: str, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weights and bias before the first step."""
     weights = torch.zeros(x.shape[1], y.shape[1], dtype=x.dtype, device=x.device)
     if start == "random":
         weights = torch.randn(weights.shape, generator=generator, dtype=torch.float64).to(x)
@@ -131,7 +132,7 @@ def _start(start: str, x: Tensor, y: Tensor, generator: torch.Generator) -> tupl
     return weights, torch.zeros(y.shape[1], dtype=x.dtype, device=x.device)
 
 
-def _images_in_turn(n_images: int, batch: int, generator: torch.Generator):
+def _images_in_turn(n_images: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Batches of images without end, in a new random order in every round; what fills no batch sits that round out."""
     while True:
         for index in torch.randperm(n_images, generator=generator).split(batch):

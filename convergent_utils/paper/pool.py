@@ -29,6 +29,7 @@ def follow_parent() -> None:
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
+        """Wait for the parent's end, then end at once."""
         parent.join()
         os._exit(1)
 

@@ -152,6 +152,7 @@ def prepare(
     wanted = dict.fromkeys(need for name in notebooks or MEASUREMENTS for need in MEASUREMENTS[name])
 
     def prepared(trained: dict[str, Trained]) -> Prepared:
+        """These networks with all that the notebooks read beside them."""
         reordered = trained.pop(REORDERED)
         trained = _planted(trained, seed) if settings.planted else trained
         return Prepared(trained, reordered, train_set, test_set, profile, seed, store)

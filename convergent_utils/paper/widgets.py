@@ -29,6 +29,7 @@ def live_panel(
     picture, message = ipywidgets.Image(format="png", layout={"align_self": "flex-start"}), ipywidgets.HTML()
 
     def refresh(_change: object = None) -> None:
+        """Draw what is chosen, or say why it cannot be drawn."""
         figure = Figure(figsize=size, dpi=80, layout="constrained")
         try:
             draw(figure, **{name: control.value for name, control in lists.items()})
@@ -41,6 +42,7 @@ def live_panel(
         message.value, picture.value, picture.layout.visibility = "", file.getvalue(), "visible"
 
     def restore(_button: object) -> None:
+        """Choose the first value of each list again."""
         for control in lists.values():
             control.unobserve(refresh, names="value")  # drawn once, not once for each list
             control.index = 0
