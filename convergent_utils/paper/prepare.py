@@ -163,9 +163,8 @@ def prepare(
     before = _measure_jobs(prepared(_starts(configurations)), [need for need in wanted if need[0] == "untrained"])
     title = f"training {', '.join(lacking)}" if lacking else "measuring untrained networks"
     epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
-    _run(
-        store, title, training + before, epochs * len(train_set) + len(before) * settings.n_networks * len(test_set) / 2
-    )
+    images = epochs * len(train_set) + len(before) * settings.n_networks * len(test_set) / 2
+    _run(store, title, training + before, images, extra_workers=1)
     result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
     if not settings.planted:
         _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
@@ -181,11 +180,11 @@ def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) ->
     return [(_measure_job, (prepared, *need)) for need in needs if not prepared.has_measured(*need)]
 
 
-def _run(store: Store, title: str, jobs: list[tuple[Callable, tuple]], images: float) -> None:
+def _run(store: Store, title: str, jobs: list[tuple[Callable, tuple]], images: float, **options: int) -> None:
     """Run the jobs, with an estimate from their work in images; a store that lacks nothing may be read-only."""
     if jobs:
         store.require_writable()
-    run_jobs(title, jobs, images * _SECONDS_PER_IMAGE)
+    run_jobs(title, jobs, images * _SECONDS_PER_IMAGE, **options)
 
 
 def _starts(configurations: dict[str, dict]) -> dict[str, Trained]:
