@@ -52,6 +52,19 @@ def test_folds_are_images_by_parity_and_merge_to_the_whole(measured, networks, i
         measured.pair("net1.conv3", "net2.conv3", fold=2)
 
 
+def test_several_folds_are_read_as_one(networks, images):
+    quarters = cu.measure(networks, images, "conv3", folds=4, sample=8)
+    halves = cu.measure(networks, images, "conv3", folds=2, sample=8)
+    blocks = "net1.conv3", "net2.conv3"
+    even, wanted = quarters.pair(*blocks, fold=(2, 0)), halves.pair(*blocks, fold=0)
+    assert even.n_samples == wanted.n_samples != quarters.pair(*blocks, fold=2).n_samples
+    assert torch.allclose(even.cov_ab, wanted.cov_ab, rtol=1e-4, atol=1e-6)
+    assert torch.equal(quarters.pair(*blocks, fold=range(4)).cov_ab, quarters.pair(*blocks).cov_ab)
+    for wrong in ((), (0, 4), -1):
+        with pytest.raises(ValueError, match="fold: expected 0 to 3"):
+            quarters.pair(*blocks, fold=wrong)
+
+
 def test_layout_is_the_mean_over_real_shuffles(measured, networks, images):
     a, b = (recorded(net, images, "conv3").unflatten(0, (90, -1)).double() for net in networks.values())
     generator, total = torch.Generator().manual_seed(0), 0

@@ -80,19 +80,21 @@ def sgd_mapping(
     x, y = _standardised_rows(acts_a, acts_b, pair)
     weights, bias = _started(start, x, y, generator)
     velocity, velocity_of_bias = torch.zeros_like(weights), torch.zeros_like(bias)
-    dealt, entries = _images_in_turn(len(rows), batch, generator), {0: (weights, bias)}
+    dealt, entries = _images_in_turn(len(rows), batch, generator), {0: (weights.clone(), bias.clone())}
     with full_precision():
         for step in range(wanted[-1]):
             now = rate * 0.5 ** (step // halve_every) if schedule == "original" else rate
             index = rows[next(dealt)].flatten().to(x.device)
             inputs = x[index]
             error = torch.addmm(bias, inputs, weights) - y[index]
-            gradient = inputs.T @ error / (len(index) * u) + decay * weights.sign()
-            velocity = momentum * velocity + now * gradient
-            velocity_of_bias = momentum * velocity_of_bias + now * error.mean(0) / u
-            weights, bias = weights - velocity, bias - velocity_of_bias
+            velocity.mul_(momentum).addmm_(inputs.T, error, alpha=now / (len(index) * u))
+            if decay:
+                velocity.add_(weights.sign(), alpha=now * decay)
+            velocity_of_bias.mul_(momentum).add_(error.mean(0), alpha=now / u)
+            weights.sub_(velocity)
+            bias.sub_(velocity_of_bias)
             if step + 1 in wanted:
-                entries[step + 1] = (weights, bias)
+                entries[step + 1] = (weights.clone(), bias.clone())
     if not (weights.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"rate: the weights diverged; expected less than {rate} for these activations")
     coefficients, offsets = (torch.stack([entries[k][part] for k in wanted]).double() for part in (0, 1))

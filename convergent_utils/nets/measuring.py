@@ -72,17 +72,28 @@ class Measurement:
         """Names of the blocks and their numbers of units."""
         return self.folds[0].blocks
 
-    def pair(self, a: str, b: str, *, fold: int | None = None) -> PairMoments:
-        """Moments of two blocks, over all images or those of one fold (image index modulo the number of folds)."""
-        if fold is not None:
-            if fold not in range(len(self.folds)):
-                raise ValueError(f"fold: expected 0 to {len(self.folds) - 1}, got {fold}")
-            return self.folds[fold].pair(a, b)
-        return self._whole.pair(a, b)
+    def pair(self, a: str, b: str, *, fold: int | Iterable[int] | None = None) -> PairMoments:
+        """Moments of two blocks, over all images, or those of one fold or several merged.
+
+        Image k is in fold k modulo the number of folds.
+        """
+        if fold is None:
+            return self._merged(range(len(self.folds))).pair(a, b)
+        chosen = [fold] if isinstance(fold, int) else list(fold)
+        if not chosen or any(k not in range(len(self.folds)) for k in chosen):
+            raise ValueError(f"fold: expected 0 to {len(self.folds) - 1}, or several of them, got {fold}")
+        return self._merged(chosen).pair(a, b)
+
+    def _merged(self, chosen: Iterable[int]) -> Moments:
+        """The moments of these folds together, merged once."""
+        key = tuple(sorted(set(chosen)))
+        if key not in self._merges:
+            self._merges[key] = reduce(Moments.merge, [self.folds[k] for k in key])
+        return self._merges[key]
 
     @cached_property
-    def _whole(self) -> Moments:
-        return reduce(Moments.merge, self.folds)
+    def _merges(self) -> dict[tuple[int, ...], Moments]:
+        return {}
 
     def layout(self, a: str, b: str) -> PairMoments:
         r"""The moments of a with b when images are shuffled and places kept, in closed form.

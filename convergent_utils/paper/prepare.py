@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..kernels.checks import require_known
 from ..nets.datasets import Dataset, load_dataset
@@ -16,13 +17,16 @@ from ..nets.measuring import Measurement, measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
 from ..nets.store import Store, configuration_hash, load
 from ..nets.training import VERSION, History, Recipe, Trained, train
+from .experiments import PUBLISHED_UNITS, SgdRun, experiment_code, sgd_pairs, sgd_runs
 from .pool import run_jobs
 
 REORDERED = "net1-reordered"
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
+_SECONDS_PER_STEP = 1e-4  # of the original optimiser
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
 _MOST_DEAD = 0.25  # of a layer's units
+_FOLDS = 4  # two to fit on and two to judge on; of the two to fit on, one may choose what the other fitted
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,16 @@ class Profile:
     test_limit: int | None = None
     sample: int = 4096
     planted: bool = False  # net2 is a shuffled copy of net1, net3 an independent untrained network
+    sgd_steps: tuple[int, ...] = (500, 1500, 4500, 15000)
+    every_pair: bool = False  # the whole grid of the original optimiser on every pair of networks
 
 
 PROFILES = {
-    "smoke": Profile(Recipe(epochs=3), 3, train_limit=2048, test_limit=512, sample=1024, planted=True),
+    "smoke": Profile(
+        Recipe(epochs=3), 3, train_limit=2048, test_limit=512, sample=1024, planted=True, sgd_steps=(20, 60, 180, 600)
+    ),
     "paper": Profile(Recipe(), 4),
+    "full": Profile(Recipe(), 4, every_pair=True),
 }
 # What each notebook reads, beside the networks: (which networks, positions).
 MEASUREMENTS = {
@@ -49,7 +58,9 @@ MEASUREMENTS = {
         *(("trained", "all"), ("untrained", "all"), ("same start", "all")),
         *(("trained", "centre"), ("trained", "mean")),
     ],
+    "04_sparse_mapping": [("trained", "all"), ("untrained", "all")],
 }
+SGD_NOTEBOOKS = ("04_sparse_mapping",)  # those that read the runs of the original optimiser
 
 
 @dataclass(frozen=True)
@@ -109,11 +120,42 @@ class Prepared:
         arguments, options = self._measuring(which, positions)
         return self.store.find("measurement", measurement_configuration(*arguments, **options)) is not None
 
+    @property
+    def sgd_pairs(self) -> dict[tuple[str, str], bool]:
+        """The pairs of networks that the original optimiser was run on, and whether with the whole grid."""
+        return sgd_pairs(self.networks, PROFILES[self.profile].every_pair)
+
+    def sgd(self, a: str, b: str, layer: str) -> dict[SgdRun, Tensor]:
+        """R^2 of the units of net b from net a by the original optimiser, see `sgd_runs`; from the store if there."""
+        configuration = self._sgd_configuration(a, b, layer)
+        found = self.store.find("sgd", configuration)
+        if found is None:
+            options = {key: configuration[key] for key in ("layer", "steps", "grid", "seed")}
+            found = {tuple(run): r2 for run, r2 in sgd_runs(self.measured(), a, b, **options).items()}
+            self.store.keep("sgd", configuration, found)
+        return {SgdRun(*run): r2 for run, r2 in found.items()}
+
+    def has_sgd(self, a: str, b: str, layer: str) -> bool:
+        """Whether the store holds those runs, undamaged."""
+        return self.store.find("sgd", self._sgd_configuration(a, b, layer)) is not None
+
+    def _sgd_configuration(self, a: str, b: str, layer: str) -> dict[str, object]:
+        return {
+            "measurement": self._hash_of_measured,
+            **{"pair": [a, b], "layer": layer, "steps": list(PROFILES[self.profile].sgd_steps)},
+            **{"grid": self.sgd_pairs[a, b], "seed": self.seed, "code": experiment_code()},
+        }
+
+    @cached_property
+    def _hash_of_measured(self) -> str:
+        arguments, options = self._measuring("trained", "all")
+        return configuration_hash(measurement_configuration(*arguments, **options))
+
     def _measuring(self, which: str, positions: str | int) -> tuple[tuple, dict]:
         """The arguments and options of `measure`."""
         sets = {"trained": "networks", "untrained": "untrained", "same start": "same_start"}
         networks = getattr(self, sets[which])
-        options = {"pairs": None, "positions": positions, "folds": 2, "top": 9, "seed": self.seed}
+        options = {"pairs": None, "positions": positions, "folds": _FOLDS, "top": 9, "seed": self.seed}
         return (networks, self.test_set.images, self.layers), {**options, "sample": PROFILES[self.profile].sample}
 
 
@@ -131,7 +173,7 @@ def prepare(
         notebooks: their names; none means all.
         dataset: see `load_dataset`.
         seed: base seed; net k has seed `seed + k`, for its weights and for the order of its images.
-        profile: "paper" or "smoke".
+        profile: "paper", "smoke" (small and planted, for tests), or "full" (what "paper" does on a part, on the whole).
         store: where results are kept; default: see `Store`.
         published: whether the networks in data/networks may serve; default: yes, except inside `make paper`.
 
@@ -172,7 +214,22 @@ def prepare(
     _run(store, "measuring", after, len(after) * settings.n_networks * len(test_set) / 2)
     if not settings.planted:
         _require_live_units(result)
+    if any(notebook in SGD_NOTEBOOKS for notebook in notebooks or MEASUREMENTS):
+        _run_sgd(result)
     return result
+
+
+def _run_sgd(prepared: Prepared) -> None:
+    """The runs of the original optimiser that the store lacks."""
+    wanted = [(*pair, layer) for layer in PUBLISHED_UNITS for pair in prepared.sgd_pairs]
+    lacking = [run for run in wanted if not prepared.has_sgd(*run)]
+    grids = sum(prepared.sgd_pairs[a, b] for a, b, _ in lacking)
+    steps = PROFILES[prepared.profile].sgd_steps
+    jobs = [(_sgd_job, (prepared, *run)) for run in sorted(lacking, key=lambda run: not prepared.sgd_pairs[run[:2]])]
+    seconds = _SECONDS_PER_STEP * (grids * 16 * steps[3] + (len(lacking) + grids) * 5 * steps[2])
+    if jobs:
+        prepared.store.require_writable()
+    run_jobs("running the original optimiser", jobs, seconds)
 
 
 def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[tuple[Callable, tuple]]:
@@ -276,3 +333,8 @@ def _measure_job(prepared: Prepared, which: str, positions: str | int, report: C
     arguments, options = prepared._measuring(which, positions)
     with prepared.store.lock("measurement", measurement_configuration(*arguments, **options)):
         prepared.measured(which, positions)  # from the store, if another run made it while this one waited
+
+
+def _sgd_job(prepared: Prepared, a: str, b: str, layer: str, report: Callable[[float], None]) -> None:
+    with prepared.store.lock("sgd", prepared._sgd_configuration(a, b, layer)):
+        prepared.sgd(a, b, layer)
