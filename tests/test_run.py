@@ -65,7 +65,7 @@ def test_parameters_arrive_and_what_other_settings_left_does_not_count(smoke, pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "smok"], "profile: expected one of smoke, paper, got 'smok'; did you mean 'smoke'?"),
+        (["--profile", "smok"], "profile: expected one of smoke, paper, full, got 'smok'; did you mean 'smoke'?"),
         (["--dataset", "fashion-mnst", "--profile", "smoke"], "did you mean 'fashion-mnist'?"),
         (["--dataset", "npz:nowhere.npz", "--profile", "smoke"], "there is no file"),
         (["--only", "77"], "only: no notebook starts with '77'"),

@@ -31,6 +31,10 @@ ROLES = {
     "published": {"color": "black", "linestyle": "-.", "marker": "D"},
     "all positions": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "layout taken out": {"color": _WIDE[9], "linestyle": "-", "marker": "P"},
+    "best single unit": {"color": "black", "linestyle": ":", "marker": "."},
+    "random start": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "zero start": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
+    "exact": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "centre": {"color": _WIDE[2], "linestyle": "-", "marker": "s"},
     "spatial means": {"color": _WIDE[4], "linestyle": "-", "marker": "X"},
 }
@@ -69,12 +73,14 @@ def filters(ax: Axes, weights: Tensor, *, title: str) -> Axes:
     return ax
 
 
-def correlation_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str, bar: bool = True) -> Axes:
-    """Correlations with diverging colours from -1 to 1."""
+def correlation_matrix(
+    ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str, bar: bool = True, label: str = "correlation r"
+) -> Axes:
+    """Correlations, or weights on standardised units, with diverging colours from -1 to 1."""
     image = ax.imshow(matrix, cmap="vlag", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if bar:
-        ax.figure.colorbar(image, ax=ax, label="correlation r", shrink=0.85)
+        ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)
     return ax
 
 
@@ -154,6 +160,53 @@ def per_layer(
     ax.set_xticks(range(len(layers)), layers)
     ax.axhline(0, color="0.8", linewidth=0.8)
     ax.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    return ax
+
+
+def prediction_paths(
+    ax: Axes,
+    paths: Mapping[str, tuple[Sequence[float], Sequence[Interval]]],
+    levels: Mapping[str, Interval] | None = None,
+) -> Axes:
+    """R^2 over the number of predictors, with its interval; `levels` are what all units together reach."""
+    for name, (n_predictors, r2) in paths.items():
+        look = ROLES.get(name, {})
+        ax.plot(n_predictors, [v.estimate for v in r2], markersize=4, label=name, **look)
+        ax.fill_between(n_predictors, [v.low for v in r2], [v.high for v in r2], color=look.get("color"), alpha=0.15)
+    for name, level in (levels or {}).items():
+        ax.axhline(level.estimate, color=ROLES.get(name, {}).get("color"), linewidth=0.8, alpha=0.7)
+    ax.set(xscale="log", xlabel="predictors per unit", ylabel="$R^2$ on other images", ylim=(-0.02, 1))
+    ax.legend()
+    return ax
+
+
+def convergence(
+    ax: Axes,
+    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    levels: Mapping[str, float],
+    marks: Mapping[str, float],
+) -> Axes:
+    """R^2 of an optimiser over its effective time, beside what needs no optimiser, with marked times."""
+    for name, (times, r2) in runs.items():
+        look = {key: value for key, value in ROLES.get(name, {}).items() if key != "linestyle"}
+        ax.plot(times, r2, linestyle="none", markersize=4, alpha=0.7, label=name, **look)
+    for name, level in levels.items():
+        ax.axhline(level, label=name, **_line(name))
+    for name, time in marks.items():
+        ax.axvline(time, color="0.6", linewidth=0.8, label=name)
+    ax.set(xscale="log", xlabel="effective time", ylabel="$R^2$, mean over units", ylim=(-0.3, 1))
+    return ax
+
+
+def shares(ax: Axes, parts: Mapping[str, Sequence[float]], labels: Sequence[str], *, ylabel: str) -> Axes:
+    """Stacked bars that add up to one, from dark to light in the order of `parts`."""
+    bottom, colors = np.zeros(len(labels)), sns.color_palette("crest_r", len(parts))
+    for (name, values), color in zip(parts.items(), colors, strict=True):
+        ax.bar(labels, values, bottom=bottom, color=color, label=name, width=0.7)
+        bottom += np.asarray(values)
+    ax.set(ylabel=ylabel, ylim=(0, 1))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return ax
 
 

@@ -125,6 +125,12 @@ class Prepared:
         """The pairs of networks that the original optimiser was run on, and whether with the whole grid."""
         return sgd_pairs(self.networks, PROFILES[self.profile].every_pair)
 
+    @property
+    def sgd_steps(self) -> tuple[int, ...]:
+        """After how many steps those runs were looked at; the rate is halved as often as the second, the recipe ends
+        with the third."""
+        return PROFILES[self.profile].sgd_steps
+
     def sgd(self, a: str, b: str, layer: str) -> dict[SgdRun, Tensor]:
         """R^2 of the units of net b from net a by the original optimiser, see `sgd_runs`; from the store if there."""
         configuration = self._sgd_configuration(a, b, layer)
@@ -142,7 +148,7 @@ class Prepared:
     def _sgd_configuration(self, a: str, b: str, layer: str) -> dict[str, object]:
         return {
             "measurement": self._hash_of_measured,
-            **{"pair": [a, b], "layer": layer, "steps": list(PROFILES[self.profile].sgd_steps)},
+            **{"pair": [a, b], "layer": layer, "steps": list(self.sgd_steps)},
             **{"grid": self.sgd_pairs[a, b], "seed": self.seed, "code": experiment_code()},
         }
 
@@ -224,7 +230,7 @@ def _run_sgd(prepared: Prepared) -> None:
     wanted = [(*pair, layer) for layer in PUBLISHED_UNITS for pair in prepared.sgd_pairs]
     lacking = [run for run in wanted if not prepared.has_sgd(*run)]
     grids = sum(prepared.sgd_pairs[a, b] for a, b, _ in lacking)
-    steps = PROFILES[prepared.profile].sgd_steps
+    steps = prepared.sgd_steps
     jobs = [(_sgd_job, (prepared, *run)) for run in sorted(lacking, key=lambda run: not prepared.sgd_pairs[run[:2]])]
     seconds = _SECONDS_PER_STEP * (grids * 16 * steps[3] + (len(lacking) + grids) * 5 * steps[2])
     if jobs:

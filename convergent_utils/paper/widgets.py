@@ -1,4 +1,4 @@
-"""Live panels: a few controls above a picture that is drawn anew from the measurement when one moves."""
+"""Live panels, drawn anew when a control moves, and sliders over pictures that were drawn beforehand."""
 
 from __future__ import annotations
 
@@ -30,16 +30,14 @@ def live_panel(
 
     def refresh(_change: object = None) -> None:
         """Draw what is chosen, or say why it cannot be drawn."""
-        figure = Figure(figsize=size, dpi=80, layout="constrained")
+        figure = _empty(size)
         try:
             draw(figure, **{name: control.value for name, control in lists.items()})
         except ValueError as error:
             message.value = f"This choice cannot be drawn: {html.escape(str(error), quote=False)}"
             picture.layout.visibility = "hidden"
             return
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi="figure")
-        message.value, picture.value, picture.layout.visibility = "", file.getvalue(), "visible"
+        message.value, picture.value, picture.layout.visibility = "", _png(figure), "visible"
 
     def restore(_button: object) -> None:
         """Choose the first value of each list again."""
@@ -55,3 +53,40 @@ def live_panel(
     refresh()
     row = ipywidgets.HBox([*lists.values(), reset], layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([row, message, picture])
+
+
+def kernel_free_slider(
+    draw: Callable[[Figure, object], object],
+    frames: Mapping[str, object],
+    *,
+    label: str,
+    size: tuple[float, float] = (10, 4),
+) -> ipywidgets.VBox:
+    """A slider over pictures drawn beforehand: it moves without a kernel, and on a static page too.
+
+    Args:
+        draw: called as draw(figure, value) on an empty figure, once for each frame.
+        frames: what the slider says at each of its places, and the value drawn there.
+        label: what the slider moves, with its unit.
+        size: of a frame in inches.
+    """
+    pictures = []
+    for value in frames.values():
+        figure = _empty(size)
+        draw(figure, value)
+        pictures.append(ipywidgets.Image(format="png", value=_png(figure), layout={"align_self": "flex-start"}))
+    stack = ipywidgets.Stack(pictures, selected_index=0)
+    form = {"style": {"description_width": "initial"}, "layout": {"width": f"{min(size[0] * 80, 600):.0f}px"}}
+    slider = ipywidgets.SelectionSlider(options=list(frames), description=label, **form)
+    ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
+    return ipywidgets.VBox([slider, stack])
+
+
+def _empty(size: tuple[float, float]) -> Figure:
+    return Figure(figsize=size, dpi=80, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi="figure")
+    return file.getvalue()
