@@ -1,4 +1,5 @@
 import copy
+import itertools
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ import sys
 from convergent_utils.nets.store import Store
 from convergent_utils.paper.prepare import prepare
 if __name__ == "__main__":
-    prepare("02_one_to_one_matching", profile="smoke", store=Store(sys.argv[1]))
+    prepare(profile="smoke", store=Store(sys.argv[1]))
     print("prepared")
 """
 
@@ -94,17 +95,35 @@ def test_smoke_networks_are_what_they_are_said_to_be(planted):
 
 @pytest.mark.slow
 def test_a_damaged_result_is_named_and_rebuilt(planted, capfd):
-    for kind in ("network", "measurement"):
+    verbs = {"network": "training net", "measurement": "measuring", "sgd": "running the original optimiser"}
+    for kind in verbs:
         path = sorted(planted.store.path.glob(f"{kind}-*"))[0]
         whole = path.read_bytes()
         path.write_bytes(whole[:-1])
         with pytest.warns(UserWarning, match=f"{path.name} is damaged"):
-            prepare("02_one_to_one_matching", profile="smoke", store=planted.store)
+            prepare(profile="smoke", store=planted.store)
         assert path.read_bytes() == whole
-        verb = {"network": "training net", "measurement": "measuring"}[kind]
-        assert verb in capfd.readouterr().err
-    prepare("02_one_to_one_matching", profile="smoke", store=planted.store)
+        assert verbs[kind] in capfd.readouterr().err
+    prepare(profile="smoke", store=planted.store)
     assert capfd.readouterr().err == "", "nothing is left to do, and nothing is said"
+
+
+@pytest.mark.slow
+def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
+    measured, steps = planted.measured(), planted.sgd_steps
+    found = planted.sgd("net1", "net3", "conv2")
+    acts = [measured.sample(f"{net}.conv2") for net in ("net1", "net3")]
+    options = {"images": measured.sample_images, "halve_every": steps[1], "seed": planted.seed}
+    for run in (cu.SgdRun("zero", "original", 256, 1e-4), cu.SgdRun("random", "original", acts[1].shape[1], 0.0)):
+        alone = cu.sgd_mapping(*acts, steps=steps[:3], **run._asdict(), **options).r2
+        assert torch.allclose(found[run], alone, atol=1e-4)
+    whole = planted.sgd("net1", "net2", "conv2")
+    assert planted.sgd_pairs == {("net1", "net2"): True, ("net1", "net3"): False, ("net2", "net3"): True}
+    assert set(found) < set(whole)
+    assert {(run.start, run.schedule, run.loss_units) for run, r2 in whole.items() if len(r2) == 4} == set(
+        itertools.product(("random", "zero"), ("original", "constant"), (acts[1].shape[1], 96, 256, 384))
+    )
+    assert {run.decay for run in whole} == {0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1}
 
 
 def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):

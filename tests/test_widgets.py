@@ -5,6 +5,8 @@ import torch
 
 from convergent_utils.paper import figures
 
+ipywidgets = pytest.importorskip("ipywidgets", reason="live panels need ipywidgets")
+_instances = ipywidgets.widgets.widget._instances
 widgets = pytest.importorskip("convergent_utils.paper.widgets", reason="live panels need ipywidgets")
 
 
@@ -50,3 +52,20 @@ def test_a_panel_whose_first_choice_cannot_be_drawn_says_so():
     assert picture.layout.visibility == "hidden"
     layer.value = "conv1"
     assert (message.value, picture.layout.visibility) == ("", "visible")
+
+
+def test_a_slider_goes_through_pictures_drawn_beforehand():
+    drawn = []
+
+    def frame(figure, k):
+        drawn.append(k)
+        draw(figure, "conv1", k)
+
+    panel = widgets.kernel_free_slider(frame, {"one": 1, "five": 5, "nine": 9}, label="k")
+    slider, stack = panel.children
+    assert drawn == [1, 5, 9]
+    assert len({picture.value for picture in stack.children}) == 3
+    assert all(picture.value[:4] == b"\x89PNG" for picture in stack.children)
+    assert [slider._options_labels, slider.description] == [("one", "five", "nine"), "k"]
+    links = [w for w in _instances.values() if type(w).__name__ == "Link" and w.source[0] is slider]
+    assert [(link.source[1], link.target) for link in links] == [("index", (stack, "selected_index"))]

@@ -136,4 +136,39 @@ WRONG = {
             ),
         ],
     ],
+    "04_sparse_mapping": [
+        [
+            ("the loss is taken for the variance left", 'answer = 0.416**2 - (1 - min(published["conv5"]))'),
+            ("a correlation is taken for a share of variance", 'answer = 0.416 - (1 - 2 * min(published["conv5"]))'),
+            ("the loss itself is taken for the share explained", 'answer = 0.416**2 - min(published["conv5"])'),
+        ],
+        [
+            (
+                "small weights are cut, large ones not shrunk",
+                "def soft_threshold(pull, penalty):\n    return pull if abs(pull) > penalty else 0.0",
+            ),
+            (
+                "the sign is lost",
+                "def soft_threshold(pull, penalty):\n    return max(abs(pull) - penalty, 0)",
+            ),
+            (
+                "a squared penalty: weights shrink and none is cut",
+                "def soft_threshold(pull, penalty):\n    return pull / (1 + penalty)",
+            ),
+        ],
+        [
+            (
+                "what is left of the weights, not of their variance",
+                "def remembered(values, t):\n    return (values * np.exp(-values * t)).sum() / values.sum()",
+            ),
+            (
+                "all directions count alike in the predictions",
+                "def remembered(values, t):\n    return np.exp(-2 * values * t).mean()",
+            ),
+            (
+                "the mean direction stands for all of them",
+                "def remembered(values, t):\n    return np.exp(-2 * values.mean() * t)",
+            ),
+        ],
+    ],
 }  # fmt: skip

@@ -6,27 +6,17 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
 from ..kernels import sgd_mapping as sgd_module
 from ..kernels import sparse_mapping as exact_module
-from ..kernels.sgd_mapping import sgd_mapping
+from ..kernels.sgd_mapping import SgdRun, sgd_mappings
 from ..nets.measuring import Measurement
 
 # Li et al. 2016: the channels of their layers, and the decays of their table.
 PUBLISHED_UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
 DECAYS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-
-
-class SgdRun(NamedTuple):
-    """One run of the original optimiser, as `sgd_mapping` names its options; `units` divide the loss."""
-
-    start: str
-    schedule: str
-    units: int
-    decay: float
 
 
 def sgd_runs(
@@ -48,25 +38,27 @@ def sgd_runs(
         For each run (steps, units_b): three entries, or four for runs of the grid without decay.
     """
     acts = [measured.sample(f"{net}.{layer}") for net in (a, b)]
-    return {
-        run: sgd_mapping(
-            *acts, images=measured.sample_images, steps=wanted, halve_every=steps[1], seed=seed, start=run.start,
-            schedule=run.schedule, loss_units=run.units, decay=run.decay,
-        ).r2
-        for run, wanted in _planned(layer, acts[1].shape[1], steps, grid).items()
-    }  # fmt: skip
+    options = {"images": measured.sample_images, "halve_every": steps[1], "seed": seed}
+    recipe, whole = _planned(layer, acts[1].shape[1])
+    planned = [(recipe | {run for run in whole if grid and run.decay}, steps[:3])]
+    planned += [({run for run in whole if not run.decay}, steps)] if grid else []
+    found = {}
+    for runs, wanted in planned:
+        ordered = sorted(runs)
+        paths = sgd_mappings(*acts, ordered, steps=wanted, **options)
+        found |= {run: path.r2 for run, path in zip(ordered, paths, strict=True)}
+    return found
 
 
-def _planned(layer: str, own: int, steps: Sequence[int], grid: bool) -> dict[SgdRun, Sequence[int]]:
-    """The runs of a layer with `own` units, and the numbers of steps after which each is looked at."""
-    published, recipe = PUBLISHED_UNITS[layer], steps[:3]
-    starts, schedules, scales = ("random", "zero"), ("original", "constant"), {own, *PUBLISHED_UNITS.values()}
-    planned = {SgdRun("random", "original", own, 0.0): recipe}
-    planned |= {SgdRun(start, "original", published, decay): recipe for start in starts for decay in (0.0, 1e-4)}
-    if grid:
-        planned |= {SgdRun("random", "original", published, decay): recipe for decay in DECAYS}
-        planned |= {SgdRun(*run, 0.0): steps for run in product(starts, schedules, sorted(scales))}
-    return planned
+def _planned(layer: str, own: int) -> tuple[set[SgdRun], set[SgdRun]]:
+    """The runs of a layer of `own` units that tell how the recipe fares, and those of the whole grid."""
+    published, starts = PUBLISHED_UNITS[layer], ("random", "zero")
+    recipe = {SgdRun(start, "original", published, decay) for start in starts for decay in (0.0, 1e-4)}
+    recipe.add(SgdRun("random", "original", own, 0.0))
+    scales = {own, *PUBLISHED_UNITS.values()}
+    whole = {SgdRun(*options, 0.0) for options in product(starts, ("original", "constant"), scales)}
+    whole |= {SgdRun("random", "original", published, decay) for decay in DECAYS}
+    return recipe, whole
 
 
 def sgd_pairs(names: Iterable[str], every_pair: bool) -> dict[tuple[str, str], bool]:

@@ -35,6 +35,10 @@ ROLES = {
     "random start": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "zero start": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
     "exact": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "local": {"color": _WIDE[0]},
+    "slightly distributed": {"color": _WIDE[9]},
+    "fully distributed": {"color": _WIDE[1]},
+    "unpredictable": {"color": "0.85"},
     "centre": {"color": _WIDE[2], "linestyle": "-", "marker": "s"},
     "spatial means": {"color": _WIDE[4], "linestyle": "-", "marker": "X"},
 }
@@ -176,6 +180,7 @@ def prediction_paths(
     for name, level in (levels or {}).items():
         ax.axhline(level.estimate, color=ROLES.get(name, {}).get("color"), linewidth=0.8, alpha=0.7)
     ax.set(xscale="log", xlabel="predictors per unit", ylabel="$R^2$ on other images", ylim=(-0.02, 1))
+    ax.set_xlim(left=0.3)  # less than one unit in three has a predictor: nothing is to be seen there
     ax.legend()
     return ax
 
@@ -200,10 +205,10 @@ def convergence(
 
 
 def shares(ax: Axes, parts: Mapping[str, Sequence[float]], labels: Sequence[str], *, ylabel: str) -> Axes:
-    """Stacked bars that add up to one, from dark to light in the order of `parts`."""
-    bottom, colors = np.zeros(len(labels)), sns.color_palette("crest_r", len(parts))
-    for (name, values), color in zip(parts.items(), colors, strict=True):
-        ax.bar(labels, values, bottom=bottom, color=color, label=name, width=0.7)
+    """Stacked bars that add up to one."""
+    bottom = np.zeros(len(labels))
+    for name, values in parts.items():
+        ax.bar(labels, values, bottom=bottom, color=ROLES[name]["color"], label=name, width=0.7)
         bottom += np.asarray(values)
     ax.set(ylabel=ylabel, ylim=(0, 1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)

@@ -12,7 +12,7 @@ from ..kernels.moments import PairMoments
 from ..kernels.sparse_mapping import MappingPath, least_squares
 from ..nets.measuring import Measurement
 
-RIDGES = tuple(10.0**k for k in range(-7, 0))
+RIDGES = tuple(10.0**k for k in range(-6, 2))
 # Even images and odd images, each in two parts; see `measure` for folds.
 _HALVES = (((0, 2), (1, 3)), ((1, 3), (0, 2)))
 

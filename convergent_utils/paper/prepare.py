@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import require_known
+from ..kernels.sgd_mapping import SgdRun
 from ..nets.datasets import Dataset, load_dataset
 from ..nets.measuring import Measurement, measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
 from ..nets.store import Store, configuration_hash, load
 from ..nets.training import VERSION, History, Recipe, Trained, train
-from .experiments import PUBLISHED_UNITS, SgdRun, experiment_code, sgd_pairs, sgd_runs
+from .experiments import PUBLISHED_UNITS, experiment_code, sgd_pairs, sgd_runs
 from .pool import run_jobs
 
 REORDERED = "net1-reordered"
@@ -128,7 +129,8 @@ class Prepared:
     @property
     def sgd_steps(self) -> tuple[int, ...]:
         """After how many steps those runs were looked at; the rate is halved as often as the second, the recipe ends
-        with the third."""
+        with the third.
+        """
         return PROFILES[self.profile].sgd_steps
 
     def sgd(self, a: str, b: str, layer: str) -> dict[SgdRun, Tensor]:
