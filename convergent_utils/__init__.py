@@ -11,7 +11,7 @@ from .kernels.correlation import Correlation, correlation
 from .kernels.filters import spatial_frequency
 from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
-from .kernels.sgd_mapping import sgd_mapping
+from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
 from .nets.activations import ReceptiveField, patch, receptive_field, record
 from .nets.datasets import Dataset, load_dataset, normalise
@@ -35,6 +35,7 @@ __all__ = [
     "PairMoments",
     "ReceptiveField",
     "Recipe",
+    "SgdRun",
     "Store",
     "Top",
     "Trained",
@@ -61,6 +62,7 @@ __all__ = [
     "save",
     "semi_matching",
     "sgd_mapping",
+    "sgd_mappings",
     "sparse_mapping",
     "spatial_frequency",
     "train",

@@ -112,3 +112,23 @@ def test_dead_units(acts):
 def test_bad_arguments(acts, name, value):
     with pytest.raises(ValueError, match=f"{name}: "):
         cu.sgd_mapping(*acts, **{"steps": 200, "schedule": "constant", name: value})
+
+
+def test_runs_beside_each_other_are_what_each_is_alone(acts):
+    runs = [
+        cu.SgdRun("random", "original", None, 0.0),
+        cu.SgdRun("zero", "constant", 96, 0.01),
+        cu.SgdRun("random", "constant", 6, 0.05),
+        cu.SgdRun("zero", "original", 384, 0.0),
+    ]
+    options = {"steps": [3, 400], "halve_every": 150, "batch": 64, "images": torch.arange(1000).repeat_interleave(3)}
+    acts = [part.double() for part in acts]
+    for run, beside in zip(runs, cu.sgd_mappings(*acts, runs, **options), strict=True):
+        alone = cu.sgd_mapping(*acts, **run._asdict(), **options)
+        assert torch.allclose(beside.coefficients, alone.coefficients, atol=1e-12)
+        assert torch.allclose(beside.bias, alone.bias, atol=1e-12)
+        assert torch.equal(beside.penalties, alone.penalties)
+    with pytest.raises(ValueError, match="runs: expected at least one"):
+        cu.sgd_mappings(*acts, [])
+    with pytest.raises(ValueError, match="did you mean 'original'"):
+        cu.sgd_mappings(*acts, [runs[0], cu.SgdRun(schedule="orginal")])
