@@ -46,7 +46,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(
-        Recipe(epochs=3), 3, train_limit=2048, test_limit=512, sample=1024, planted=True, sgd_steps=(20, 60, 180, 600)
+        Recipe(epochs=3), 3, train_limit=2048, test_limit=512, sample=1024, planted=True, sgd_steps=(10, 30, 90, 300)
     ),
     "paper": Profile(Recipe(), 4),
     "full": Profile(Recipe(), 4, every_pair=True),

@@ -50,6 +50,11 @@ def original(name):
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
 
 
+def sliders(name):
+    """The cells that show a slider over pictures drawn beforehand."""
+    return [k for k, cell in enumerate(original(name).cells) if re.search(r"^kernel_free_slider\(", cell.source, re.M)]
+
+
 NAMES = [name for name in notebook_names() if tagged(original(name), "live-only")]
 
 
@@ -198,3 +203,22 @@ def test_a_panel_draws_a_choice_refuses_another_and_resets(lab, page, name):
     sync_api.expect(panel.message).to_have_text("")
     sync_api.expect(panel.image).to_be_visible()
     assert panel.lists.evaluate_all("lists => lists.map(list => list.selectedIndex)") == [0] * panel.lists.count()
+
+    for kernel in lab.ask("api/kernels"):
+        lab.ask(f"api/kernels/{kernel['id']}", "DELETE")
+    assert lab.ask("api/kernels") == []
+    for k in sliders(name):
+        move_without_kernel(page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{k}']"))
+
+
+def move_without_kernel(cell):
+    """Each step of the slider shows another picture, though no kernel runs."""
+    handle, shown = cell.get_by_role("slider"), cell.locator("img.widget-image:visible")
+    places = int(float(handle.get_attribute("aria-valuemax"))) + 1
+    seen = {shown.get_attribute("src")}
+    for _ in range(places - 1):
+        before = shown.get_attribute("src")
+        handle.press("ArrowRight")
+        sync_api.expect(shown).not_to_have_attribute("src", before)
+        seen.add(shown.get_attribute("src"))
+    assert len(seen) == places >= 8
