@@ -48,7 +48,7 @@ test: lint  ## lint, unit tests and the notebooks on planted networks
 	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 bench: env  ## ratios of timings against the usual tools
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks
 
 clean:  ## remove everything that was made, but the environment
 	rm -rf build/notebooks build/results build/store

@@ -8,10 +8,13 @@ import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from scipy.cluster import hierarchy
 from torch import Tensor
 
 from ..kernels.chance import Interval
+from ..kernels.clustering import MergeTree
 
 _WIDE = sns.color_palette("colorblind", 10)
 NETWORKS = {f"net{k}": _WIDE[color] for k, color in enumerate((0, 1, 2, 4), start=1)}
@@ -35,6 +38,12 @@ ROLES = {
     "random start": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "zero start": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
     "exact": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "maps": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "correlation": {"color": _WIDE[2], "linestyle": "-", "marker": "s"},
+    "subspace": {"color": _WIDE[4], "linestyle": "-", "marker": "P"},
+    "shuffled maps": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "shuffled labels": {"color": "0.7", "linestyle": ":", "marker": "."},
+    "random groups": {"color": "0.45", "linestyle": "--", "marker": "v"},
     "local": {"color": _WIDE[0]},
     "slightly distributed": {"color": _WIDE[9]},
     "fully distributed": {"color": _WIDE[1]},
@@ -213,6 +222,33 @@ def shares(ax: Axes, parts: Mapping[str, Sequence[float]], labels: Sequence[str]
     ax.set(ylabel=ylabel, ylim=(0, 1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return ax
+
+
+def affinity_matrix(ax: Axes, affinity: Tensor, *, title: str, xlabel: str) -> Axes:
+    """An affinity from white (none) to dark; the darkest hundredth of the entries share one colour."""
+    image = ax.imshow(affinity, cmap="mako_r", vmin=0, vmax=np.quantile(affinity, 0.99), interpolation="nearest")
+    ax.set(title=title, xlabel=xlabel, xticks=[], yticks=[])
+    ax.figure.colorbar(image, ax=ax, label="affinity", shrink=0.85)
+    return ax
+
+
+def tree_on_matrix(axes: Sequence[Axes], affinity: Tensor, tree: MergeTree, *, units_a: int, title: str) -> None:
+    """Above, the tree of merges; below, to which net each leaf belongs, and the affinity in the order of the leaves."""
+    above, strip, below = axes
+    order = tree.leaf_order
+    hierarchy.dendrogram(tree.merges.numpy(), ax=above, no_labels=True, color_threshold=0, above_threshold_color="0.3")
+    above.set(title=title, yticks=[])
+    strip.imshow(
+        (order >= units_a).int()[None], cmap=ListedColormap([NETWORKS["net1"], NETWORKS["net2"]]), aspect="auto"
+    )
+    strip.set(xticks=[], yticks=[])
+    affinity = affinity[order][:, order]
+    below.imshow(
+        affinity, cmap="mako_r", vmin=0, vmax=np.quantile(affinity, 0.99), aspect="auto", interpolation="nearest"
+    )
+    below.set(xticks=[], yticks=[], xlabel="units of both nets, in the order of the tree")
+    for ax in axes:
+        sns.despine(ax=ax, left=True, bottom=True)
 
 
 def pairs_of_patches(figure: Figure, rows: Sequence[tuple[str, Tensor, Tensor]], *, titles: tuple[str, str]) -> Figure:

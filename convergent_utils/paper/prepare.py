@@ -59,7 +59,9 @@ MEASUREMENTS = {
         *(("trained", "all"), ("untrained", "all"), ("same start", "all")),
         *(("trained", "centre"), ("trained", "mean")),
     ],
+    "03_mutual_information": [("trained", "all"), ("untrained", "all")],
     "04_sparse_mapping": [("trained", "all"), ("untrained", "all")],
+    "05_spectral_clustering": [("trained", "all"), ("untrained", "all")],
 }
 SGD_NOTEBOOKS = ("04_sparse_mapping",)  # those that read the runs of the original optimiser
 

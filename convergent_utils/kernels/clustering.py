@@ -1,0 +1,458 @@
+r"""Clustering the units of two nets together: do small groups span the same subspace, though each in its own basis?
+
+Every affinity :math:`A` is a symmetric, non-negative matrix with an empty diagonal over the units of a, then those of
+b, in this order. With degrees :math:`d_i = \sum_j A_{ij}` the normalised Laplacian is
+
+.. math:: L = I - D^{-1/2} A D^{-1/2}.
+
+Its smallest eigenvectors give every unit a place, and both ways of clustering group the places. A unit without links
+(a dead one in every affinity) has no place: it is set apart and counted. Affinities are computed on the device of the
+moments; eigenvectors, k-means and trees on the CPU, by scipy and scikit-learn, with results on the input's device.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.cluster import hierarchy
+from scipy.fft import dct
+from scipy.linalg import eigh
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import eigsh
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from .checks import require_known
+from .moments import PairMoments
+from .sparse_mapping import MappingPath, standardised
+
+_LINKAGES = ("average", "complete", "single", "ward")
+_MOST_DENSE_UNITS = 2048  # up to here all eigenvectors by LAPACK are as fast, and no repeated eigenvalue is missed
+
+
+@dataclass(frozen=True)
+class SpectralEmbedding:
+    """Where the smallest eigenvectors of the normalised Laplacian put each unit, on the device of the affinity.
+
+    Attributes:
+        vectors: (units, n_components) float64, orthonormal eigenvectors as columns; rows of isolated units are 0.
+        eigenvalues: (n_components,) float64 in [0, 2], rising; the graph has as many zeros as unconnected parts.
+        degree: (units,) float64, the sum of each unit's links.
+    """
+
+    vectors: Tensor
+    eigenvalues: Tensor
+    degree: Tensor
+
+    @property
+    def isolated(self) -> Tensor:
+        """(units,) bool, True for a unit without links."""
+        return self.degree == 0
+
+    @property
+    def n_isolated(self) -> int:
+        """How many units have no links."""
+        return int(self.isolated.sum())
+
+    @property
+    def coordinates(self) -> Tensor:
+        """(units, n_components) rows of `vectors` scaled to length 1, 0 for isolated units; both clusterings use it.
+
+        A row's own length grows with the degree of its unit, so unscaled rows would group units of low degree.
+        """
+        length = self.vectors.norm(dim=1, keepdim=True)
+        return self.vectors / length.where(length > 0, 1.0)
+
+
+@dataclass(frozen=True)
+class MergeTree:
+    """Which units, then groups of units, merge one after the other, on the device of the embedding.
+
+    Attributes:
+        merges: (n_live - 1, 4) float64, scipy's linkage matrix: the two that merge, their distance, the units they hold
+            together. Numbers below n_live are leaves, n_live + k is what merge k made.
+        units: (n_live,) int64, the unit that each leaf is, in the order of their degree, so that the order in which
+            units came decides nothing; isolated units are left out.
+        n_units: of both nets, isolated ones included.
+    """
+
+    merges: Tensor
+    units: Tensor
+    n_units: int
+
+    @property
+    def leaf_order(self) -> Tensor:
+        """(n_live,) int64, the units in an order in which no branches of the tree cross."""
+        leaves = hierarchy.leaves_list(self.merges.cpu().numpy())
+        return self.units[torch.from_numpy(leaves).long().to(self.units.device)]
+
+    @property
+    def leaf_merges(self) -> Tensor:
+        """(leaf merges, 2) int64, the pairs of single units that merge with each other."""
+        pairs = self.merges[:, :2].long()
+        return self.units[pairs[(pairs < len(self.units)).all(1)]]
+
+    def labels(self, n_clusters: int) -> Tensor:
+        """(n_units,) int64, the cluster of each unit once exactly `n_clusters` are left; -1 for isolated units.
+
+        Raises:
+            ValueError: n_clusters below 1 or above the number of live units.
+        """
+        n_live = len(self.units)
+        _require_count(n_clusters, n_live, "n_clusters", "live units")
+        done = self.merges[: n_live - n_clusters, :2].long().cpu().numpy()
+        made = np.repeat(np.arange(n_live, n_live + len(done)), 2)
+        joined = csr_matrix((np.ones(made.size), (made, done.ravel())), shape=(n_live + len(done),) * 2)
+        found = connected_components(joined, directed=False)[1][:n_live]
+        return _spread(found, self.units, self.n_units)
+
+
+def correlation_affinity(pair: PairMoments) -> Tensor:
+    r"""Absolute correlation of every two units, of one net or of both.
+
+    .. math:: A_{ij} = |c_{ij}|, \quad i \neq j
+
+    Args:
+        pair: moments of a and b.
+
+    Returns:
+        (units_a + units_b) squared, float64, in [0, 1], on the device of the moments; dead units have zeros.
+
+    It sees groups of units that vary apart from the others and outnumber the dimensions of their subspace. It does not
+    see them behind a factor that all units share, as when every unit of a layer fires more on a bright image;
+    `subspace_affinity` does.
+    """
+    return _joint_correlation(pair).abs().clamp(max=1).fill_diagonal_(0)
+
+
+def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
+    r"""How much each unit of one net is used to predict each of the other, both directions averaged.
+
+    .. math:: A = \begin{pmatrix} 0 & W \\ W^\top & 0 \end{pmatrix}, \quad W = \tfrac12 (|W_{ab}| + |W_{ba}|^\top)
+
+    Args:
+        a_to_b: maps from net a to b, for one penalty.
+        b_to_a: maps from net b to a, for one penalty.
+
+    Returns:
+        (units_a + units_b) squared, float64, on the device of the maps. Dead units, and units that predict nothing and
+        are predicted by nothing, have zeros.
+
+    Raises:
+        ValueError: more than one penalty, or maps of other numbers of units than the way back.
+
+    There is **no link within a net**, so even structureless maps give trees whose smallest merges mostly cross the
+    nets: chance is this affinity on structureless maps, not 1/2. `correlation_affinity` and `subspace_affinity` have
+    links within nets.
+    Source: Li et al. 2016, many-to-many; the paper gives no formula, so this is reconstructed.
+    """
+    for name, path in (("a_to_b", a_to_b), ("b_to_a", b_to_a)):
+        if len(path.coefficients) != 1:
+            raise ValueError(f"{name}: expected maps for one penalty, got {len(path.coefficients)} penalties")
+    forward, back = a_to_b.coefficients[0].abs(), b_to_a.coefficients[0].abs().T
+    if forward.shape != back.shape:
+        raise ValueError(f"b_to_a: expected maps of units {tuple(forward.T.shape)}, got {tuple(back.T.shape)}")
+    links = (forward + back.to(forward.device)) / 2
+    within_a, within_b = (links.new_zeros(n, n) for n in links.shape)
+    return _joined(within_a, links, within_b)
+
+
+def subspace_affinity(pair: PairMoments, *, ridge: float = 0.3) -> Tensor:
+    r"""Which units lie in the same subspace, whatever basis of it each net has.
+
+    With the correlations :math:`C` of all units of both nets, every unit is predicted from all units by ridge
+    regression:
+
+    .. math:: Z = \arg\min_Z E\|x - Z^\top x\|^2 + \rho \|Z\|_F^2 = (C + \rho I)^{-1} C, \quad A_{ij} = Z_{ij}^2
+
+    As :math:`\rho \to 0` on data of low rank, Z is the projection on the space that the units span, which is block
+    diagonal over independent subspaces however their bases lie, correlated or not. A direction of variance
+    :math:`\lambda` keeps the share :math:`\lambda / (\lambda + \rho)`, so a factor that all units share counts as *one*
+    direction however large it is, and noise counts for little. Entries are squared because the sum of squares between
+    two groups, :math:`\|Z_{gh}\|_F^2`, stays the same when the (uncorrelated) units of each are turned into another
+    basis; that of absolute values does not. A direction that one net has to itself links the units of that net as
+    firmly as a shared one links those of both.
+
+    Args:
+        pair: moments of a and b.
+        ridge: :math:`\rho > 0`, in variances of one unit. Large, A is as the squared correlation; much below the noise,
+            units predict only themselves. From .1 to 1 planted subspaces are found.
+
+    Returns:
+        (units_a + units_b) squared, float64, in [0, 1], on the device of the moments; dead units have zeros.
+
+    Raises:
+        ValueError: ridge is not a positive number.
+
+    Source: the shape interaction matrix of Costeira and Kanade 1998, made soft by the ridge as in the least squares
+    regression of Lu et al. 2012, who take absolute values where we take squares.
+    """
+    if not (ridge > 0 and math.isfinite(ridge)):
+        raise ValueError(f"ridge: expected a positive number, got {ridge}")
+    joint = _joint_correlation(pair)
+    # off the diagonal (C + rI)^-1 C = I - r (C + rI)^-1 is the second term alone
+    shared = ridge * torch.linalg.inv(joint + ridge * torch.eye(len(joint), dtype=joint.dtype, device=joint.device))
+    return ((shared + shared.T) / 2).square().fill_diagonal_(0)
+
+
+def spectral_embedding(affinity: Tensor | np.ndarray, n_components: int) -> SpectralEmbedding:
+    r"""The smallest eigenvectors of the normalised Laplacian of the units that have links.
+
+    .. math:: L u = \lambda u, \quad L = I - D^{-1/2} A D^{-1/2}
+
+    Args:
+        affinity: (units, units), floating, finite, non-negative, symmetric; what a unit shares with itself is left out.
+        n_components: from 1 to the number of units with links.
+
+    Returns:
+        SpectralEmbedding. Each column's largest entry is positive.
+
+    Raises:
+        ValueError: not such a matrix, no link at all, n_components out of range.
+
+    A graph in p parts has p eigenvectors with eigenvalue 0, and those are written down, not searched: an iteration from
+    one start vector misses repeated eigenvalues. With fewer components than parts every component is a fixed mixture of
+    all parts, in the order of their weight; units of one part then share one place. Up to 2,048 units the others come
+    from LAPACK, beyond from ARPACK (scipy's `eigsh`, fixed start vector), which may miss other repeated eigenvalues.
+    """
+    return _embedding(affinity, n_components, "n_components")
+
+
+def spectral_clustering(affinity: Tensor | np.ndarray, n_clusters: int, *, seed: int = 0) -> Tensor:
+    """The clusters that k-means finds in the spectral embedding with as many components as clusters.
+
+    Args:
+        affinity: as in `spectral_embedding`.
+        n_clusters: from 1 to the number of units with links.
+        seed: of k-means, the best of ten starts; it takes units in the order of their degree, so that the order in
+            which they came decides nothing.
+
+    Returns:
+        (units,) int64 labels from 0, on the device of the affinity; -1 for isolated units.
+
+    Raises:
+        ValueError: as in `spectral_embedding`.
+
+    Source: Ng, Jordan and Weiss 2001.
+    """
+    embedding = _embedding(affinity, n_clusters, "n_clusters")
+    units = _by_degree(embedding.degree)
+    places = embedding.coordinates[units].cpu().numpy()
+    return _spread(KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(places), units, len(embedding.degree))
+
+
+def hierarchical_clustering(embedding: SpectralEmbedding, *, linkage: str = "average") -> MergeTree:
+    """The tree of merges of the nearest groups in the spectral embedding.
+
+    Args:
+        embedding: of both nets; its `coordinates` are clustered, by Euclidean distance.
+        linkage: the distance of two groups: "average" of all pairs of units, "complete" (farthest), "single" (nearest),
+            or "ward" (least growth of the variance within).
+
+    Returns:
+        MergeTree of the units with links.
+
+    Raises:
+        ValueError: unknown linkage.
+
+    Units in the same place merge first, at a distance of zero. Copies of each other should; but units of one part of a
+    graph with as many parts as components share a place too, and the order of their merges says nothing: a warning.
+    Source: Li et al. 2016, many-to-many; linkage and number of components are not printed there.
+    """
+    require_known(linkage, _LINKAGES, "linkage")
+    units = _by_degree(embedding.degree)
+    if (embedding.eigenvalues == 0).all():
+        asked = "hierarchical_clustering: expected more components than the graph has parts"
+        warnings.warn(f"{asked}; units of one part share a place and their merges say nothing", stacklevel=2)
+    merges = hierarchy.linkage(embedding.coordinates[units].cpu().numpy(), linkage)
+    return MergeTree(torch.from_numpy(merges).to(units.device), units, len(embedding.degree))
+
+
+def crossing_share(tree: MergeTree, units_a: int) -> Tensor:
+    """Of the merges of two single units, the share that holds one unit of each net.
+
+    Args:
+        tree: over the units of a, then those of b.
+        units_a: number of units of net a.
+
+    Returns:
+        0-d float64. With labels dealt at random and as many units in either net it is about 1/2, but that is chance
+        only for an affinity that treats links within and between nets alike: see `mapping_affinity`.
+
+    Raises:
+        ValueError: units_a is not between 0 and the number of units.
+    """
+    _require_count(units_a, tree.n_units, "units_a", "units", least=0)
+    of_a = tree.leaf_merges < units_a
+    return (of_a[:, 0] != of_a[:, 1]).double().mean()
+
+
+def cluster_composition(labels: Tensor, units_a: int) -> Tensor:
+    """How many units of each net every cluster holds.
+
+    Args:
+        labels: (units_a + units_b,) integer; -1 belongs to no cluster.
+        units_a: number of units of net a.
+
+    Returns:
+        (n_clusters, 2) int64, of net a and of net b, on the device of the labels.
+
+    Raises:
+        ValueError: labels that are not a row of integers of at least -1, units_a not between 0 and their number.
+    """
+    if labels.ndim != 1 or labels.is_floating_point() or (labels < -1).any():
+        raise ValueError(f"labels: expected a row of integers of at least -1, got {tuple(labels.shape)} {labels.dtype}")
+    _require_count(units_a, len(labels), "units_a", "units", least=0)
+    n_clusters = int(labels.max()) + 1 if len(labels) else 0
+    halves = labels[:units_a], labels[units_a:]
+    return torch.stack([torch.bincount(half[half >= 0], minlength=n_clusters) for half in halves], 1)
+
+
+def subspace_overlap(
+    pair: PairMoments, units_a: Tensor | Sequence[int], units_b: Tensor | Sequence[int], *, rank_tolerance: float = 1e-7
+) -> Tensor:
+    r"""How far the activations of some units of a and some of b span the same subspace.
+
+    The cosines of the principal angles between the two spans, which are the canonical correlations: with
+    :math:`K_a, K_b` that make the units of either group uncorrelated with variance 1,
+
+    .. math:: \cos \theta_k = \sigma_k(K_a^\top C_{ab} K_b).
+
+    Args:
+        pair: moments of a and b.
+        units_a: units of a, as indices or as a mask, for example `labels[:n] == 3`.
+        units_b: units of b, numbered within b.
+        rank_tolerance: directions of a group with less than this share of its largest eigenvalue count as absent.
+
+    Returns:
+        (the smaller rank,) float64 in [0, 1], falling; 1 for a direction that both share. Empty where a group has no
+        live unit.
+
+    Raises:
+        ValueError: units that the net does not have.
+
+    With few samples for the units it is large by chance: compare with random groups of the same sizes.
+    Source: Björck and Golub 1973, through second moments.
+    """
+    a, b = _members(units_a, pair.cov_aa, "units_a"), _members(units_b, pair.cov_bb, "units_b")
+    part = PairMoments(
+        pair.n_samples, pair.mean_a[a], pair.mean_b[b], pair.cov_aa[a][:, a], pair.cov_ab[a][:, b], pair.cov_bb[b][:, b]
+    )
+    gram_a, cross, _, _ = standardised(part)
+    whitening_a, whitening_b = (_whitening(gram, rank_tolerance) for gram in (gram_a, standardised(part.swap())[0]))
+    return torch.linalg.svdvals(whitening_a.T @ cross @ whitening_b).clamp(max=1)
+
+
+def _joint_correlation(pair: PairMoments) -> Tensor:
+    """Correlations of all units of both nets, symmetric; dead units have zeros, on the diagonal as well."""
+    within_a, cross, _, _ = standardised(pair)
+    return _joined(within_a, cross, standardised(pair.swap())[0])
+
+
+def _joined(within_a: Tensor, between: Tensor, within_b: Tensor) -> Tensor:
+    return torch.cat([torch.cat([within_a, between], 1), torch.cat([between.T, within_b], 1)])
+
+
+def _embedding(affinity: Tensor | np.ndarray, n_components: int, argument: str) -> SpectralEmbedding:
+    affinity = _as_affinity(affinity)
+    links, degree = affinity.numpy(force=True), affinity.sum(1)
+    live = (degree > 0).numpy(force=True)
+    if not live.any():
+        raise ValueError(f"affinity: expected at least one link, got none among {len(live)} units")
+    _require_count(n_components, int(live.sum()), argument, "live units")
+    links = links if live.all() else links[np.ix_(live, live)]
+    weight = links.sum(1)
+    parts = _vectors_of_parts(links, weight, n_components)
+    root = np.sqrt(weight)
+    values, others = _other_vectors(links / root[:, None] / root, parts, n_components - parts.shape[1])
+    vectors = np.zeros((len(live), n_components))
+    vectors[live] = np.hstack([parts, others])
+    eigenvalues = np.concatenate([np.zeros(parts.shape[1]), values.clip(0, 2)])
+    return SpectralEmbedding(torch.from_numpy(vectors).to(degree), torch.from_numpy(eigenvalues).to(degree), degree)
+
+
+def _vectors_of_parts(links: np.ndarray, degree: np.ndarray, most: int) -> np.ndarray:
+    """Orthonormal eigenvectors with eigenvalue 0, one for each part of the graph, `most` at most."""
+    n_parts, part = 1, np.zeros(len(links), dtype=np.int64)
+    if np.count_nonzero(links[degree.argmax()]) < len(links) - 1:  # else one unit holds all together
+        n_parts, part = connected_components(csr_matrix(links), directed=False)
+    weight = np.bincount(part, weights=degree)
+    vectors = np.sqrt(degree / weight[part])[:, None] * (part[:, None] == np.argsort(weight, kind="stable"))
+    return vectors if n_parts <= most else vectors @ dct(np.eye(n_parts), axis=0, norm="ortho")[:most].T
+
+
+def _other_vectors(normalised: np.ndarray, parts: np.ndarray, n_wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest eigenvalues of the Laplacian with their vectors, those of the parts left out."""
+    n = len(normalised)
+    if n_wanted == 0:
+        return np.zeros(0), np.zeros((n, 0))
+    without = normalised - 3 * parts @ parts.T  # from eigenvalue 1 to -2, below all others
+    if n <= _MOST_DENSE_UNITS:
+        values, vectors = eigh(without.T, subset_by_index=(n - n_wanted, n - 1), overwrite_a=True)
+    else:
+        values, vectors = eigsh(without, n_wanted, which="LA", v0=np.random.default_rng(0).standard_normal(n))
+    falling = np.argsort(-values)
+    vectors = vectors[:, falling]
+    largest = vectors[np.abs(vectors).argmax(0), np.arange(n_wanted)]
+    return 1 - values[falling], vectors * np.sign(largest)
+
+
+def _whitening(gram: Tensor, rank_tolerance: float) -> Tensor:
+    """(units, rank) weights that make units with these correlations uncorrelated, each with variance 1."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > rank_tolerance * values[-1:]
+    return vectors[:, kept] / values[kept].sqrt()
+
+
+def _by_degree(degree: Tensor) -> Tensor:
+    """The units with links, the one with the least first."""
+    order = degree.argsort(stable=True)
+    return order[degree[order] > 0]
+
+
+def _spread(found: np.ndarray, units: Tensor, n_units: int) -> Tensor:
+    """Labels of some units among those of all, -1 for the others."""
+    labels = units.new_full((n_units,), -1)
+    labels[units] = torch.from_numpy(found).to(labels)
+    return labels
+
+
+def _as_affinity(affinity: Tensor | np.ndarray) -> Tensor:
+    """A checked affinity in float64, its diagonal 0."""
+    affinity = torch.as_tensor(affinity).detach()
+    shape = tuple(affinity.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or 0 in shape or not affinity.is_floating_point():
+        raise ValueError(f"affinity: expected a floating-point matrix (units, units), got {shape} {affinity.dtype}")
+    affinity = affinity.double()
+    low, high = (float(end) for end in affinity.aminmax())
+    if not (low >= 0 and high < math.inf):
+        raise ValueError(f"affinity: expected finite numbers of at least 0, got {low} to {high}")
+    uneven = affinity - affinity.T
+    if uneven.max() > 1e-6 * high:
+        i, j = divmod(int(uneven.argmax()), shape[1])
+        came = f"{float(affinity[i, j])} at [{i}, {j}] and {float(affinity[j, i])} at [{j}, {i}]"
+        raise ValueError(f"affinity: expected a symmetric matrix, got {came}")
+    return (affinity - uneven / 2).fill_diagonal_(0)
+
+
+def _members(units: Tensor | Sequence[int], covariance: Tensor, name: str) -> Tensor:
+    """Indices of units on the device of their covariance, from indices or a mask."""
+    units, n_units = torch.as_tensor(units).cpu(), len(covariance)
+    if units.dtype == torch.bool and units.shape == (n_units,):
+        units = units.nonzero()[:, 0]
+    if units.numel() == 0:
+        units = units.long()
+    if units.ndim != 1 or units.dtype != torch.int64 or (units < 0).any() or (units >= n_units).any():
+        raise ValueError(f"{name}: expected indices from 0 to {n_units - 1} or a mask of {n_units} units, got {units}")
+    return units.to(covariance.device)
+
+
+def _require_count(value: int, most: int, name: str, what: str, *, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name}: expected {least} to {most}, as there are {most} {what}, got {value!r}")

@@ -1,0 +1,500 @@
+r"""Mutual information of every unit of net a with every unit of net b, from histograms of two units at a time.
+
+Each unit is cut into bins of its own. From the counts :math:`c_{xy}` of a pair's joint histogram over n samples, with
+margins :math:`c_x` and :math:`c_y`,
+
+.. math:: I = \log n + \frac1n \Bigl(\sum_{xy} c_{xy} \log c_{xy} - \sum_x c_x \log c_x - \sum_y c_y \log c_y\Bigr).
+
+Counting is nearly all of the work. On the CPU compiled loops do it (numba, in parallel over pairs), elsewhere products
+of indicator matrices; both count exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .checks import as_activations, require_finite_units, require_known, require_same_samples
+
+_CountsOf = Callable[[slice, slice], Tensor]
+_BINNINGS = ("relu-quantile", "quantile", "uniform")
+_CORRECTIONS = ("miller-madow",)
+_MOST_CELLS = 256  # of one unit: codes are uint8, codes of two units uint16
+_MOST_BYTES = 2 << 30  # of the counts of a JointHistogram
+_MOST_SAMPLES = 2**31 - 1  # counts are int32
+_SAMPLES_PER_CELL = 5  # fewer than that in the joint table, and the bias is no longer small: warn
+_LONGEST_TABLE = 1 << 20  # of k log k; for more samples logarithms are taken as they come
+_BLOCK = 4096  # samples whose joint codes stay in the nearest cache
+_EXACT_IN_HALF = 2048  # integers up to it are exact in float16
+
+
+@dataclass(frozen=True, eq=False)
+class BinEdges:
+    """Where the bins of each unit end, to bin any batch alike.
+
+    Attributes:
+        cuts: (units, bins - 1) ascending, in the precision of the activations they were made from. Bin k holds
+            cuts[k - 1] <= x < cuts[k]; the first and the last bin are open. Where bins were merged, the rest of the row
+            is +infinity, which no activation reaches.
+        zero_bin: exact zeros have a bin of their own, in front of the others, wherever the cuts lie.
+    """
+
+    cuts: Tensor
+    zero_bin: bool
+
+    @property
+    def n_cells(self) -> int:
+        """Bins of a unit none of whose bins were merged, that of the zeros included."""
+        return self.cuts.shape[1] + 1 + self.zero_bin
+
+    @property
+    def n_bins(self) -> Tensor:
+        """Bins that each unit has, that of the zeros included, (units,) int64."""
+        return self.cuts.isfinite().sum(1) + 1 + int(self.zero_bin)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BinEdges) and self.zero_bin == other.zero_bin and torch.equal(self.cuts, other.cuts)
+
+    def codes(self, acts: Tensor | np.ndarray) -> Tensor:
+        """The bin (units, samples) uint8 of each of the activations (samples, units), on their device.
+
+        Raises:
+            ValueError: another number of units; integer or complex types.
+
+        Values are not looked at: NaN lands in the last bin.
+        """
+        acts = as_activations(acts, "acts")
+        _require_units(acts, self, "acts")
+        return _codes(acts.T.contiguous(), self, _resolved("auto", acts.device))
+
+
+def bin_edges(acts: Tensor | np.ndarray, *, bins: int = 10, binning: str = "relu-quantile") -> BinEdges:
+    r"""The bins of each unit, from its own activations.
+
+    Args:
+        acts: (samples, units) float tensor or NumPy array.
+        bins: how many, 2 to 256; 2 to 255 with "relu-quantile", whose bin of zeros comes on top.
+        binning: "quantile": as many samples in each, cut :math:`k` is the sorted activation of rank
+            :math:`\lfloor k n / \text{bins} \rfloor`; equal activations share a bin, so bins that ties would leave
+            empty are merged. "relu-quantile": one bin for exact zeros, quantile bins for the rest; negative activations
+            are part of that rest. "uniform": equal widths from the unit's minimum to its maximum.
+
+    Returns:
+        BinEdges on the device of `acts`. A constant unit has one bin; with "relu-quantile" one more for zeros.
+
+    Raises:
+        ValueError: bins out of range, unknown binning, fewer than 2 samples, NaN or infinity (naming the unit), integer
+            or complex types.
+
+    With "quantile" a unit that leaves its lowest activation on fewer samples than one bin holds has a single bin, hence
+    information 0 with every unit; "relu-quantile" sees a unit that fires once.
+    Cuts of quantiles are activations of the unit, never means of two, so that a strictly increasing map of the unit
+    (for "relu-quantile" one that keeps 0 and only 0 at 0) moves no sample to another bin.
+    Source: Li et al. 2016, mutual information ("relu-quantile").
+    """
+    acts = as_activations(acts, "acts")
+    if len(acts) < 2:
+        raise ValueError(f"acts: expected at least 2 samples, got {len(acts)}")
+    return _edges(acts.T.contiguous(), "acts", bins, binning)
+
+
+def mutual_information(
+    acts_a: Tensor | np.ndarray,
+    acts_b: Tensor | np.ndarray,
+    *,
+    bins: int = 10,
+    binning: str = "relu-quantile",
+    correction: str | None = "miller-madow",
+    method: str = "auto",
+) -> Tensor:
+    r"""Mutual information of every unit of net a with every unit of net b.
+
+    .. math:: I = \sum_{xy} p_{xy} \log \frac{p_{xy}}{p_x p_y} + \frac{(K_x - 1) + (K_y - 1) - (K_{xy} - 1)}{2 n}
+
+    with :math:`p` the shares of samples in the bins and :math:`K` the numbers of bins, and of pairs of bins, that hold
+    any sample. The second term is the correction of Miller and Madow: without it, n samples of independent units have
+    about :math:`(K_x - 1)(K_y - 1) / 2n`.
+
+    Args:
+        acts_a: (samples, units_a) float tensor or NumPy array, any device.
+        acts_b: (samples, units_b), the same samples in the same order.
+        bins: how many bins a unit has, see `bin_edges`.
+        binning: "relu-quantile", "quantile" or "uniform", see `bin_edges`.
+        correction: "miller-madow", or None for the plug-in value.
+        method: how pairs are counted, all to the same counts. "numba": compiled loops, on the CPU. "scatter": torch,
+            one sample of a pair after another. "product": torch, products of indicator matrices. "auto": "numba" on the
+            CPU, "product" elsewhere.
+
+    Returns:
+        (units_a, units_b) float64 in nats, at most the logarithm of the number of bins (before the correction). Pairs
+        are tiled: beside the bins of each sample and the result, memory does not grow with samples or units.
+
+    Raises:
+        ValueError: shapes that do not pair, fewer than 2 samples, bins out of range, unknown binning, correction or
+            method, NaN or infinity (naming the unit), integer or complex types.
+
+    Dead and constant units have 0 with every unit, and a unit has its own entropy with itself and with a copy of
+    itself. The corrected value may lie below 0, where units are close to independent; it is not clipped, for its mean
+    would then be above 0.
+
+    Warns where there are fewer than 5 samples for each cell of the joint table of the two units with most bins. The
+    correction takes rows to be independent, which cannot be checked here: neighbouring places of one image are not.
+    Use one place per image, or report the excess over `chance_level` with whole images shuffled.
+    Source: Li et al. 2016; Miller 1955. Li et al.'s own correction mixes bits and nats and counts
+    :math:`K_x K_y` where :math:`(K_x - 1)(K_y - 1)` is right; it is not offered.
+    """
+    acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
+    require_same_samples(acts_a, acts_b)
+    _require_correction(correction)
+    method = _resolved(method, acts_a.device)
+    rows_a, rows_b = acts_a.T.contiguous(), acts_b.T.contiguous()
+    edges_a, edges_b = _edges(rows_a, "acts_a", bins, binning), _edges(rows_b, "acts_b", bins, binning)
+    _warn_of_few_samples(edges_a, edges_b, len(acts_a))
+    codes_a, codes_b = _codes(rows_a, edges_a, method), _codes(rows_b, edges_b, method)
+    cells = edges_a.n_cells, edges_b.n_cells
+
+    def counts_of(i: slice, j: slice) -> Tensor:
+        counts = torch.zeros(i.stop - i.start, j.stop - j.start, *cells, dtype=torch.int32, device=acts_a.device)
+        _COUNTING[method](counts, codes_a[i], codes_b[j])
+        return counts
+
+    shape = (len(codes_a), len(codes_b), *cells)
+    return _over_tiles(counts_of, shape, len(acts_a), correction, acts_a.device)
+
+
+class JointHistogram:
+    """Streaming joint histograms of every unit of net a with every unit of net b.
+
+    Args:
+        edges_a, edges_b: bins of the units of either net, on one device, for example `bin_edges` of a first batch.
+        method: see `mutual_information`.
+
+    Attributes:
+        counts: (units_a, units_b, bins_a, bins_b) int32, samples in each pair of bins; with "relu-quantile" the first
+            bin is that of the zeros.
+        n_samples: number of samples so far.
+
+    Raises:
+        ValueError: counts that would need more than 2 GiB; unknown method.
+
+    `update` counts one batch in place, `merge` makes a new histogram from two. Laws, all exact: an empty part is the
+    identity, merging commutes and is associative, and any split of the rows equals one batch.
+    """
+
+    def __init__(self, edges_a: BinEdges, edges_b: BinEdges, *, method: str = "auto"):
+        shape = (len(edges_a.cuts), len(edges_b.cuts), edges_a.n_cells, edges_b.n_cells)
+        if 4 * math.prod(shape) > _MOST_BYTES:
+            raise ValueError(
+                f"edges_a: expected counts of at most 2 GiB, got {4 * math.prod(shape) / 2**30:.1f} GiB for "
+                f"{shape[0]} x {shape[1]} units; take fewer bins, or fewer units at a time"
+            )
+        device = edges_a.cuts.device
+        self.edges_a, self.edges_b, self.method, self.n_samples = edges_a, edges_b, _resolved(method, device), 0
+        self.counts = torch.zeros(shape, dtype=torch.int32, device=device)
+        self._largest = torch.zeros(shape[0] + shape[1], device=device)
+
+    def update(self, a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> None:
+        """Count a batch: (samples, units_a) and (samples, units_b), the same samples.
+
+        Raises:
+            ValueError: unequal samples, wrong widths, integer or complex types, more than 2^31 - 1 samples in all; NaN
+                or infinity (on the CPU at once and nothing is counted; elsewhere when the information is read, since
+                looking would stall the device).
+        """
+        a, b = as_activations(a, "a"), as_activations(b, "b")
+        _require_units(a, self.edges_a, "a")
+        _require_units(b, self.edges_b, "b")
+        if len(a) != len(b):
+            raise ValueError(f"b: expected {len(a)} samples as in a, got {len(b)}")
+        if len(a) == 0:
+            return
+        largest = torch.cat([a.abs().amax(0), b.abs().amax(0)])
+        if a.device.type == "cpu":
+            self._require_finite(largest)
+        self._add(len(a), largest)
+        codes_a = _codes(a.T.contiguous(), self.edges_a, self.method)
+        codes_b = _codes(b.T.contiguous(), self.edges_b, self.method)
+        _COUNTING[self.method](self.counts, codes_a, codes_b)
+
+    def merge(self, other: JointHistogram) -> JointHistogram:
+        """The histogram of both parts together, as a new object.
+
+        Raises:
+            ValueError: other bins, more than 2^31 - 1 samples in all.
+        """
+        if not isinstance(other, JointHistogram) or not (
+            self.edges_a == other.edges_a and self.edges_b == other.edges_b
+        ):
+            raise ValueError("other: expected a joint histogram over the same bins")
+        merged = JointHistogram(self.edges_a, self.edges_b, method=self.method)
+        for part in (self, other):
+            merged._add(part.n_samples, part._largest)
+            merged.counts += part.counts
+        return merged
+
+    def mutual_information(self, *, correction: str | None = "miller-madow") -> Tensor:
+        """Mutual information of all pairs (units_a, units_b) float64 in nats; see the function of that name.
+
+        Raises:
+            ValueError: fewer than 2 samples, unknown correction, NaN or infinity among the batches.
+        """
+        _require_correction(correction)
+        if self.n_samples < 2:
+            raise ValueError(f"a: expected at least 2 samples, got {self.n_samples}")
+        self._require_finite(self._largest)
+        _warn_of_few_samples(self.edges_a, self.edges_b, self.n_samples)
+        shape, device = self.counts.shape, self.counts.device
+        return _over_tiles(lambda i, j: self.counts[i, j], shape, self.n_samples, correction, device)
+
+    def _add(self, n_samples: int, largest: Tensor) -> None:
+        """Note more samples and the largest activation of each unit of a, then of b; NaN, once seen, stays."""
+        if self.n_samples + n_samples > _MOST_SAMPLES:
+            raise ValueError(f"a: expected at most {_MOST_SAMPLES} samples, got {self.n_samples + n_samples}")
+        self.n_samples, self._largest = self.n_samples + n_samples, torch.maximum(self._largest, largest)
+
+    def _require_finite(self, largest: Tensor) -> None:
+        for name, part in zip(("a", "b"), largest.split(self.counts.shape[:2]), strict=True):
+            require_finite_units(part, name)
+
+
+def _edges(rows: Tensor, name: str, bins: int, binning: str) -> BinEdges:
+    """Bins of the units whose activations are the rows (units, samples)."""
+    require_known(binning, _BINNINGS, "binning")
+    zero_bin = binning == "relu-quantile"
+    if isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= _MOST_CELLS - zero_bin:
+        raise ValueError(f"bins: expected 2 to {_MOST_CELLS - zero_bin}, got {bins!r}")
+    low, high = rows.aminmax(dim=1, keepdim=True)  # NaN is passed on
+    require_finite_units(torch.maximum(low.abs(), high.abs())[:, 0], name)
+    cuts = _uniform_cuts(low, high, bins) if binning == "uniform" else _quantile_cuts(rows, bins, zero_bin)
+    return BinEdges(cuts, zero_bin)
+
+
+def _uniform_cuts(low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """Cuts at equal distances (units, bins - 1) between the extremes (units, 1)."""
+    step = (high / 2 - low / 2) * (torch.arange(1, bins, dtype=low.dtype, device=low.device) / bins)
+    return _merged((low + step + step).sort(1).values, low)  # in two steps: the difference itself may overflow
+
+
+def _quantile_cuts(rows: Tensor, bins: int, zero_bin: bool) -> Tensor:
+    """Cuts at the quantiles of each row (units, bins - 1), with a bin of zeros those of what is not zero."""
+    n_samples, on_cpu = rows.shape[1], rows.device.type == "cpu"
+    # torch would sort indices along, three times as slow on the CPU
+    ordered = torch.from_numpy(np.sort(rows.numpy(), axis=1)) if on_cpu else rows.sort(1).values
+    zero = ordered.new_zeros(len(ordered), 1)
+    n_negative, n_zero = torch.searchsorted(ordered, zero), torch.zeros_like(zero, dtype=torch.int64)
+    if zero_bin:
+        n_zero = torch.searchsorted(ordered, zero, right=True) - n_negative
+    ranks = torch.arange(bins, device=rows.device) * (n_samples - n_zero) // bins
+    place = torch.where(ranks < n_negative, ranks, ranks + n_zero).clamp(max=n_samples - 1)
+    chosen = ordered.gather(1, place)
+    return _merged(chosen[:, 1:], chosen[:, :1])
+
+
+def _merged(cuts: Tensor, low: Tensor) -> Tensor:
+    """Ascending cuts without those that leave a bin empty: equal to one before or to the lowest activation."""
+    return cuts.where(cuts > torch.cat([low, cuts[:, :-1]], 1), math.inf).sort(1).values
+
+
+def _codes(rows: Tensor, edges: BinEdges, method: str) -> Tensor:
+    """Bins (units, samples) uint8 of rows of activations (units, samples)."""
+    dtype = torch.promote_types(rows.dtype, edges.cuts.dtype)
+    rows, cuts = rows.to(dtype), edges.cuts.to(dtype)
+    if method != "numba":
+        found = torch.searchsorted(cuts, rows, right=True, out_int32=True)
+        return ((found + 1).masked_fill_(rows == 0, 0) if edges.zero_bin else found).to(torch.uint8)
+    codes = torch.empty(rows.shape, dtype=torch.uint8)
+    _place(rows.numpy(), cuts.numpy(), edges.zero_bin, codes.numpy())
+    return codes
+
+
+@numba.njit(cache=True)
+def _place(rows, cuts, zero_bin, codes):  # pragma: no cover - compiled
+    """Count the cuts that each activation reaches: for so few, many samples at once beat a search for each."""
+    for unit in range(len(rows)):
+        for start in range(0, rows.shape[1], _BLOCK):
+            row, code = rows[unit, start : start + _BLOCK], codes[unit, start : start + _BLOCK]
+            code[:] = zero_bin
+            for cut in cuts[unit]:
+                for k in range(len(row)):
+                    code[k] += row[k] >= cut
+            if zero_bin:
+                for k in range(len(row)):
+                    code[k] = 0 if row[k] == 0 else code[k]
+
+
+def _over_tiles(
+    counts_of: _CountsOf, shape: Sequence[int], n_samples: int, correction: str | None, device: torch.device
+) -> Tensor:
+    """Mutual information (units_a, units_b), tile by tile, on the CPU where the device has no float64."""
+    units_a, units_b, *cells = shape
+    to = torch.device("cpu") if device.type == "mps" else device
+    found = torch.empty(units_a, units_b, dtype=torch.float64, device=to)
+    table = None
+    if n_samples < _LONGEST_TABLE:
+        table = torch.arange(n_samples + 1, dtype=torch.float64, device=to)
+        table = torch.xlogy(table, table)
+    for i, j in _tiles(units_a, units_b, _tile_entries(device) // math.prod(cells)):
+        found[i, j] = _information(counts_of(i, j).to(to), n_samples, table, correction)
+    return found
+
+
+def _information(counts: Tensor, n_samples: int, table: Tensor | None, correction: str | None) -> Tensor:
+    """Mutual information (units_a, units_b) from counts (units_a, units_b, bins_a, bins_b), all of `n_samples`."""
+    margin_a, margin_b = counts[:, 0].sum(2, dtype=torch.int32), counts[0].sum(1, dtype=torch.int32)
+    weight_a, weight_b = _n_log_n(margin_a, table).sum(1)[:, None], _n_log_n(margin_b, table).sum(1)
+    weight = _n_log_n(counts, table).flatten(2).sum(2)
+    found = ((weight - weight_a - weight_b) / n_samples + math.log(n_samples)).clamp(min=0)
+    filled_a, filled_b = (margin_a > 0).sum(1)[:, None], (margin_b > 0).sum(1)
+    if correction is not None:
+        filled = counts.clamp(max=1).flatten(2).sum(2, dtype=torch.int32)
+        found += (filled_a + filled_b - filled - 1).double() / (2 * n_samples)
+    return found.where((filled_a > 1) & (filled_b > 1), 0.0)  # not a rounding error beside 0, for a constant unit
+
+
+def _n_log_n(counts: Tensor, table: Tensor | None) -> Tensor:
+    """Each count times its logarithm, 0 for 0, float64; looked up in a table of the first integers, if there is one."""
+    if table is None:
+        return torch.xlogy(counts.double(), counts)
+    return table.index_select(0, counts.flatten()).view(counts.shape)
+
+
+def _resolved(method: str, device: torch.device) -> str:
+    """How pairs are counted on the device."""
+    require_known(method, ("auto", *_COUNTING), "method")
+    if method == "numba" and device.type != "cpu":
+        raise ValueError(f"method: 'numba' counts on the CPU, got activations on {device.type}")
+    return method if method != "auto" else "numba" if device.type == "cpu" else "product"
+
+
+def _count_compiled(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
+    """In compiled loops, where it pays two units of b at a time.
+
+    One pass then fills a table of three units (bins_a, bins_b, bins_b), and summing it over either unit of b gives two
+    pairs: half the steps, once samples far outnumber the cells of that table.
+    """
+    units_b, n_samples, (cells_a, cells_b) = len(codes_b), codes_b.shape[1], counts.shape[2:]
+    n_cells = cells_a * cells_b**2
+    n_paired = units_b - units_b % 2 if n_cells <= _MOST_CELLS**2 and 8 * n_cells <= n_samples else 0
+    codes_a, codes_b, counts = codes_a.numpy(), codes_b.numpy(), counts.numpy()
+    joint_b = codes_b[0:n_paired:2].astype(np.uint16) * np.uint16(cells_b) + codes_b[1:n_paired:2]
+    _tally(counts, codes_a, joint_b, 0, 2)
+    _tally(counts, codes_a, codes_b[n_paired:].astype(np.uint16), n_paired, 1)
+
+
+@numba.njit(cache=True, parallel=True)
+def _tally(counts, codes_a, codes_b, first, width):  # pragma: no cover - compiled
+    """Add the counts of each unit of a with units of b from `first` on, `width` of which share a row of codes_b."""
+    cells_a, cells_b = counts.shape[2:]
+    for pair in numba.prange(len(codes_a) * len(codes_b)):
+        i, group = pair // len(codes_b), pair % len(codes_b)
+        table = _joint_table(codes_a[i], codes_b[group], cells_a, cells_b**width)
+        table = table.reshape(cells_a, cells_b ** (width - 1), cells_b)
+        j = first + width * group
+        for x in range(cells_a):
+            last = counts[i, j + width - 1, x]
+            for y in range(table.shape[1]):
+                for z in range(cells_b):
+                    last[z] += table[x, y, z]
+                if width == 2:
+                    counts[i, j, x, y] += table[x, y].sum()
+
+
+@numba.njit(cache=True)
+def _joint_table(codes_a, codes_b, cells_a, cells_b):  # pragma: no cover - compiled
+    """Joint counts of two rows of codes, flat.
+
+    Several partial tables take turns: adding twice to one cell waits for the first addition to reach memory, and units
+    that are mostly 0 nearly always hit one cell. A large table is kept in two parts only, to stay in the nearest cache.
+    """
+    parts = np.zeros((4 if cells_a * cells_b <= 1024 else 2, cells_a * cells_b), np.int32)
+    part_0, part_1, part_2, part_3 = parts[0], parts[1], parts[-2], parts[-1]
+    joint = np.empty(_BLOCK, np.uint16)
+    for start in range(0, len(codes_a), _BLOCK):
+        a, b = codes_a[start : start + _BLOCK], codes_b[start : start + _BLOCK]
+        for k in range(len(a)):
+            joint[k] = np.uint16(a[k]) * np.uint16(cells_b) + b[k]
+        n = len(a) // 4
+        joint_0, joint_1, joint_2, joint_3 = joint[:n], joint[n : 2 * n], joint[2 * n : 3 * n], joint[3 * n : 4 * n]
+        for k in range(n):
+            part_0[joint_0[k]] += 1
+            part_1[joint_1[k]] += 1
+            part_2[joint_2[k]] += 1
+            part_3[joint_3[k]] += 1
+        for k in range(4 * n, len(a)):
+            part_0[joint[k]] += 1
+    return parts.sum(0)
+
+
+def _count_by_scatter(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
+    """One addition a sample and pair; few pairs and samples at a time, so that their indices stay in the cache."""
+    one, cells_b = counts.new_ones(1, 1, 1), counts.shape[3]
+    for i, j in _tiles(*counts.shape[:2], 64):
+        table = counts[i, j].flatten(2)
+        for k in range(0, codes_a.shape[1], _BLOCK // 2):
+            first, second = (codes[units, k : k + _BLOCK // 2].long() for codes, units in ((codes_a, i), (codes_b, j)))
+            index = (first * cells_b)[:, None] + second
+            table.scatter_add_(2, index, one.expand_as(index))
+
+
+def _count_by_product(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
+    """As products of indicators (bin, sample), in half precision where that is fast: exact for so few samples."""
+    dtype = torch.float32 if counts.device.type == "cpu" else torch.float16
+    cells = counts.shape[2:]
+    for i, j in _tiles(*counts.shape[:2], _tile_entries(counts.device) // math.prod(cells)):
+        for k in range(0, codes_a.shape[1], _EXACT_IN_HALF):
+            hot_a, hot_b = (
+                (codes[:, None, k : k + _EXACT_IN_HALF] == torch.arange(n, device=codes.device)[:, None]).to(dtype)
+                for codes, n in zip((codes_a[i], codes_b[j]), cells, strict=True)
+            )
+            found = (hot_a.flatten(0, 1) @ hot_b.flatten(0, 1).T).to(torch.int32)
+            counts[i, j] += found.view(len(hot_a), cells[0], len(hot_b), cells[1]).transpose(1, 2)
+
+
+# Ways to add to counts (units_a, units_b, bins_a, bins_b), given codes (units, samples) of both nets.
+_COUNTING = {"numba": _count_compiled, "scatter": _count_by_scatter, "product": _count_by_product}
+
+
+def _tiles(units_a: int, units_b: int, pairs: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of at most `pairs` pairs of units that cover all, as square as they come; at least one pair each."""
+    step_b = max(1, min(units_b, math.isqrt(max(pairs, 1))))
+    step_a = max(1, min(units_a, pairs // step_b))
+    for i in range(0, units_a, step_a):
+        for j in range(0, units_b, step_b):
+            yield slice(i, min(i + step_a, units_a)), slice(j, min(j + step_b, units_b))
+
+
+def _tile_entries(device: torch.device) -> int:
+    """Numbers worked on at a time: on the CPU 1 MB of float64, which stays in the cache, elsewhere 128 MB."""
+    return 1 << 17 if device.type == "cpu" else 1 << 24
+
+
+def _require_correction(correction: str | None) -> None:
+    if correction is not None:
+        require_known(correction, _CORRECTIONS, "correction")
+
+
+def _require_units(acts: Tensor, edges: BinEdges, name: str) -> None:
+    if acts.device != edges.cuts.device:
+        raise ValueError(f"{name}: expected activations on {edges.cuts.device} as their bins, got {acts.device}")
+    if acts.shape[1] != len(edges.cuts):
+        raise ValueError(f"{name}: expected {len(edges.cuts)} units, got {acts.shape[1]}")
+
+
+def _warn_of_few_samples(edges_a: BinEdges, edges_b: BinEdges, n_samples: int) -> None:
+    if isinstance(edges_a.cuts, FakeTensor):
+        return  # a fake tensor has a shape and no values
+    cells = int(edges_a.n_bins.max()) * int(edges_b.n_bins.max())
+    if n_samples < _SAMPLES_PER_CELL * cells:
+        warnings.warn(
+            f"mutual information: {n_samples} samples for joint histograms of {cells} cells, expected at least "
+            f"{_SAMPLES_PER_CELL} for each; values are biased, take fewer bins",
+            stacklevel=3,
+        )
