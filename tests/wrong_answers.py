@@ -171,4 +171,43 @@ WRONG = {
             ),
         ],
     ],
+    "05_spectral_clustering": [
+        [
+            ("the first unit is put back", "answer = 0.5"),
+            ("the first unit is counted among those left", "answer = 24 / 48"),
+            ("the probability of the same network", "answer = 23 / 47"),
+        ],
+        [
+            (
+                "not normalised",
+                "def laplacian(affinity):\n    return np.diag(affinity.sum(axis=1)) - affinity",
+            ),
+            (
+                "each row divided by its degree: a random walk, not symmetric",
+                "def laplacian(affinity):\n"
+                "    return np.eye(len(affinity)) - affinity / affinity.sum(axis=1)[:, None]",
+            ),
+            (
+                "degrees in place of their roots",
+                "def laplacian(affinity):\n"
+                "    degree = affinity.sum(axis=1)\n"
+                "    return np.eye(len(affinity)) - affinity / degree[:, None] / degree",
+            ),
+        ],
+        [
+            (
+                "rows move as a whole",
+                "def permute_columns(weights, generator):\n    return generator.permutation(weights)",
+            ),
+            (
+                "the columns change places",
+                "def permute_columns(weights, generator):\n    return generator.permutation(weights, axis=1)",
+            ),
+            (
+                "all entries are shuffled",
+                "def permute_columns(weights, generator):\n"
+                "    return generator.permutation(weights.ravel()).reshape(weights.shape)",
+            ),
+        ],
+    ],
 }  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from scipy.cluster import hierarchy
 from torch import Tensor
@@ -41,9 +41,9 @@ ROLES = {
     "maps": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "correlation": {"color": _WIDE[2], "linestyle": "-", "marker": "s"},
     "subspace": {"color": _WIDE[4], "linestyle": "-", "marker": "P"},
-    "shuffled maps": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "shuffled maps": {"color": "black", "linestyle": ":", "marker": "X"},
     "shuffled labels": {"color": "0.7", "linestyle": ":", "marker": "."},
-    "random groups": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "random groups": {"color": "black", "linestyle": ":", "marker": "X"},
     "local": {"color": _WIDE[0]},
     "slightly distributed": {"color": _WIDE[9]},
     "fully distributed": {"color": _WIDE[1]},
@@ -249,6 +249,53 @@ def tree_on_matrix(axes: Sequence[Axes], affinity: Tensor, tree: MergeTree, *, u
     below.set(xticks=[], yticks=[], xlabel="units of both nets, in the order of the tree")
     for ax in axes:
         sns.despine(ax=ax, left=True, bottom=True)
+
+
+def information_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
+    """Mutual information from white (none, or below none by its correction) to dark (the largest entry)."""
+    image = ax.imshow(matrix, cmap="mako_r", vmin=0, aspect="auto", interpolation="nearest")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.figure.colorbar(image, ax=ax, label="mutual information (nats)", shrink=0.85)
+    return ax
+
+
+def information_against_correlation(
+    ax: Axes, points: Mapping[str, tuple[Tensor, Tensor]], *, normal: tuple[np.ndarray, np.ndarray]
+) -> Axes:
+    """One dot for each pair of units: (correlations, mutual information); the curve is that of normal units."""
+    for name, (r, information) in points.items():
+        color = ROLES.get(name, {}).get("color")
+        ax.scatter(r.flatten(), information.flatten(), s=7, color=color, alpha=0.5, linewidths=0, label=name)
+    ax.plot(*normal, color="black", linewidth=1, label="jointly normal")
+    ax.set(xlabel="correlation r", ylabel="mutual information (nats)", xlim=(-1, 1))
+    ax.legend(markerscale=2)
+    return ax
+
+
+def joint_histogram(ax: Axes, counts: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
+    """Samples (bins_a, bins_b) in each pair of bins, on a logarithmic scale; pairs without any are white."""
+    shown = np.ma.masked_less(np.asarray(counts, dtype=float).T, 1)
+    image = ax.imshow(shown, cmap="mako_r", norm=LogNorm(1, max(shown.max(), 2)), aspect="auto", origin="lower")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.figure.colorbar(image, ax=ax, label="samples", shrink=0.85)
+    return ax
+
+
+def information_over_bins(
+    ax: Axes, bins: Sequence[int], curves: Mapping[str, Sequence[tuple[float, float]]], *, marked: int
+) -> Axes:
+    """Mutual information (corrected, as counted) over the number of bins, one of them marked."""
+    for name, values in curves.items():
+        corrected, counted = zip(*values, strict=True)
+        color = ROLES.get(name, {}).get("color")
+        ax.plot(bins, corrected, color=color, marker="o", markersize=4, label=f"{name}, corrected")
+        ax.plot(bins, counted, color=color, linestyle=":", label=f"{name}, as counted")
+        ax.plot(bins[marked], corrected[marked], "o", color="black", markersize=10, fillstyle="none")
+    ax.set(xlabel="bins", ylabel="mutual information (nats)", xscale="log", xticks=bins, xticklabels=bins)
+    ax.minorticks_off()
+    ax.set_ylim(bottom=0)
+    ax.legend()
+    return ax
 
 
 def pairs_of_patches(figure: Figure, rows: Sequence[tuple[str, Tensor, Tensor]], *, titles: tuple[str, str]) -> Figure:
