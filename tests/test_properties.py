@@ -25,6 +25,22 @@ def explained(mapping):
     return lambda a, b: mapping(cu.pair_moments(a, b)).r2.mean()
 
 
+def informed(binning):
+    """Mean information that a unit has of its best partner, as a share of what it has of itself."""
+
+    def similarity(a, b):
+        found = cu.mutual_information(a, b, bins=5, binning=binning, correction=None)
+        itself = cu.mutual_information(a, a, bins=5, binning=binning, correction=None).diagonal()
+        return (found.amax(1) / itself).mean()
+
+    return similarity
+
+
+def overlapping(a, b):
+    """Mean cosine of the principal angles between what all units of either net span."""
+    return cu.subspace_overlap(cu.pair_moments(a, b), range(a.shape[1]), range(b.shape[1])).mean()
+
+
 def orthogonal(units, generator):
     return torch.linalg.qr(torch.randn(units, units, generator=generator, dtype=torch.float64)).Q
 
@@ -39,11 +55,12 @@ CHANGES = {
     "invertible map": lambda acts, generator: acts @ (
         orthogonal(acts.shape[1], generator) * torch.logspace(-1, 1, acts.shape[1], dtype=torch.float64)
     ),
+    "increasing maps of units": lambda acts, generator: acts.exp(),
     "order of the samples of both": None,
     "order of the samples of one": lambda acts, generator: acts[torch.randperm(len(acts), generator=generator)],
 }  # fmt: skip
 # For each similarity the changes that leave it as it is; every other change must move it.
-ALL = set(CHANGES) - {"order of the samples of one"}
+LINEAR = set(CHANGES) - {"order of the samples of one", "increasing maps of units"}
 UNITWISE = {"permutation", "scale of all units", "positive scales of units", "shift", "order of the samples of both"}
 SIGNED = {*UNITWISE, "sign of some units"}
 INVARIANT = {
@@ -54,7 +71,10 @@ INVARIANT = {
     "best subset, the predicted net": (explained(lambda pair: cu.best_subset_mapping(pair, 2)), SIGNED),
     "best subset, the predicting net": (explained(lambda pair: cu.best_subset_mapping(pair.swap(), 2)), SIGNED),
     "least squares, the predicted net": (explained(cu.least_squares), SIGNED),
-    "least squares, the predicting net": (explained(lambda pair: cu.least_squares(pair.swap())), ALL),
+    "least squares, the predicting net": (explained(lambda pair: cu.least_squares(pair.swap())), LINEAR),
+    "mutual information, quantile bins": (informed("quantile"), {*SIGNED, "increasing maps of units"}),
+    "mutual information, uniform bins": (informed("uniform"), SIGNED),
+    "subspace overlap": (overlapping, LINEAR),
 }
 
 

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import torch
+
 from ..kernels.checks import require_known
+from ..kernels.moments import pair_moments
+from ..kernels.mutual_information import mutual_information
+from ..kernels.sparse_mapping import sparse_mapping
 from ..nets.datasets import absolute_name
 from .claims import as_text, build_folder, differences, gather, write_json
 from .pool import follow_parent, n_cores, one_thread_each
@@ -77,6 +82,7 @@ def run(
         require_known(parameter, sorted(set().union(*known.values())), "parameter")
     _require_writable(build)
     os.environ["CONVERGENT_BUILD"], os.environ["CONVERGENT_RUN"] = str(build), "1"
+    _compile_kernels()
     prepare(*notebooks, dataset=settings["dataset"], seed=seed, profile=profile)
     _clear(build, settings, notebooks)
     jobs = {
@@ -87,6 +93,13 @@ def run(
     print(f"\n{as_text(rows)}\n\n{len(rows)} claims in {build / 'results' / 'claims.json'}")
     failed = [outcome for outcome in outcomes if outcome.error]
     return 1 if failed else _gate(rows, settings, notebooks)
+
+
+def _compile_kernels() -> None:
+    """Compile once what numba keeps for all processes, so that no two of them do it at the same time."""
+    acts = torch.rand(4096, 2, generator=torch.Generator().manual_seed(0))
+    mutual_information(acts, acts)
+    sparse_mapping(pair_moments(acts, acts), [0.1])
 
 
 def _gate(rows: list[dict], settings: dict[str, object], notebooks: list[str]) -> int:
