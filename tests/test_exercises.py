@@ -1,8 +1,11 @@
 """Every check fails on the blank and on the mistakes of wrong_answers.py, and passes on the solution."""
 
+import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -92,7 +95,7 @@ def exercises_of(smoke, tmp_path_factory):
     plt.switch_backend("Agg")
     with pytest.MonkeyPatch.context() as patch, mpl.rc_context():
         patch.chdir(ROOT)
-        patch.setenv("CONVERGENT_BUILD", str(tmp_path_factory.mktemp("build")))
+        patch.setenv("CONVERGENT_BUILD", str(tmp_path_factory.mktemp("build")))  # where claims are written, too
         patch.setenv("CONVERGENT_STORE", str(smoke[0] / "store"))
         patch.setattr(plt, "show", lambda: plt.close("all"))
         yield cache(run_through)
@@ -118,6 +121,21 @@ def test_three_mistakes_are_kept_for_each_exercise(name):
     counts = [len({answer for _, answer in answers}) for answers in WRONG.get(name, [])]
     assert counts == [3, 3, 3], f"tests/wrong_answers.py: {name!r} needs three mistakes for each of its three exercises"
     assert all(mistake.strip() for answers in WRONG[name] for mistake, _ in answers), "say what the mistake is"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_run_makes_the_same_claims(smoke, exercises_of, name):
+    exercises_of(name)
+    first, second = (
+        json.loads((Path(build) / "results" / "rows" / f"{name}.json").read_text())
+        for build in (smoke[0] / "build", os.environ["CONVERGENT_BUILD"])
+    )
+    for row, again in zip(first, second, strict=True):
+        assert again["interval"] == pytest.approx(row["interval"], rel=1e-4, abs=1e-6), row["id"]
+        assert {**again, "interval": 0, "our_value": 0, "baseline": 0} == {
+            **row, "interval": 0, "our_value": 0, "baseline": 0
+        }  # fmt: skip
 
 
 @pytest.mark.slow

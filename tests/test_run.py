@@ -34,17 +34,17 @@ def test_the_smoke_run_makes_every_notebook_and_claim(smoke):
 
 
 @pytest.mark.slow
-def test_the_same_seeds_give_the_same_claims_and_figures(smoke, paper, tmp_path):
-    """From the same networks; that these are trained to the same bytes is tested where runs are killed."""
+def test_the_same_seeds_give_the_same_figures(smoke, paper, tmp_path):
+    """The same claims, for every notebook: see test_exercises; the same networks: where runs are killed."""
     folder = smoke[0]
     (tmp_path / "store").mkdir()
     for path in (folder / "store").glob("network-*.safetensors"):
         shutil.copy(path, tmp_path / "store")
-    again = paper(tmp_path, "--profile", "smoke")
+    again = paper(tmp_path, "--profile", "smoke", "--only", "02")
     assert again.returncode == 0, again.stderr
-    name = "build/results/claims.json"
-    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    assert pictures(tmp_path) == pictures(folder)
+    found = pictures(tmp_path).values()
+    assert set(found) <= set(pictures(folder).values())
+    assert len(found) >= 6
 
 
 @pytest.mark.slow
