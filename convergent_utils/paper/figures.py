@@ -276,7 +276,8 @@ def joint_histogram(ax: Axes, counts: Tensor, *, title: str, xlabel: str, ylabel
     """Samples (bins_a, bins_b) in each pair of bins, on a logarithmic scale; pairs without any are white."""
     shown = np.ma.masked_less(np.asarray(counts, dtype=float).T, 1)
     image = ax.imshow(shown, cmap="mako_r", norm=LogNorm(1, max(shown.max(), 2)), aspect="auto", origin="lower")
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    xticks, yticks = (range(0, n, max(1, n // 5)) for n in reversed(shown.shape))
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=xticks, yticks=yticks)
     ax.figure.colorbar(image, ax=ax, label="samples", shrink=0.85)
     return ax
 

@@ -24,7 +24,7 @@ from .pool import run_jobs
 REORDERED = "net1-reordered"
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
-_SECONDS_PER_STEP = 1e-4  # of the original optimiser
+_SECONDS_PER_STEP = 3e-4  # of the original optimiser, a layer's runs together
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
 _MOST_DEAD = 0.25  # of a layer's units
 _FOLDS = 4  # two to fit on and two to judge on; of the two to fit on, one may choose what the other fitted
@@ -215,13 +215,17 @@ def prepare(
     before = _measure_jobs(prepared(_starts(configurations)), [need for need in wanted if need[0] == "untrained"])
     title = f"training {', '.join(lacking)}" if lacking else "measuring untrained networks"
     epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
-    images = epochs * len(train_set) + len(before) * settings.n_networks * len(test_set) / 2
-    _run(store, title, training + before, images, extra_workers=1)
+    seconds = {
+        "an epoch": _SECONDS_PER_IMAGE * len(train_set),
+        "a measurement": _SECONDS_PER_IMAGE * settings.n_networks * len(test_set) / 2,
+    }
+    expected = epochs * seconds["an epoch"] + len(before) * seconds["a measurement"]
+    _run(store, title, training + before, expected, extra_workers=1)
     result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
     if not settings.planted:
         _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
     after = _measure_jobs(result, wanted)
-    _run(store, "measuring", after, len(after) * settings.n_networks * len(test_set) / 2)
+    _run(store, "measuring", after, len(after) * seconds["a measurement"])
     if not settings.planted:
         _require_live_units(result)
     if any(notebook in SGD_NOTEBOOKS for notebook in notebooks or MEASUREMENTS):
@@ -230,16 +234,14 @@ def prepare(
 
 
 def _run_sgd(prepared: Prepared) -> None:
-    """The runs of the original optimiser that the store lacks."""
-    wanted = [(*pair, layer) for layer in PUBLISHED_UNITS for pair in prepared.sgd_pairs]
+    """The runs of the original optimiser that the store lacks, those with the whole grid first."""
+    wanted = [(*pair, layer) for pair in prepared.sgd_pairs for layer in PUBLISHED_UNITS]
     lacking = [run for run in wanted if not prepared.has_sgd(*run)]
+    lacking.sort(key=lambda run: not prepared.sgd_pairs[run[:2]])
     grids = sum(prepared.sgd_pairs[a, b] for a, b, _ in lacking)
-    steps = prepared.sgd_steps
-    jobs = [(_sgd_job, (prepared, *run)) for run in sorted(lacking, key=lambda run: not prepared.sgd_pairs[run[:2]])]
-    seconds = _SECONDS_PER_STEP * (grids * 16 * steps[3] + (len(lacking) + grids) * 5 * steps[2])
-    if jobs:
-        prepared.store.require_writable()
-    run_jobs("running the original optimiser", jobs, seconds)
+    seconds = _SECONDS_PER_STEP * (grids * prepared.sgd_steps[3] + len(lacking) * prepared.sgd_steps[2])
+    jobs = [(_sgd_job, (prepared, *run)) for run in lacking]
+    _run(prepared.store, "running the original optimiser", jobs, seconds)
 
 
 def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[tuple[Callable, tuple]]:
@@ -247,11 +249,11 @@ def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) ->
     return [(_measure_job, (prepared, *need)) for need in needs if not prepared.has_measured(*need)]
 
 
-def _run(store: Store, title: str, jobs: list[tuple[Callable, tuple]], images: float, **options: int) -> None:
-    """Run the jobs, with an estimate from their work in images; a store that lacks nothing may be read-only."""
+def _run(store: Store, title: str, jobs: list[tuple[Callable, tuple]], seconds: float, **options: int) -> None:
+    """Run the jobs, if there are any; a store that lacks nothing may be read-only."""
     if jobs:
         store.require_writable()
-    run_jobs(title, jobs, images * _SECONDS_PER_IMAGE, **options)
+    run_jobs(title, jobs, seconds, **options)
 
 
 def _starts(configurations: dict[str, dict]) -> dict[str, Trained]:
