@@ -132,6 +132,9 @@ def test_least_squares_against_oracles(acts):
     pair, (x, y) = cu.pair_moments(*acts), (standardised(value).numpy() for value in acts)
     ridge = Ridge(alpha=0.3 * len(x), fit_intercept=False).fit(x, y)
     assert cu.least_squares(pair, ridge=0.3).coefficients[0].numpy() == pytest.approx(ridge.coef_.T, abs=1e-8)
+    several = cu.least_squares(pair, ridge=[0.0, 0.3])
+    for k, alone in enumerate((0.0, 0.3)):
+        assert torch.allclose(several.coefficients[k], cu.least_squares(pair, ridge=alone).coefficients[0], atol=1e-12)
     twice = cu.pair_moments(acts[0].repeat(1, 2), acts[1])
     minimum = np.linalg.lstsq(np.hstack([x, x]), y, rcond=1e-10)[0]
     found = cu.least_squares(twice)
@@ -219,6 +222,8 @@ def test_bad_arguments(acts):
         cu.sparse_mapping(pair, [0.1], tolerance=0)
     with pytest.raises(ValueError, match="ridge"):
         cu.least_squares(pair, ridge=-1)
+    with pytest.raises(ValueError, match="ridge"):
+        cu.least_squares(pair, ridge=[])
     for k in (0, 13, 2.0):
         with pytest.raises(ValueError, match="k: expected 1 to 12"):
             cu.best_subset_mapping(pair, k)

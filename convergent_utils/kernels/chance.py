@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from .checks import as_activations, require_same_samples
@@ -149,7 +149,7 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
         raise ValueError("values: expected finite values between different networks, got NaN or infinity")
     left_out = np.array([np.delete(np.delete(values, k, 0), k, 1)[~np.eye(n - 1, dtype=bool)].mean() for k in range(n)])
     spread = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    half = stats.t.ppf((1 + level) / 2, n - 1) * spread
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * spread
     estimate = float(values[between].mean())
     return Interval(estimate, estimate - half, estimate + half)
 

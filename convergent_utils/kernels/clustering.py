@@ -25,7 +25,6 @@ from scipy.linalg import eigh
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from .checks import require_known
@@ -241,6 +240,8 @@ def spectral_clustering(affinity: Tensor | np.ndarray, n_clusters: int, *, seed:
 
     Source: Ng, Jordan and Weiss 2001.
     """
+    from sklearn.cluster import KMeans  # takes as long to import as all the rest, and few need it
+
     embedding = _embedding(affinity, n_clusters, "n_clusters")
     units = _by_degree(embedding.degree)
     places = embedding.coordinates[units].cpu().numpy()

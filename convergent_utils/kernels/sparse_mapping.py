@@ -146,30 +146,34 @@ def sparse_mapping(
     return path_of(pair, penalties, coefficients, gap=gap)
 
 
-def least_squares(pair: PairMoments, *, ridge: float = 0.0, rank_tolerance: float = 1e-7) -> MappingPath:
+def least_squares(
+    pair: PairMoments, *, ridge: float | Sequence[float] = 0.0, rank_tolerance: float = 1e-7
+) -> MappingPath:
     r"""The dense map: :math:`w = (C + \rho I)^{+} c`, of minimum norm where units of a depend on each other.
 
     Args:
         pair: moments of a and b.
-        ridge: :math:`\rho \geq 0`, in units of the variance of a standardised unit.
+        ridge: :math:`\rho \geq 0`, in units of the variance of a standardised unit; or several, for an entry each.
         rank_tolerance: directions of a with less than this share of the largest eigenvalue count as absent. Moments of
             float32 activations carry a rounding of about 1e-7.
 
     Returns:
-        MappingPath with one entry, whose penalty is 0.
+        MappingPath with one entry for each ridge, whose penalties are 0.
 
     Raises:
         ValueError: negative ridge.
 
     Without a ridge, R^2 on *other* data may be far below 0, where units fire rarely.
     """
-    if not (ridge >= 0 and math.isfinite(ridge)):
-        raise ValueError(f"ridge: expected a number of at least 0, got {ridge}")
+    ridges = [ridge] if isinstance(ridge, int | float) else list(ridge)
+    if not ridges or not all(r >= 0 and math.isfinite(r) for r in ridges):
+        raise ValueError(f"ridge: expected a number of at least 0, or several, got {ridge}")
     gram, cross, _, _ = standardised(pair)
     values, vectors = torch.linalg.eigh(gram)
     kept = values > rank_tolerance * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
-    inverse = torch.where(kept, 1 / (values + ridge).where(kept, 1.0), 0.0)
-    return path_of(pair, cross.new_zeros(1), (vectors * inverse @ (vectors.T @ cross))[None])
+    inverse = [torch.where(kept, 1 / (values + r).where(kept, 1.0), 0.0) for r in ridges]
+    rotated = vectors.T @ cross
+    return path_of(pair, cross.new_zeros(len(ridges)), torch.stack([vectors * i @ rotated for i in inverse]))
 
 
 def best_subset_mapping(pair: PairMoments, k: int) -> MappingPath:

@@ -265,7 +265,7 @@ def information_against_correlation(
     """One dot for each pair of units: (correlations, mutual information); the curve is that of normal units."""
     for name, (r, information) in points.items():
         color = ROLES.get(name, {}).get("color")
-        ax.scatter(r.flatten(), information.flatten(), s=7, color=color, alpha=0.5, linewidths=0, label=name)
+        ax.scatter(r.flatten(), information.flatten(), s=5, color=color, alpha=0.6, linewidths=0, label=name)
     ax.plot(*normal, color="black", linewidth=1, label="jointly normal")
     ax.set(xlabel="correlation r", ylabel="mutual information (nats)", xlim=(-1, 1))
     ax.legend(markerscale=2)
@@ -275,7 +275,8 @@ def information_against_correlation(
 def joint_histogram(ax: Axes, counts: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
     """Samples (bins_a, bins_b) in each pair of bins, on a logarithmic scale; pairs without any are white."""
     shown = np.ma.masked_less(np.asarray(counts, dtype=float).T, 1)
-    image = ax.imshow(shown, cmap="mako_r", norm=LogNorm(1, max(shown.max(), 2)), aspect="auto", origin="lower")
+    look = {"cmap": "mako_r", "norm": LogNorm(1, max(shown.max(), 2)), "interpolation": "nearest"}
+    image = ax.imshow(shown, aspect="auto", origin="lower", **look)
     xticks, yticks = (range(0, n, max(1, n // 5)) for n in reversed(shown.shape))
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=xticks, yticks=yticks)
     ax.figure.colorbar(image, ax=ax, label="samples", shrink=0.85)

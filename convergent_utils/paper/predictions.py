@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from ..kernels.moments import PairMoments
 from ..kernels.sparse_mapping import MappingPath, least_squares
@@ -72,10 +71,6 @@ def dense_mapping(
     half: PairMoments, first: PairMoments, second: PairMoments, ridges: Sequence[float] = RIDGES
 ) -> MappingPath:
     """Least squares with the ridge that does best on one part of the images when fitted on the other, both ways."""
-
-    def judged(ridge: float) -> Tensor:
-        """Mean R^2 of the units on the part that was not fitted on."""
-        ways = ((first, second), (second, first))
-        return sum(least_squares(fitted, ridge=ridge).r2_on(other).mean() for fitted, other in ways)
-
-    return least_squares(half, ridge=max(ridges, key=judged))
+    ways = ((first, second), (second, first))
+    judged = sum(least_squares(fitted, ridge=ridges).r2_on(other).mean(1) for fitted, other in ways)
+    return least_squares(half, ridge=ridges[int(judged.argmax())])
