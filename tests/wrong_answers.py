@@ -136,6 +136,53 @@ WRONG = {
             ),
         ],
     ],
+    "03_mutual_information": [
+        [
+            ("a bit is taken to be larger than a nat", "answer = (1.08 * np.log(2), np.sqrt(1 - np.exp(-2 * 1.08)))"),
+            ("the two in front of the information is lost", "answer = (1.08 / np.log(2), np.sqrt(1 - np.exp(-1.08)))"),
+            ("the square of the correlation", "answer = (1.08 / np.log(2), 1 - np.exp(-2 * 1.08))"),
+        ],
+        [
+            (
+                "empty bins are not left out",
+                "def entropy_of(counts):\n"
+                "    shares = counts / counts.sum()\n"
+                "    with np.errstate(all='ignore'):\n"
+                "        return -(shares * np.log(shares)).sum()",
+            ),
+            (
+                "in bits",
+                "def entropy_of(counts):\n"
+                "    shares = counts[counts > 0] / counts.sum()\n"
+                "    return -(shares * np.log2(shares)).sum()",
+            ),
+            (
+                "counts are taken for shares",
+                "def entropy_of(counts):\n"
+                "    counts = counts[counts > 0]\n"
+                "    return -(counts * np.log(counts)).sum()",
+            ),
+        ],
+        [
+            (
+                "the sign is turned round",
+                "def to_add(counts):\n"
+                "    x, y, xy = (counts.sum(1) > 0).sum(), (counts.sum(0) > 0).sum(), (counts > 0).sum()\n"
+                "    return ((xy - 1) - (x - 1) - (y - 1)) / (2 * counts.sum())",
+            ),
+            (
+                "bins that hold nothing are counted",
+                "def to_add(counts):\n"
+                "    x, y = counts.shape\n"
+                "    return -(x - 1) * (y - 1) / (2 * counts.sum())",
+            ),
+            (
+                "all bins for all but one, as Li et al. had it",
+                "def to_add(counts):\n"
+                "    return -counts.size / (2 * counts.sum())",
+            ),
+        ],
+    ],
     "04_sparse_mapping": [
         [
             ("the loss is taken for the variance left", 'answer = 0.416**2 - (1 - min(published["conv5"]))'),
