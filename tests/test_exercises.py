@@ -1,8 +1,13 @@
-"""Every check fails on the blank and on the mistakes of wrong_answers.py, and passes on the solution."""
+"""Every check fails on the blank and on the mistakes of wrong_answers.py, and passes on the solution.
 
+The notebooks are run here once more than the paper runs them, so their claims and live panels are looked at, too.
+"""
+
+import io
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,8 +20,10 @@ import pytest
 import torch
 from IPython.display import display
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from wrong_answers import WRONG
 
+from convergent_utils.paper import widgets
 from convergent_utils.paper.run import NOTEBOOKS, ROOT, notebook_names
 
 NAMES = notebook_names()
@@ -76,22 +83,34 @@ def exercise_at(cells, k):
     return [cell.source for cell in triple]
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What is kept of a notebook that ran: its exercises, and the function and controls of its live panel."""
+
+    exercises: list[Exercise]
+    draw: Callable[..., object]
+    controls: dict[str, list[object]]
+
+
 def run_through(name):
-    """Run the code cells of a notebook on the planted networks, and keep its exercises."""
-    namespace, exercises = {"__name__": "__main__", "display": display}, []
-    cells = [cell for cell in cells_of(name) if cell.cell_type == "code" and "live-only" not in tags(cell)]
+    """Run the code cells of a notebook on the planted networks, and keep its exercises and its panel."""
+    namespace, exercises, panels = {"__name__": "__main__", "display": display}, [], []
+    cells = [cell for cell in cells_of(name) if cell.cell_type == "code"]
     for k, cell in enumerate(cells):
         if "exercise" in tags(cell):
             exercises.append(Exercise(*exercise_at(cells, k), copied(namespace)))
-        exec(compile(cell.source, f"{name}, code cell {k}", "exec"), namespace)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(widgets, "live_panel", lambda draw, controls, **_: panels.append((draw, controls)))
+            exec(compile(cell.source, f"{name}, code cell {k}", "exec"), namespace)
         if "parameters" in tags(cell):
             namespace["profile"] = "smoke"
-    return exercises
+    ((draw, controls),) = panels
+    return Ran(exercises, draw, {control: list(values) for control, values in controls.items()})
 
 
 @pytest.fixture(scope="module")
-def exercises_of(smoke, tmp_path_factory):
-    """The exercises of a notebook by its name; each notebook is run once, when it is first asked for."""
+def ran(smoke, tmp_path_factory):
+    """What is kept of a notebook, by its name; each notebook is run once, when it is first asked for."""
     plt.switch_backend("Agg")
     with pytest.MonkeyPatch.context() as patch, mpl.rc_context():
         patch.chdir(ROOT)
@@ -125,8 +144,8 @@ def test_three_mistakes_are_kept_for_each_exercise(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_second_run_makes_the_same_claims(smoke, exercises_of, name):
-    exercises_of(name)
+def test_a_second_run_makes_the_same_claims(smoke, ran, name):
+    ran(name)
     first, second = (
         json.loads((Path(build) / "results" / "rows" / f"{name}.json").read_text())
         for build in (smoke[0] / "build", os.environ["CONVERGENT_BUILD"])
@@ -138,16 +157,36 @@ def test_a_second_run_makes_the_same_claims(smoke, exercises_of, name):
         }  # fmt: skip
 
 
+def drawn(draw, chosen):
+    """The picture of a choice, as the panel makes it."""
+    figure, file = Figure(figsize=(10, 4), dpi=80, layout="constrained"), io.BytesIO()
+    draw(figure, **chosen)
+    figure.savefig(file, format="png", dpi="figure")
+    return file.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_panel_draws_each_choice_and_the_same_choice_alike(ran, name):
+    draw, controls = ran(name).draw, ran(name).controls
+    first = {control: values[0] for control, values in controls.items()}
+    picture = drawn(draw, first)
+    for control, values in controls.items():
+        pictures = {drawn(draw, {**first, control: value}) for value in values[1:]}
+        assert len(pictures | {picture}) > 1, f"{control} changes nothing"
+    assert drawn(draw, first) == picture
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", range(3), ids=LEVELS)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_blank_is_refused_and_the_solution_accepted(exercises_of, name, level):
-    exercise = exercises_of(name)[level]
+def test_the_blank_is_refused_and_the_solution_accepted(ran, name, level):
+    exercise = ran(name).exercises[level]
     assert exercise.refusal(exercise.blank), "the check says nothing"
     exercise.try_answer(exercise.solution)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "level", "mistake", "answer"), MISTAKES)
-def test_a_mistake_is_refused(exercises_of, name, level, mistake, answer):
-    assert exercises_of(name)[level].refusal(answer), f"the check does not say what is wrong: {mistake}"
+def test_a_mistake_is_refused(ran, name, level, mistake, answer):
+    assert ran(name).exercises[level].refusal(answer), f"the check does not say what is wrong: {mistake}"

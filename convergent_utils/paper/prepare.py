@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..kernels.checks import require_known
 from ..kernels.sgd_mapping import SgdRun
+from ..nets.activations import patch, receptive_field
 from ..nets.datasets import Dataset, load_dataset
 from ..nets.measuring import Measurement, measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
@@ -122,6 +123,15 @@ class Prepared:
         """Whether the store holds that measurement, undamaged."""
         arguments, options = self._measuring(which, positions)
         return self.store.find("measurement", measurement_configuration(*arguments, **options)) is not None
+
+    def patches(self, net: str, layer: str, unit: int, *, count: int = 6) -> Tensor:
+        """The patches of test images that excite a unit of a trained network most, strongest first.
+
+        (count, height, width, channels) uint8, as large as the unit's receptive field, black beyond the image.
+        """
+        top, field = self.measured().top(f"{net}.{layer}"), receptive_field(self.networks[net], layer)
+        chosen = zip(top.image[unit, :count].tolist(), top.place[unit, :count].tolist(), strict=True)
+        return torch.cat([patch(self.test_set.images[k : k + 1], field, place) for k, place in chosen])
 
     @property
     def sgd_pairs(self) -> dict[tuple[str, str], bool]:
