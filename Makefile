@@ -1,5 +1,5 @@
 # Two commands: `make paper` regenerates every result, `make test` checks every part. Both make their own environment.
-#   make paper PROFILE=smoke|paper DATASET=npz:my.npz SEED=0 ONLY="00 02" PARAMETERS="shown=conv3"
+#   make paper PROFILE=smoke|paper|full DATASET=npz:my.npz SEED=0 ONLY="00 02" PARAMETERS="shown=conv3"
 #   PYTHON=path uses an environment that already has torch (conda, a CPU build) instead of making .venv.
 
 PROFILE ?= paper

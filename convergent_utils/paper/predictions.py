@@ -18,7 +18,7 @@ _HALVES = (((0, 2), (1, 3)), ((1, 3), (0, 2)))
 
 @dataclass(frozen=True)
 class Predictions:
-    """Every network's units predicted from every other's, along a path of maps.
+    """Every network's units predicted from every other's, along a path of maps; networks are sorted by name.
 
     Attributes:
         r2: (nets, nets, penalties, units_b) R^2 on images that the map was not fitted on, [from a, of b]; NaN from a

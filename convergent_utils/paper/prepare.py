@@ -225,17 +225,13 @@ def prepare(
     before = _measure_jobs(prepared(_starts(configurations)), [need for need in wanted if need[0] == "untrained"])
     title = f"training {', '.join(lacking)}" if lacking else "measuring untrained networks"
     epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
-    seconds = {
-        "an epoch": _SECONDS_PER_IMAGE * len(train_set),
-        "a measurement": _SECONDS_PER_IMAGE * settings.n_networks * len(test_set) / 2,
-    }
-    expected = epochs * seconds["an epoch"] + len(before) * seconds["a measurement"]
-    _run(store, title, training + before, expected, extra_workers=1)
+    epoch, measurement = (_SECONDS_PER_IMAGE * n for n in (len(train_set), settings.n_networks * len(test_set) / 2))
+    _run(store, title, training + before, epochs * epoch + len(before) * measurement, extra_workers=1)
     result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
     if not settings.planted:
         _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
     after = _measure_jobs(result, wanted)
-    _run(store, "measuring", after, len(after) * seconds["a measurement"])
+    _run(store, "measuring", after, len(after) * measurement)
     if not settings.planted:
         _require_live_units(result)
     if any(notebook in SGD_NOTEBOOKS for notebook in notebooks or MEASUREMENTS):
