@@ -45,7 +45,7 @@ lint: env  ## style of code, docstrings and notebooks; environment.yml up to dat
 	$(RUN) -m convergent_utils.paper.environment --check
 
 test: lint  ## lint, unit tests and the notebooks on planted networks
-	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: env  ## ratios of timings against the usual tools
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks

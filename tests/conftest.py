@@ -56,5 +56,10 @@ def smoke(paper, tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need the planted paper come first: while one process makes it, another goes on with the rest."""
-    items.sort(key=lambda item: "smoke" not in item.fixturenames)
+    """One file of tests that need the planted paper comes first, the other files of that kind last.
+
+    While one process makes the paper, the others go on with what does not need it.
+    """
+    needy = {item.path for item in items if "smoke" in item.fixturenames}
+    first = next((item.path for item in items if item.path in needy), None)
+    items.sort(key=lambda item: 0 if item.path == first else 2 if item.path in needy else 1)

@@ -55,8 +55,7 @@ def sliders(name):
     return [k for k, cell in enumerate(original(name).cells) if re.search(r"^kernel_free_slider\(", cell.source, re.M)]
 
 
-# One panel is as another, and each is drawn in test_exercises; a browser is shown one alone, and one with a slider.
-NAMES = [name for name in notebook_names() if name[:2] in ("02", "04")]
+NAMES = [name for name in notebook_names() if tagged(original(name), "live-only")]
 
 
 def copy_for_smoke(name, folder):
