@@ -6,6 +6,7 @@ pair = cu.pair_moments(acts_a, acts_b)  # activations (samples, units) of two ne
 match = cu.bipartite_matching(cu.correlation(pair).matrix)
 """
 
+from .kernels.binning import BinEdges, bin_edges
 from .kernels.chance import Chance, Interval, chance_level, label_chance, network_interval
 from .kernels.clustering import (
     MergeTree,
@@ -24,7 +25,7 @@ from .kernels.correlation import Correlation, correlation
 from .kernels.filters import spatial_frequency
 from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
-from .kernels.mutual_information import BinEdges, JointHistogram, bin_edges, mutual_information
+from .kernels.mutual_information import JointHistogram, mutual_information
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
 from .nets.activations import ReceptiveField, patch, receptive_field, record

@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convergent_utils.kernels.mutual_information import BinEdges, JointHistogram, bin_edges, mutual_information
+from convergent_utils.kernels.binning import BinEdges, bin_edges
+from convergent_utils.kernels.mutual_information import JointHistogram, mutual_information
 
 BINNINGS = ["relu-quantile", "quantile", "uniform"]
 METHODS = ["numba", "scatter", "product"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -22,88 +21,17 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .binning import MOST_CELLS, BinEdges, codes_of, edges_of, require_units
 from .checks import as_activations, require_finite_units, require_known, require_same_samples
 
 _CountsOf = Callable[[slice, slice], Tensor]
-_BINNINGS = ("relu-quantile", "quantile", "uniform")
 _CORRECTIONS = ("miller-madow",)
-_MOST_CELLS = 256  # of one unit: codes are uint8, codes of two units uint16
 _MOST_BYTES = 2 << 30  # of the counts of a JointHistogram
 _MOST_SAMPLES = 2**31 - 1  # counts are int32
 _SAMPLES_PER_CELL = 5  # fewer than that in the joint table, and the bias is no longer small: warn
 _LONGEST_TABLE = 1 << 20  # of k log k; for more samples logarithms are taken as they come
 _BLOCK = 4096  # samples whose joint codes stay in the nearest cache
 _EXACT_IN_HALF = 2048  # integers up to it are exact in float16
-
-
-@dataclass(frozen=True, eq=False)
-class BinEdges:
-    """Where the bins of each unit end, to bin any batch alike.
-
-    Attributes:
-        cuts: (units, bins - 1) ascending, in the precision of the activations they were made from. Bin k holds
-            cuts[k - 1] <= x < cuts[k]; the first and the last bin are open. Where bins were merged, the rest of the row
-            is +infinity, which no activation reaches.
-        zero_bin: exact zeros have a bin of their own, in front of the others, wherever the cuts lie.
-    """
-
-    cuts: Tensor
-    zero_bin: bool
-
-    @property
-    def n_cells(self) -> int:
-        """Bins of a unit none of whose bins were merged, that of the zeros included."""
-        return self.cuts.shape[1] + 1 + self.zero_bin
-
-    @property
-    def n_bins(self) -> Tensor:
-        """Bins that each unit has, that of the zeros included, (units,) int64."""
-        return self.cuts.isfinite().sum(1) + 1 + int(self.zero_bin)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BinEdges) and self.zero_bin == other.zero_bin and torch.equal(self.cuts, other.cuts)
-
-    def codes(self, acts: Tensor | np.ndarray) -> Tensor:
-        """The bin (units, samples) uint8 of each of the activations (samples, units), on their device.
-
-        Raises:
-            ValueError: another number of units; integer or complex types.
-
-        Values are not looked at: NaN lands in the last bin.
-        """
-        acts = as_activations(acts, "acts")
-        _require_units(acts, self, "acts")
-        return _codes(acts.T.contiguous(), self, _resolved("auto", acts.device))
-
-
-def bin_edges(acts: Tensor | np.ndarray, *, bins: int = 10, binning: str = "relu-quantile") -> BinEdges:
-    r"""The bins of each unit, from its own activations.
-
-    Args:
-        acts: (samples, units) float tensor or NumPy array.
-        bins: how many, 2 to 256; 2 to 255 with "relu-quantile", whose bin of zeros comes on top.
-        binning: "quantile": as many samples in each, cut :math:`k` is the sorted activation of rank
-            :math:`\lfloor k n / \text{bins} \rfloor`; equal activations share a bin, so bins that ties would leave
-            empty are merged. "relu-quantile": one bin for exact zeros, quantile bins for the rest; negative activations
-            are part of that rest. "uniform": equal widths from the unit's minimum to its maximum.
-
-    Returns:
-        BinEdges on the device of `acts`. A constant unit has one bin; with "relu-quantile" one more for zeros.
-
-    Raises:
-        ValueError: bins out of range, unknown binning, fewer than 2 samples, NaN or infinity (naming the unit), integer
-            or complex types.
-
-    With "quantile" a unit that leaves its lowest activation on fewer samples than one bin holds has a single bin, hence
-    information 0 with every unit; "relu-quantile" sees a unit that fires once.
-    Cuts of quantiles are activations of the unit, never means of two, so that a strictly increasing map of the unit
-    (for "relu-quantile" one that keeps 0 and only 0 at 0) moves no sample to another bin.
-    Source: Li et al. 2016, mutual information ("relu-quantile").
-    """
-    acts = as_activations(acts, "acts")
-    if len(acts) < 2:
-        raise ValueError(f"acts: expected at least 2 samples, got {len(acts)}")
-    return _edges(acts.T.contiguous(), "acts", bins, binning)
 
 
 def mutual_information(
@@ -156,12 +84,14 @@ def mutual_information(
     _require_correction(correction)
     method = _resolved(method, acts_a.device)
     rows_a, rows_b = acts_a.T.contiguous(), acts_b.T.contiguous()
-    edges_a, edges_b = _edges(rows_a, "acts_a", bins, binning), _edges(rows_b, "acts_b", bins, binning)
+    edges_a, edges_b = edges_of(rows_a, "acts_a", bins, binning), edges_of(rows_b, "acts_b", bins, binning)
     _warn_of_few_samples(edges_a, edges_b, len(acts_a))
-    codes_a, codes_b = _codes(rows_a, edges_a, method), _codes(rows_b, edges_b, method)
+    compiled = method == "numba"
+    codes_a, codes_b = codes_of(rows_a, edges_a, compiled=compiled), codes_of(rows_b, edges_b, compiled=compiled)
     cells = edges_a.n_cells, edges_b.n_cells
 
     def counts_of(i: slice, j: slice) -> Tensor:
+        """Joint counts of a tile of pairs."""
         counts = torch.zeros(i.stop - i.start, j.stop - j.start, *cells, dtype=torch.int32, device=acts_a.device)
         _COUNTING[method](counts, codes_a[i], codes_b[j])
         return counts
@@ -210,8 +140,8 @@ class JointHistogram:
                 looking would stall the device).
         """
         a, b = as_activations(a, "a"), as_activations(b, "b")
-        _require_units(a, self.edges_a, "a")
-        _require_units(b, self.edges_b, "b")
+        require_units(a, self.edges_a, "a")
+        require_units(b, self.edges_b, "b")
         if len(a) != len(b):
             raise ValueError(f"b: expected {len(a)} samples as in a, got {len(b)}")
         if len(a) == 0:
@@ -220,8 +150,9 @@ class JointHistogram:
         if a.device.type == "cpu":
             self._require_finite(largest)
         self._add(len(a), largest)
-        codes_a = _codes(a.T.contiguous(), self.edges_a, self.method)
-        codes_b = _codes(b.T.contiguous(), self.edges_b, self.method)
+        compiled = self.method == "numba"
+        codes_a = codes_of(a.T.contiguous(), self.edges_a, compiled=compiled)
+        codes_b = codes_of(b.T.contiguous(), self.edges_b, compiled=compiled)
         _COUNTING[self.method](self.counts, codes_a, codes_b)
 
     def merge(self, other: JointHistogram) -> JointHistogram:
@@ -263,71 +194,6 @@ class JointHistogram:
     def _require_finite(self, largest: Tensor) -> None:
         for name, part in zip(("a", "b"), largest.split(self.counts.shape[:2]), strict=True):
             require_finite_units(part, name)
-
-
-def _edges(rows: Tensor, name: str, bins: int, binning: str) -> BinEdges:
-    """Bins of the units whose activations are the rows (units, samples)."""
-    require_known(binning, _BINNINGS, "binning")
-    zero_bin = binning == "relu-quantile"
-    if isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= _MOST_CELLS - zero_bin:
-        raise ValueError(f"bins: expected 2 to {_MOST_CELLS - zero_bin}, got {bins!r}")
-    low, high = rows.aminmax(dim=1, keepdim=True)  # NaN is passed on
-    require_finite_units(torch.maximum(low.abs(), high.abs())[:, 0], name)
-    cuts = _uniform_cuts(low, high, bins) if binning == "uniform" else _quantile_cuts(rows, bins, zero_bin)
-    return BinEdges(cuts, zero_bin)
-
-
-def _uniform_cuts(low: Tensor, high: Tensor, bins: int) -> Tensor:
-    """Cuts at equal distances (units, bins - 1) between the extremes (units, 1)."""
-    step = (high / 2 - low / 2) * (torch.arange(1, bins, dtype=low.dtype, device=low.device) / bins)
-    return _merged((low + step + step).sort(1).values, low)  # in two steps: the difference itself may overflow
-
-
-def _quantile_cuts(rows: Tensor, bins: int, zero_bin: bool) -> Tensor:
-    """Cuts at the quantiles of each row (units, bins - 1), with a bin of zeros those of what is not zero."""
-    n_samples, on_cpu = rows.shape[1], rows.device.type == "cpu"
-    # torch would sort indices along, three times as slow on the CPU
-    ordered = torch.from_numpy(np.sort(rows.numpy(), axis=1)) if on_cpu else rows.sort(1).values
-    zero = ordered.new_zeros(len(ordered), 1)
-    n_negative, n_zero = torch.searchsorted(ordered, zero), torch.zeros_like(zero, dtype=torch.int64)
-    if zero_bin:
-        n_zero = torch.searchsorted(ordered, zero, right=True) - n_negative
-    ranks = torch.arange(bins, device=rows.device) * (n_samples - n_zero) // bins
-    place = torch.where(ranks < n_negative, ranks, ranks + n_zero).clamp(max=n_samples - 1)
-    chosen = ordered.gather(1, place)
-    return _merged(chosen[:, 1:], chosen[:, :1])
-
-
-def _merged(cuts: Tensor, low: Tensor) -> Tensor:
-    """Ascending cuts without those that leave a bin empty: equal to one before or to the lowest activation."""
-    return cuts.where(cuts > torch.cat([low, cuts[:, :-1]], 1), math.inf).sort(1).values
-
-
-def _codes(rows: Tensor, edges: BinEdges, method: str) -> Tensor:
-    """Bins (units, samples) uint8 of rows of activations (units, samples)."""
-    dtype = torch.promote_types(rows.dtype, edges.cuts.dtype)
-    rows, cuts = rows.to(dtype), edges.cuts.to(dtype)
-    if method != "numba":
-        found = torch.searchsorted(cuts, rows, right=True, out_int32=True)
-        return ((found + 1).masked_fill_(rows == 0, 0) if edges.zero_bin else found).to(torch.uint8)
-    codes = torch.empty(rows.shape, dtype=torch.uint8)
-    _place(rows.numpy(), cuts.numpy(), edges.zero_bin, codes.numpy())
-    return codes
-
-
-@numba.njit(cache=True)
-def _place(rows, cuts, zero_bin, codes):  # pragma: no cover - compiled
-    """Count the cuts that each activation reaches: for so few, many samples at once beat a search for each."""
-    for unit in range(len(rows)):
-        for start in range(0, rows.shape[1], _BLOCK):
-            row, code = rows[unit, start : start + _BLOCK], codes[unit, start : start + _BLOCK]
-            code[:] = zero_bin
-            for cut in cuts[unit]:
-                for k in range(len(row)):
-                    code[k] += row[k] >= cut
-            if zero_bin:
-                for k in range(len(row)):
-                    code[k] = 0 if row[k] == 0 else code[k]
 
 
 def _over_tiles(
@@ -382,7 +248,7 @@ def _count_compiled(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
     """
     units_b, n_samples, (cells_a, cells_b) = len(codes_b), codes_b.shape[1], counts.shape[2:]
     n_cells = cells_a * cells_b**2
-    n_paired = units_b - units_b % 2 if n_cells <= _MOST_CELLS**2 and 8 * n_cells <= n_samples else 0
+    n_paired = units_b - units_b % 2 if n_cells <= MOST_CELLS**2 and 8 * n_cells <= n_samples else 0
     codes_a, codes_b, counts = codes_a.numpy(), codes_b.numpy(), counts.numpy()
     joint_b = codes_b[0:n_paired:2].astype(np.uint16) * np.uint16(cells_b) + codes_b[1:n_paired:2]
     _tally(counts, codes_a, joint_b, 0, 2)
@@ -479,13 +345,6 @@ def _tile_entries(device: torch.device) -> int:
 def _require_correction(correction: str | None) -> None:
     if correction is not None:
         require_known(correction, _CORRECTIONS, "correction")
-
-
-def _require_units(acts: Tensor, edges: BinEdges, name: str) -> None:
-    if acts.device != edges.cuts.device:
-        raise ValueError(f"{name}: expected activations on {edges.cuts.device} as their bins, got {acts.device}")
-    if acts.shape[1] != len(edges.cuts):
-        raise ValueError(f"{name}: expected {len(edges.cuts)} units, got {acts.shape[1]}")
 
 
 def _warn_of_few_samples(edges_a: BinEdges, edges_b: BinEdges, n_samples: int) -> None:

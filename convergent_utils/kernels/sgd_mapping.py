@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -123,27 +123,42 @@ def sgd_mappings(
     x, y = _standardised_rows(acts_a, acts_b, pair)
     weights = torch.stack([_started(run.start, x, y, seed) for run in runs], 1)  # (units_a + 1, runs, units_b)
     x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-    velocity, entries = torch.zeros_like(weights), {0: weights.clone()}
     dealt = _images_in_turn(len(rows), batch, torch.Generator().manual_seed(seed))
+    batches = (rows[next(dealt)].flatten().to(x.device) for _ in range(wanted[-1]))
     with full_precision():
-        for step in range(wanted[-1]):
-            if step % halve_every == 0:
-                scale, decay = _scales(runs, rate, step // halve_every, weights)
-            index = rows[next(dealt)].flatten().to(x.device)
-            inputs = x[index]
-            slope = (inputs.T @ inputs @ weights.flatten(1)).unflatten(1, weights.shape[1:])
-            slope -= (inputs.T @ y[index])[:, None]
-            velocity.mul_(momentum).addcmul_(slope, scale, value=1 / len(index))
-            if decay is not None:
-                velocity[:-1].addcmul_(weights[:-1].sign(), decay)
-            weights.sub_(velocity)
-            if step + 1 in wanted:
-                entries[step + 1] = weights.clone()
-    if not weights.isfinite().all():
+        entries = _descended(x, y, weights, runs, batches, wanted, rate, halve_every, momentum).double()
+    if not entries.isfinite().all():
         raise ValueError(f"rate: the weights diverged; expected less than {rate} for these activations")
-    found = torch.stack([entries[k] for k in wanted]).double()
-    penalties = [found.new_full((len(wanted),), run.loss_units * run.decay) for run in runs]
-    return [path_of(pair, penalties[k], found[:, :-1, k], bias=found[:, -1, k]) for k in range(len(runs))]
+    penalties = [entries.new_full((len(wanted),), run.loss_units * run.decay) for run in runs]
+    return [path_of(pair, penalties[k], entries[:, :-1, k], bias=entries[:, -1, k]) for k in range(len(runs))]
+
+
+def _descended(
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    runs: Sequence[SgdRun],
+    batches: Iterable[Tensor],
+    wanted: Sequence[int],
+    rate: float,
+    halve_every: int,
+    momentum: float,
+) -> Tensor:
+    """The weights (wanted, units_a + 1, runs, units_b) after each of the wanted numbers of steps, one batch a step."""
+    velocity, entries = torch.zeros_like(weights), [weights.clone()] if wanted[0] == 0 else []
+    for step, index in enumerate(batches):
+        if step % halve_every == 0:
+            scale, decay = _scales(runs, rate, step // halve_every, weights)
+        inputs = x[index]
+        slope = (inputs.T @ inputs @ weights.flatten(1)).unflatten(1, weights.shape[1:])
+        slope -= (inputs.T @ y[index])[:, None]
+        velocity.mul_(momentum).addcmul_(slope, scale, value=1 / len(index))
+        if decay is not None:
+            velocity[:-1].addcmul_(weights[:-1].sign(), decay)
+        weights.sub_(velocity)
+        if step + 1 in wanted:
+            entries.append(weights.clone())
+    return torch.stack(entries)
 
 
 def _scales(runs: Sequence[SgdRun], rate: float, halvings: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
