@@ -31,6 +31,16 @@ from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squa
 from .nets.activations import ReceptiveField, patch, receptive_field, record
 from .nets.datasets import Dataset, load_dataset, normalise
 from .nets.distributed import all_reduce
+from .nets.interventions import (
+    freezing,
+    multiply_adds,
+    project,
+    projected,
+    split_after,
+    subspace_projection,
+    training_cost,
+    truncated,
+)
 from .nets.measuring import Measurement, Top, measure
 from .nets.networks import Network, build_network, permuted_copy
 from .nets.store import Store, load, save
@@ -69,6 +79,7 @@ __all__ = [
     "correlation",
     "correlation_affinity",
     "crossing_share",
+    "freezing",
     "hierarchical_clustering",
     "label_chance",
     "least_squares",
@@ -76,6 +87,7 @@ __all__ = [
     "load_dataset",
     "mapping_affinity",
     "measure",
+    "multiply_adds",
     "mutual_information",
     "network_interval",
     "normalise",
@@ -83,6 +95,8 @@ __all__ = [
     "patch",
     "permuted_copy",
     "predict",
+    "project",
+    "projected",
     "receptive_field",
     "record",
     "save",
@@ -93,7 +107,11 @@ __all__ = [
     "spatial_frequency",
     "spectral_clustering",
     "spectral_embedding",
+    "split_after",
     "subspace_affinity",
     "subspace_overlap",
+    "subspace_projection",
     "train",
+    "training_cost",
+    "truncated",
 ]

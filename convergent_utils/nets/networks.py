@@ -90,7 +90,7 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
     generator, permutations, incoming = torch.Generator().manual_seed(seed), {}, None
     with torch.no_grad():
         for layer in network.layers:
-            source, target = _weighted(network, layer), _weighted(copy, layer)
+            source, target = weighted(network, layer), weighted(copy, layer)
             weight, bias = source.weight, source.bias
             if (
                 incoming is not None
@@ -106,7 +106,7 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
     return copy, permutations
 
 
-def _weighted(network: Network, layer: str) -> nn.Conv2d | nn.Linear:
+def weighted(network: Network, layer: str) -> nn.Conv2d | nn.Linear:
     """The module of a layer that carries its weights."""
     module = network.get_submodule(layer)
     return module[0] if isinstance(module, nn.Sequential) else module
@@ -116,7 +116,7 @@ def _initialised(network: Network, seed: int) -> Network:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in network.layers:
-            module = _weighted(network, layer)
+            module = weighted(network, layer)
             if layer.startswith("conv"):
                 nn.init.normal_(module.weight, std=_CONVOLUTION_STD, generator=generator)
             else:

@@ -21,13 +21,13 @@ class Recipe:
     """How to train: AdamW with decoupled weight decay, its rate rising over the first quarter and falling to zero.
 
     Attributes:
-        epochs: passes over the training images; 0 leaves the network as it is.
+        epochs: passes over the training images, the last of which may be in part; 0 leaves the network as it is.
         batch: images per step.
         rate: peak learning rate; larger ones kill units of fc6.
         weight_decay: per step, times the rate.
     """
 
-    epochs: int = 6
+    epochs: float = 6
     batch: int = 64
     rate: float = 2e-3
     weight_decay: float = 0.1
@@ -76,6 +76,7 @@ def train(
     *,
     seed: int,
     test: Dataset | None = None,
+    intervene: Callable[[nn.Module, float], None] | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Trained:
     """Train a copy of `network`; the same seed and number of threads give the same weights to the last bit.
@@ -86,6 +87,8 @@ def train(
         recipe: how.
         seed: of the order of the images; the initial weights are the network's own.
         test: images for the learning curve; they are not trained on.
+        intervene: called before each step with the network and the share of training done, as `freezing` makes it;
+            parameters that it freezes are free again in the end.
         report: called with the share of training done, now and then.
 
     Returns:
@@ -99,15 +102,19 @@ def train(
     per_epoch = len(dataset) // recipe.batch
     if per_epoch == 0:
         raise ValueError(f"dataset: expected at least one batch of {recipe.batch} images, got {len(dataset)}")
-    total, report = recipe.epochs * per_epoch, report or (lambda share: None)
+    total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=max(total, 1), pct_start=0.25)
+    rise = 0.25 if total != 4 else 0.5  # a quarter of four steps is one, and torch divides by its length less one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=max(total, 1), pct_start=rise)
     generator = torch.Generator().manual_seed(seed)
     loss, accuracy = [_loss(network, test)], [_accuracy_or_nan(network, test)]
     checkpoints, step = {share: _weights(network) for share in CHECKPOINTS if round(share * total) == 0}, 0
-    for _ in range(recipe.epochs):
+    while step < total:
         order, losses = torch.randperm(len(dataset), generator=generator), []
-        for chosen in order[: per_epoch * recipe.batch].split(recipe.batch):
+        for chosen in order[: min(per_epoch, total - step) * recipe.batch].split(recipe.batch):
+            if intervene is not None:
+                intervene(network, step / total)
             losses.append(_step(network, dataset, chosen, optimiser))
             schedule.step()
             step += 1
@@ -116,6 +123,8 @@ def train(
                 report(step / total)
         loss.append(float(torch.stack(losses).mean()))
         accuracy.append(_accuracy_or_nan(network, test))
+    for parameter in trainable:
+        parameter.requires_grad_(True)
     history = History(torch.tensor(loss, dtype=torch.float64), torch.tensor(accuracy, dtype=torch.float64))
     return Trained(network.eval(), history, checkpoints)
 

@@ -1,0 +1,236 @@
+"""What is a network worth when a layer is left fewer dimensions, or less time to learn?"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.checks import require_known
+from .networks import Network, weighted
+
+_RANK_TOLERANCE = 1e-10  # relative, of singular values of directions
+
+
+def subspace_projection(directions: Tensor, *, covariance: Tensor | None = None) -> Tensor:
+    r"""The matrix that projects centred activations on the span of some directions.
+
+    .. math:: P = B B^\top \quad\text{or, in the space of samples,}\quad P = B (B^\top \Sigma B)^{-1} B^\top \Sigma
+
+    Args:
+        directions: (units, k) floating, of any lengths and angles; :math:`B` is an orthonormal basis of their span.
+        covariance: (units, units) of the activations. Given, each unit's vector of activations over the samples is
+            projected on the span of the k variates `acts @ directions`: every unit becomes what is best predicted of it
+            from the variates. None: each sample's vector of activations is projected on the span of the directions.
+
+    Returns:
+        (units, units) float64 P; centred activations (samples, units) become `acts @ P`. P P = P.
+
+    Raises:
+        ValueError: shapes that do not pair, directions that are not finite.
+
+    Source: Raghu et al. 2017, section 2.1, which projects in the space of samples. For principal components both agree.
+    """
+    if directions.ndim != 2 or not directions.is_floating_point():
+        raise ValueError(f"directions: expected floating (units, k), got {tuple(directions.shape)} {directions.dtype}")
+    if not directions.isfinite().all():
+        raise ValueError("directions: expected finite numbers, got NaN or infinity")
+    units = len(directions)
+    if covariance is not None and covariance.shape != (units, units):
+        raise ValueError(f"covariance: expected ({units}, {units}) as in directions, got {tuple(covariance.shape)}")
+    basis = _orthonormal(directions.double())
+    if covariance is None:
+        return basis @ basis.T
+    covariance = covariance.double()
+    seen = basis.T @ covariance
+    return basis @ torch.linalg.pinv(seen @ basis, rtol=_RANK_TOLERANCE, hermitian=True) @ seen
+
+
+def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
+    """Activations as the projection leaves them, their mean restored.
+
+    Args:
+        acts: (samples, units), maps (n, units, height, width), or tokens (n, tokens, units), floating.
+        matrix: (units, units), of `subspace_projection`.
+        mean: (units,) the mean activation that is taken off before and added again after.
+
+    Returns:
+        A new tensor like `acts`.
+    """
+    last = acts.movedim(1, -1) if acts.ndim == 4 else acts
+    if last.shape[-1] != len(mean) or matrix.shape != (len(mean), len(mean)):
+        came = f"acts {tuple(acts.shape)}, matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
+        raise ValueError(f"mean: expected as many units as in acts and matrix, got {came}")
+    matrix, offset = matrix.to(acts), (mean.double() - mean.double() @ matrix.double()).to(acts)
+    moved = last @ matrix + offset
+    return moved.movedim(-1, 1) if acts.ndim == 4 else moved
+
+
+@contextmanager
+def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> Iterator[None]:
+    """Within the block, the network goes on from `layer` with what `project` leaves of its activations.
+
+        with cu.projected(network, "fc6", cu.subspace_projection(found.directions_a[:, :10]), pair.mean_a):
+            cu.accuracy(network, test_set)
+
+    Args:
+        network: any torch module.
+        layer: name of one of its submodules.
+        matrix, mean: see `project`.
+    """
+    modules = dict(network.named_modules())
+    require_known(layer, modules, "layer")
+    hook = modules[layer].register_forward_hook(lambda _module, _inputs, output: project(output, matrix, mean))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def split_after(network: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.Sequential]:
+    """The part of a chain of modules up to `layer`, and the part after it; both share the network's weights."""
+    names = list(dict(network.named_children()))
+    require_known(layer, names, "layer")
+    after = names.index(layer) + 1
+    modules = list(network.children())
+    return nn.Sequential(*modules[:after]), nn.Sequential(*modules[after:])
+
+
+def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) -> nn.Sequential:
+    r"""A smaller network that computes what `projected` computes with `subspace_projection(directions)`.
+
+    The layer hands on k coordinates and a one instead of its units, and the next layer reads those: its weights W
+    become :math:`[W B, W (\mu - B B^\top \mu)]`. The one carries the mean, right up to a padded border.
+
+    Args:
+        network: one of `build_network`.
+        layer: a layer whose units the next layer reads directly, not through a pooling: conv3, conv4, fc6 or fc7.
+        directions: (units, k), see `subspace_projection`.
+        mean: (units,) mean activation.
+
+    Returns:
+        The modules of `network` by the same names, copied; see `multiply_adds` for what is saved.
+
+    Raises:
+        ValueError: a layer that is pooled, or the last one.
+
+    Source: Raghu et al. 2017, compression by projection.
+    """
+    names = list(dict(network.named_children()))
+    require_known(layer, names, "layer")
+    following = names[min(names.index(layer) + 1, len(names) - 1)]
+    if following not in network.layers or following == layer:
+        raise ValueError(f"layer: expected one whose units the next layer reads directly, got {layer!r}")
+    smaller = nn.Sequential(OrderedDict(copy.deepcopy(network).named_children()))
+    basis, mean = _orthonormal(directions.double()), mean.double()
+    encode = torch.cat([basis.T, torch.zeros(1, len(mean), dtype=torch.float64)])
+    decode = torch.cat([basis, (mean - basis @ (basis.T @ mean))[:, None]], dim=1)
+    before = weighted(network, following)
+    reads = torch.einsum("ou...,uk->ok...", before.weight.detach().double(), decode)
+    one = torch.eye(len(encode))[-1]
+    coordinates = _like(before, encode[..., None, None] if reads.ndim == 4 else encode, one, padding=0)
+    smaller[names.index(layer)] = nn.Sequential(*_chain(smaller[names.index(layer)]), coordinates)
+    rest = _chain(smaller[names.index(following)])[1:]
+    after = _like(before, reads, before.bias)
+    smaller[names.index(following)] = nn.Sequential(after, *rest) if rest else after
+    return smaller
+
+
+def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Multiplications of weights with activations for one image, by the name of the convolution or linear module.
+
+    Args:
+        network: any torch module that takes images (n, channels, height, width).
+        image_shape: (channels, height, width).
+    """
+    counted: dict[str, int] = {}
+    modules = {name: m for name, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+
+    def hook_of(name: str) -> Callable:
+        """The hook that counts for this module: each weight is used once at every place of the output."""
+
+        def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
+            """Count."""
+            places = output[0, 0].numel() if isinstance(module, nn.Conv2d) else output[0].numel() // output.shape[-1]
+            counted[name] = counted.get(name, 0) + module.weight.numel() * places
+
+        return hook
+
+    hooks = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *image_shape).to(next(network.parameters())))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted
+
+
+def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None]:
+    """For `train(intervene=...)`: from the given share of training on, a layer learns no more.
+
+    Args:
+        schedule: share of training in [0, 1] by layer. Layers that it does not name learn to the end. Once all layers
+            below are frozen, too, no gradient is computed for them: that is what is saved.
+
+    Source: Raghu et al. 2017, freeze training, where layer i of L is frozen after i / L of training.
+    """
+    for layer, share in schedule.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"schedule: expected shares of training from 0 to 1, got {share} for {layer!r}")
+
+    def freeze(network: nn.Module, share: float) -> None:
+        """Freeze the layers whose time has come."""
+        for layer, moment in schedule.items():
+            if share >= moment:
+                network.get_submodule(layer).requires_grad_(False)
+
+    return freeze
+
+
+def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> float:
+    """What training with `freezing(schedule)` costs, as a share of what it costs without.
+
+    Args:
+        forward: multiply-adds by layer, from the bottom up.
+        schedule: see `freezing`.
+
+    A layer costs its multiply-adds once forward, once for the gradient of its weights while it learns, and once for
+    the gradient of its inputs while anything below it learns. The time of the optimiser's own steps is left out.
+    """
+    bottom, spent, whole = next(iter(forward)), 0.0, 0.0
+    latest_below = 0.0
+    for layer, cost in forward.items():
+        learns = schedule.get(layer, 1.0)
+        spent += cost * (1 + learns + latest_below)
+        whole += cost * (2 if layer == bottom else 3)
+        latest_below = max(latest_below, learns)
+    return spent / whole
+
+
+def _orthonormal(directions: Tensor) -> Tensor:
+    """An orthonormal basis (units, rank) of the span of the directions."""
+    left, singular, _ = torch.linalg.svd(directions, full_matrices=False)
+    return left[:, singular > _RANK_TOLERANCE * singular.amax()] if singular.numel() else left
+
+
+def _chain(module: nn.Module) -> list[nn.Module]:
+    return list(module.children()) if isinstance(module, nn.Sequential) else [module]
+
+
+def _like(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor, **geometry: int) -> nn.Conv2d | nn.Linear:
+    """A module of the same kind with other weights."""
+    if isinstance(module, nn.Linear):
+        made = nn.Linear(weight.shape[1], weight.shape[0])
+    else:
+        geometry = {"padding": module.padding, "stride": module.stride, **geometry}
+        made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2:], **geometry)
+    made = made.to(module.weight)
+    with torch.no_grad():
+        made.weight.copy_(weight)
+        made.bias.copy_(bias)
+    return made

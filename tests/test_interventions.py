@@ -1,0 +1,220 @@
+import pytest
+import torch
+from torch import nn
+
+import convergent_utils as cu
+
+LAYERS = ("conv2", "conv3", "conv5", "fc6", "fc7")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return cu.load_dataset("fashion-mnist", limit=256)
+
+
+@pytest.fixture(scope="module")
+def network(data):
+    return cu.train(cu.build_network("alexnet-narrow", seed=1), data, cu.Recipe(epochs=1), seed=1).network
+
+
+def moments_of(network, data, layer, positions="all"):
+    with cu.record(network, layer, positions=positions) as rows:
+        network(cu.normalise(data.images))
+        return cu.pair_moments(rows[layer], rows[layer])
+
+
+def acts_of(generator, units=9, samples=300):
+    mixing = torch.randn(units, units, generator=generator, dtype=torch.float64)
+    return torch.randn(samples, units, generator=generator, dtype=torch.float64) @ mixing + 3
+
+
+def centred(acts):
+    return acts - acts.mean(0)
+
+
+def test_a_projection_is_one_and_keeps_its_span(generator):
+    acts = centred(acts_of(generator))
+    directions = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    orthogonal = cu.subspace_projection(directions)
+    explained = cu.subspace_projection(directions, covariance=acts.T @ acts)
+    for matrix in (orthogonal, explained):
+        assert torch.allclose(matrix @ matrix, matrix, atol=1e-9)
+        assert torch.linalg.matrix_rank(matrix) == 4
+    assert torch.allclose(orthogonal, orthogonal.T)
+    assert not torch.allclose(explained, explained.T, atol=0.01)
+    assert torch.allclose(directions.T @ orthogonal, directions.T)  # what lies in the span stays
+    assert torch.allclose(acts @ explained @ directions, acts @ directions)  # the variates stay
+
+
+def test_in_the_space_of_samples_it_is_the_regression_on_the_variates(generator):
+    acts = centred(acts_of(generator))
+    directions = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    variates = acts @ directions
+    fitted = variates @ torch.linalg.lstsq(variates, acts).solution
+    found = acts @ cu.subspace_projection(directions, covariance=acts.T @ acts / len(acts))
+    assert torch.allclose(found, fitted, atol=1e-9)
+    lost = [
+        float((acts - acts @ cu.subspace_projection(directions, covariance=c)).square().sum())
+        for c in (None, acts.T @ acts)
+    ]
+    assert lost[1] < 0.9 * lost[0]
+
+
+def test_both_projections_agree_on_principal_components(generator):
+    acts = centred(acts_of(generator))
+    covariance = acts.T @ acts
+    components = torch.linalg.eigh(covariance).eigenvectors[:, -3:]
+    assert torch.allclose(
+        cu.subspace_projection(components), cu.subspace_projection(components, covariance=covariance), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("covariance", [False, True])
+def test_lengths_order_repeats_and_zero_directions_change_nothing(generator, covariance):
+    acts = centred(acts_of(generator))
+    covariance = acts.T @ acts if covariance else None
+    directions = torch.randn(9, 3, generator=generator, dtype=torch.float64)
+    before = cu.subspace_projection(directions, covariance=covariance)
+    others = torch.cat([-5 * directions.flip(1), directions[:, :1] + directions[:, 1:2], 0 * directions], dim=1)
+    assert torch.allclose(cu.subspace_projection(others, covariance=covariance), before, atol=1e-9)
+
+
+def test_dead_units_stay_dead(generator):
+    acts = acts_of(generator)
+    acts[:, 2] = 0
+    directions = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    covariance = centred(acts).T @ centred(acts)
+    after = cu.project(acts, cu.subspace_projection(directions, covariance=covariance), acts.mean(0))
+    assert after.isfinite().all()
+    assert torch.allclose(after[:, 2], torch.zeros(()).double(), atol=1e-9)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_all_directions_leave_the_network_as_it_is_and_none_leave_the_mean(network, data, layer):
+    pair = moments_of(network, data, layer)
+    units, logits = len(pair.mean_a), cu.predict(network, data)
+    with cu.projected(network, layer, cu.subspace_projection(torch.eye(units)), pair.mean_a):
+        assert torch.allclose(cu.predict(network, data), logits, atol=1e-4)
+    with cu.projected(network, layer, torch.zeros(units, units), pair.mean_a):
+        constant = cu.predict(network, data)
+    assert (constant - constant[0]).abs().max() < 1e-4
+    assert torch.equal(cu.predict(network, data), logits), "the hook is gone"
+
+
+def test_the_mean_is_restored_and_only_the_span_is_left(network, data):
+    pair = moments_of(network, data, "conv3")
+    directions = torch.eye(len(pair.mean_a))[:, 3:5]  # two units
+    matrix = cu.subspace_projection(directions)
+    with cu.projected(network, "conv3", matrix, pair.mean_a), cu.record(network, "conv4") as rows:
+        network(cu.normalise(data.images))
+        after = rows["conv4"].clone()
+    below, above = cu.split_after(network, "conv3")
+    with torch.no_grad():
+        maps = below(cu.normalise(data.images))
+        kept = pair.mean_a.float()[:, None, None].expand_as(maps).clone()
+        kept[:, 3:5] = maps[:, 3:5]
+        expected = above[0](kept).permute(0, 2, 3, 1).flatten(0, 2)
+    assert torch.allclose(after, expected, atol=1e-5)
+
+
+def test_the_two_parts_make_the_whole(network, data):
+    images = cu.normalise(data.images[:32])
+    with torch.no_grad():
+        for layer in network.layers:
+            below, above = cu.split_after(network, layer)
+            assert torch.equal(above(below(images)), network(images))
+
+
+@pytest.mark.parametrize("layer", ["conv3", "conv4", "fc6", "fc7"])
+@pytest.mark.parametrize("k", [0, 5, 100])
+def test_truncated_computes_what_projected_computes_with_fewer_products(network, data, generator, layer, k):
+    pair = moments_of(network, data, layer)
+    directions = torch.randn(len(pair.mean_a), k, generator=generator, dtype=torch.float64)
+    smaller = cu.truncated(network, layer, directions, pair.mean_a)
+    with cu.projected(network, layer, cu.subspace_projection(directions), pair.mean_a):
+        assert torch.allclose(cu.predict(smaller, data), cu.predict(network, data), atol=1e-4)
+    shape = tuple(data.images.shape[i] for i in (3, 1, 2))
+    whole, left = (sum(cu.multiply_adds(net, shape).values()) for net in (network, smaller))
+    assert (left < whole) == (k < 100)
+
+
+def test_multiply_adds_are_counted_by_hand():
+    counted = cu.multiply_adds(cu.build_network("alexnet", seed=0), (1, 28, 28))
+    by_hand = {"conv1": 24 * 25 * 28 * 28, "conv2": 48 * 24 * 25 * 14 * 14, "conv3": 64 * 48 * 9 * 49}
+    by_hand |= {"conv4": 64 * 64 * 9 * 49, "conv5": 48 * 64 * 9 * 49}
+    by_hand |= {"fc6": 48 * 9 * 128, "fc7": 128 * 128, "fc8": 128 * 10}
+    assert {name.removesuffix(".0"): count for name, count in counted.items()} == by_hand
+    tokens = nn.Sequential(nn.Flatten(2), nn.Linear(16, 5))  # (n, 3, 16): each weight is used three times
+    assert cu.multiply_adds(tokens, (3, 4, 4)) == {"1": 3 * 16 * 5}
+    assert cu.multiply_adds(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, padding=1)), (4, 6, 6)) == {"0": 4 * 9 * 36}
+
+
+def test_frozen_layers_keep_the_weights_they_had(data):
+    start, recipe = cu.build_network("alexnet-narrow", seed=1), cu.Recipe(epochs=4)  # sixteen steps
+    at_once = cu.train(start, data, recipe, seed=1, intervene=cu.freezing({"conv1": 0.0, "fc7": 0.0}))
+    free = cu.train(start, data, recipe, seed=1)
+    halfway = cu.train(start, data, recipe, seed=1, intervene=cu.freezing({"conv2": 0.75}))
+    for name, before in start.state_dict().items():
+        same = torch.equal(at_once.network.state_dict()[name], before)
+        assert same == name.startswith(("conv1", "fc7")), name
+    for name, final in halfway.network.state_dict().items():
+        assert torch.equal(halfway.checkpoints[0.75][name], free.checkpoints[0.75][name])
+        assert torch.equal(halfway.checkpoints[0.75][name], final) == name.startswith("conv2"), name
+    assert all(parameter.requires_grad for parameter in at_once.network.parameters())
+
+
+def test_no_gradient_is_computed_below_what_is_frozen(data):
+    computed = set()
+
+    def watch(network, share):
+        cu.freezing({"conv1": 0.25, "conv2": 0.5, "conv4": 0.25})(network, share)
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:
+                computed.add((name.split(".")[0], share))
+
+    cu.train(cu.build_network("alexnet-narrow", seed=1), data, cu.Recipe(epochs=1), seed=1, intervene=watch)
+    seen = {
+        layer: {share for name, share in computed if name == layer} for layer in ("conv1", "conv2", "conv3", "conv4")
+    }
+    assert seen == {"conv1": {0.25}, "conv2": {0.25, 0.5}, "conv3": {0.25, 0.5, 0.75}, "conv4": {0.25}}
+
+
+def test_part_of_an_epoch_and_an_idle_intervention_change_nothing_else(data):
+    start = cu.build_network("alexnet-narrow", seed=1)
+    part = cu.train(start, data, cu.Recipe(epochs=1.5), seed=1)
+    assert len(part.history.loss) == 3
+    one, same = (
+        cu.train(start, data, cu.Recipe(epochs=1), seed=1, intervene=intervene).network.state_dict()
+        for intervene in (None, cu.freezing({}))
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+
+
+def test_the_cost_of_training_follows_the_schedule():
+    forward = {"a": 100, "b": 100, "c": 100}
+    assert cu.training_cost(forward, {}) == 1
+    # nothing learns: forward passes alone, of eight hundreds
+    assert cu.training_cost(forward, dict.fromkeys(forward, 0.0)) == pytest.approx(3 / 8)
+    # a stops at once: the gradients of its weights and of the inputs of b are saved
+    assert cu.training_cost(forward, {"a": 0.0}) == pytest.approx(6 / 8)
+    # c stops at once: only the gradient of its own weights is saved, since those below still learn
+    assert cu.training_cost(forward, {"c": 0.0}) == pytest.approx(7 / 8)
+    assert cu.training_cost(forward, {"a": 0.5}) == pytest.approx(7 / 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net: cu.truncated(net, "conv5", torch.eye(24), torch.zeros(24)), "reads directly, got 'conv5'"),
+        (lambda net: cu.truncated(net, "fc8", torch.eye(10), torch.zeros(10)), "reads directly, got 'fc8'"),
+        (lambda net: cu.split_after(net, "conv9"), "layer: expected one of"),
+        (lambda net: cu.subspace_projection(torch.eye(3, dtype=torch.int64)), "directions: expected floating"),
+        (lambda net: cu.subspace_projection(torch.full((3, 1), torch.nan)), "directions: expected finite"),
+        (lambda net: cu.subspace_projection(torch.eye(3), covariance=torch.eye(4)), "covariance: expected"),
+        (lambda net: cu.project(torch.ones(5, 3), torch.eye(3), torch.ones(4)), "mean: expected as many units"),
+        (lambda net: cu.freezing({"conv1": 1.5}), "schedule: expected shares"),
+    ],
+)
+def test_bad_arguments_are_named(network, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(network)
