@@ -15,6 +15,7 @@ import torch
 import convergent_utils as cu
 from convergent_utils.nets.store import Store, configuration_hash
 from convergent_utils.paper import prepare as module
+from convergent_utils.paper.experiments import EXPERIMENTS
 from convergent_utils.paper.prepare import PROFILES, REORDERED, network_configurations, prepare, published_path
 
 PREPARE = """
@@ -94,16 +95,20 @@ def test_smoke_networks_are_what_they_are_said_to_be(planted):
 
 
 @pytest.mark.slow
-def test_a_damaged_result_is_named_and_rebuilt(planted, capfd):
-    verbs = {"network": "training net", "measurement": "measuring", "sgd": "running the original optimiser"}
-    for kind in verbs:
-        path = sorted(planted.store.path.glob(f"{kind}-*"))[0]
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-1])
-        with pytest.warns(UserWarning, match=f"{path.name} is damaged"):
-            prepare(profile="smoke", store=planted.store)
-        assert path.read_bytes() == whole
-        assert verbs[kind] in capfd.readouterr().err
+def test_damaged_results_are_named_and_rebuilt(planted, capfd):
+    verbs = {"network": "training net", "measurement": "measuring"}
+    verbs |= {name: experiment.title for name, experiment in EXPERIMENTS.items()}
+    damaged = [sorted(planted.store.path.glob(f"{kind}-*"))[0] for kind in verbs]
+    whole = {path: path.read_bytes() for path in damaged}
+    for path in damaged:
+        path.write_bytes(whole[path][:-1])
+    with pytest.warns(UserWarning, match="is damaged") as warned:
+        prepare(profile="smoke", store=planted.store)
+    told, said = [str(warning.message) for warning in warned], capfd.readouterr().err
+    for path, verb in zip(damaged, verbs.values(), strict=True):
+        assert sum(f"{path.name} is damaged" in message for message in told) == 1
+        assert verb in said
+        assert path.read_bytes() == whole[path]
     prepare(profile="smoke", store=planted.store)
     assert capfd.readouterr().err == "", "nothing is left to do, and nothing is said"
 

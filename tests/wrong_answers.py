@@ -257,4 +257,52 @@ WRONG = {
             ),
         ],
     ],
+    "06_svcca": [
+        [
+            ("chance is taken to be zero", "answer = 0.06"),
+            ("the share of it that is chance", "answer = 0.05 / 0.06"),
+            ("the root of chance is taken off a square", "answer = 0.06 - 0.05**0.5"),
+        ],
+        [
+            (
+                "not centred",
+                "def canonical_correlations(x, y):\n"
+                "    bases = [np.linalg.qr(part)[0] for part in (x, y)]\n"
+                "    return np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)",
+            ),
+            (
+                "only one of the two is whitened",
+                "def canonical_correlations(x, y):\n"
+                "    x, y = (part - part.mean(axis=0) for part in (x, y))\n"
+                "    scaled = y / np.linalg.norm(y, axis=0)\n"
+                "    return np.linalg.svd(np.linalg.qr(x)[0].T @ scaled, compute_uv=False)",
+            ),
+            (
+                "correlations of units, not of directions",
+                "def canonical_correlations(x, y):\n"
+                "    between = np.corrcoef(x, y, rowvar=False)[: x.shape[1], x.shape[1] :]\n"
+                "    return np.linalg.svd(between, compute_uv=False)",
+            ),
+        ],
+        [
+            (
+                "a layer with itself",
+                "def chance(units, images, generator):\n"
+                "    a = generator.normal(size=(images, units))\n"
+                "    return canonical_correlations(a, a).mean()",
+            ),
+            (
+                "the same numbers whatever the generator",
+                "def chance(units, images, generator):\n"
+                "    a, b = np.random.default_rng(0).normal(size=(2, images, units))\n"
+                "    return canonical_correlations(a, b).mean()",
+            ),
+            (
+                "the mean of the squares",
+                "def chance(units, images, generator):\n"
+                "    a, b = generator.normal(size=(2, images, units))\n"
+                "    return (canonical_correlations(a, b) ** 2).mean()",
+            ),
+        ],
+    ],
 }  # fmt: skip

@@ -3,71 +3,131 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from itertools import combinations, product
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from ..kernels import cca, dft_cca, sgd_mapping, sparse_mapping
+from ..nets import interventions
+from . import freezing, optimiser, projections
 
-from ..kernels import sgd_mapping as sgd_module
-from ..kernels import sparse_mapping as exact_module
-from ..kernels.sgd_mapping import SgdRun, sgd_mappings
-from ..nets.measuring import Measurement
-
-# Li et al. 2016: the channels of their layers, and the decays of their table.
-PUBLISHED_UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
-DECAYS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+if TYPE_CHECKING:
+    from .prepare import Prepared
 
 
-def sgd_runs(
-    measured: Measurement, a: str, b: str, *, layer: str, steps: Sequence[int], grid: bool, seed: int
-) -> dict[SgdRun, Tensor]:
-    """R^2 of every unit of net b predicted from net a by the original optimiser, on the aligned sample.
+@dataclass(frozen=True)
+class Experiment:
+    """One kind of experiment.
 
-    Args:
-        measured: of both networks.
-        a, b: names of networks.
-        layer: one of those in `PUBLISHED_UNITS`.
-        steps: four numbers of steps in rising order; the rate is halved as often as the second, the recipe ends with
-            the third.
-        grid: whether to run both starts, both schedules and every number of units to the last number of steps, and all
-            decays; else only what tells how the recipe fares, at the layer's own units and at those of the paper.
-        seed: of the starts and of the order of images.
-
-    Returns:
-        For each run (steps, units_b): three entries, or four for runs of the grid without decay.
+    Attributes:
+        title: what the line of progress calls it.
+        notebooks: those that read it.
+        keys: from what is prepared to the keys of all runs of it, longest first.
+        run: from what is prepared and a key to the result, of a kind that the store takes.
+        settings: from what is prepared to all that decides the results beside key, code and measured networks.
+        modules: whose code decides the results.
+        seconds: what one run takes, about; only for the estimate that is shown.
+        on_trained: whether it is made on the trained networks; else it can run while they are trained.
     """
-    acts = [measured.sample(f"{net}.{layer}") for net in (a, b)]
-    options = {"images": measured.sample_images, "halve_every": steps[1], "seed": seed}
-    recipe, whole = _planned(layer, acts[1].shape[1])
-    planned = [(recipe | {run for run in whole if grid and run.decay}, steps[:3])]
-    planned += [({run for run in whole if not run.decay}, steps)] if grid else []
-    found = {}
-    for runs, wanted in planned:
-        ordered = sorted(runs)
-        paths = sgd_mappings(*acts, ordered, steps=wanted, **options)
-        found |= {run: path.r2 for run, path in zip(ordered, paths, strict=True)}
-    return found
+
+    title: str
+    notebooks: tuple[str, ...]
+    keys: Callable[[Prepared], list[tuple]]
+    run: Callable[..., object]
+    settings: Callable[[Prepared], dict[str, object]]
+    modules: tuple[ModuleType, ...]
+    seconds: float
+    on_trained: bool = True
+
+    def code(self) -> str:
+        """A checksum of the code that decides the results."""
+        return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in self.modules)).hexdigest()
 
 
-def _planned(layer: str, own: int) -> tuple[set[SgdRun], set[SgdRun]]:
-    """The runs of a layer of `own` units that tell how the recipe fares, and those of the whole grid."""
-    published, starts = PUBLISHED_UNITS[layer], ("random", "zero")
-    recipe = {SgdRun(start, "original", published, decay) for start in starts for decay in (0.0, 1e-4)}
-    recipe.add(SgdRun("random", "original", own, 0.0))
-    scales = {own, *PUBLISHED_UNITS.values()}
-    whole = {SgdRun(*options, 0.0) for options in product(starts, ("original", "constant"), scales)}
-    whole |= {SgdRun("random", "original", published, decay) for decay in DECAYS}
-    return recipe, whole
+def _sgd_keys(paper: Prepared) -> list[tuple]:
+    pairs = sorted(paper.sgd_pairs, key=lambda pair: not paper.sgd_pairs[pair])
+    return [(*pair, layer) for pair in pairs for layer in optimiser.PUBLISHED_UNITS]
 
 
-def sgd_pairs(names: Iterable[str], every_pair: bool) -> dict[tuple[str, str], bool]:
-    """All pairs of networks, and whether the whole grid is run on them: on the first and the last, or on every one."""
-    pairs = list(combinations(names, 2))
-    return {pair: every_pair or pair in (pairs[0], pairs[-1]) for pair in pairs}
+def _sgd(paper: Prepared, a: str, b: str, layer: str) -> dict[tuple, object]:
+    options = {"layer": layer, "steps": paper.sgd_steps, "grid": paper.sgd_pairs[a, b], "seed": paper.seed}
+    return {tuple(run): r2 for run, r2 in optimiser.sgd_runs(paper.measured(), a, b, **options).items()}
 
 
-def experiment_code() -> str:
-    """A checksum of the code that the experiments run."""
-    files = [Path(module.__file__) for module in (sgd_module, exact_module)] + [Path(__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def _projection_keys(paper: Prepared) -> list[tuple]:
+    return [(net, layer) for layer, net in product(projections.LAYERS, paper.networks)]
+
+
+def _projection(paper: Prepared, net: str, layer: str) -> dict[tuple, object]:
+    fitted = paper.measured("training images")
+    return projections.projections(net, paper.networks, layer, fitted, paper.test_set, seed=paper.seed)
+
+
+def _freezing_keys(paper: Prepared) -> list[tuple]:
+    return [(variant, seed) for variant in freezing.VARIANTS[::-1] for seed in freezing.SEEDS]
+
+
+def _freezing(paper: Prepared, variant: str, seed: int) -> dict[str, float]:
+    options = {"recipe": paper.settings.freezing_recipe, "limit": paper.settings.freezing_limit}
+    return freezing.freeze_training(variant, paper.train_set, paper.test_set, **options, seed=paper.seed + seed)
+
+
+def _by_frequency(paper: Prepared, a: str, b: str) -> dict[str, object]:
+    return projections.by_frequency(paper.networks[a], paper.networks[b], paper.test_set.images)
+
+
+def _sgd_settings(paper: Prepared) -> dict[str, object]:
+    return {"steps": paper.sgd_steps, "every_pair": paper.settings.every_pair, "seed": paper.seed}
+
+
+def _projection_settings(paper: Prepared) -> dict[str, object]:
+    return {"train_set": paper.train_set.source, "seed": paper.seed}
+
+
+def _freezing_settings(paper: Prepared) -> dict[str, object]:
+    data = [paper.train_set.source, paper.test_set.source, paper.settings.freezing_limit]
+    return {"recipe": asdict(paper.settings.freezing_recipe), "data": data, "seed": paper.seed}
+
+
+EXPERIMENTS = {
+    "sgd": Experiment(
+        title="running the original optimiser",
+        notebooks=("04_sparse_mapping",),
+        keys=_sgd_keys,
+        run=_sgd,
+        settings=_sgd_settings,
+        modules=(sgd_mapping, sparse_mapping, optimiser),
+        seconds=1.5,
+    ),
+    "dft": Experiment(
+        title="comparing whole maps",
+        notebooks=("06_svcca",),
+        keys=lambda paper: [tuple(list(paper.networks)[:2])],
+        run=_by_frequency,
+        settings=lambda paper: {},
+        modules=(cca, dft_cca, projections),
+        seconds=20.0,
+    ),
+    "projection": Experiment(
+        title="projecting layers",
+        notebooks=("06_svcca",),
+        keys=_projection_keys,
+        run=_projection,
+        settings=_projection_settings,
+        modules=(cca, interventions, projections),
+        seconds=15.0,
+    ),
+    "freezing": Experiment(
+        title="freeze training",
+        notebooks=("06_svcca",),
+        keys=_freezing_keys,
+        run=_freezing,
+        settings=_freezing_settings,
+        modules=(interventions, freezing),
+        seconds=40.0,
+        on_trained=False,
+    ),
+}

@@ -48,6 +48,14 @@ ROLES = {
     "slightly distributed": {"color": _WIDE[9]},
     "fully distributed": {"color": _WIDE[1]},
     "unpredictable": {"color": "0.85"},
+    "SVCCA directions": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "principal components": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "random directions": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "random units": {"color": "0.7", "linestyle": ":", "marker": "."},
+    "most active units": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
+    "another network's start": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "flattened": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "by frequency": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "centre": {"color": _WIDE[2], "linestyle": "-", "marker": "s"},
     "spatial means": {"color": _WIDE[4], "linestyle": "-", "marker": "X"},
 }
@@ -210,6 +218,41 @@ def convergence(
     for name, time in marks.items():
         ax.axvline(time, color="0.6", linewidth=0.8, label=name)
     ax.set(xscale="log", xlabel="effective time", ylabel="$R^2$, mean over units", ylim=(-0.3, 1))
+    return ax
+
+
+def accuracy_over_kept(
+    ax: Axes, kept: Sequence[int], curves: Mapping[str, Sequence[Interval]], *, levels: Mapping[str, float], xlabel: str
+) -> Axes:
+    """Accuracy over how many directions or units are kept, with its interval, and levels to compare it with."""
+    for name, values in curves.items():
+        look = ROLES.get(name, {"marker": "o"})
+        x = kept[: len(values)]
+        ax.plot(x, [v.estimate for v in values], markersize=5, label=name, **look)
+        ax.fill_between(x, [v.low for v in values], [v.high for v in values], color=look.get("color"), alpha=0.15)
+    for (name, level), line in zip(levels.items(), ("-", ":"), strict=False):
+        ax.axhline(level, color="black", linewidth=0.8, linestyle=line, label=name)
+    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy", xticks=kept, xticklabels=kept, ylim=(0, 1))
+    ax.minorticks_off()
+    return ax
+
+
+def layer_map(ax: Axes, matrix: np.ndarray, layers: Sequence[str], *, title: str, xlabel: str, ylabel: str) -> Axes:
+    """The similarity of each layer (rows) with each layer (columns), from 0 to 1."""
+    image = ax.imshow(matrix, cmap="mako", vmin=0, vmax=1, origin="lower", interpolation="nearest")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.set_xticks(range(len(layers)), layers, rotation=90)
+    ax.set_yticks(range(len(layers)), layers)
+    ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.7)
+    return ax
+
+
+def canonical_correlations(ax: Axes, spectra: Mapping[str, Tensor], *, title: str = "") -> Axes:
+    """The canonical correlations of each comparison, largest first."""
+    for name, rho in spectra.items():
+        ax.plot(range(1, len(rho) + 1), np.sort(rho)[::-1], markersize=3, label=name, **ROLES.get(name, {}))
+    ax.set(title=title, xlabel="canonical directions, most alike first", ylabel=r"correlation $\rho$", ylim=(0, 1.02))
+    ax.legend()
     return ax
 
 

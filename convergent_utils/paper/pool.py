@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import queue
@@ -10,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 
 import torch
 
@@ -40,37 +42,99 @@ def _job(number: int, function: Callable, arguments: tuple) -> None:
     function(*arguments, report=lambda share: _reports.put((number, share)))
 
 
-def run_jobs(title: str, jobs: list[tuple[Callable, tuple]], seconds: float, *, extra_workers: int = 0) -> None:
-    """Run jobs in a pool of one-thread processes, with one line that tells how far they are.
+@dataclass(frozen=True)
+class Job:
+    """One thing to do.
 
-    There are as many processes as cores, and `extra_workers`: with one more, five equal jobs on two cores take the time
-    of two and a half where they would take that of three; each more needs its memory.
+    Attributes:
+        title: what is being done and to what, such as ("training", "net1"), for the line that is shown.
+        function: called in another process with `arguments` and report=, a function to be called with the share done.
+        seconds: what it takes, about.
     """
-    if not jobs:
-        return
-    workers = min(len(jobs), n_cores() + extra_workers)
-    context = multiprocessing.get_context("spawn")
-    reports, shares = context.Queue(), dict.fromkeys(range(len(jobs)), 0.0)
-    line = Progress(title, seconds / min(len(jobs), n_cores()))
-    with one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (reports,)) as pool:
-        pending: dict[Future, int] = {pool.submit(_job, k, *job): k for k, job in enumerate(jobs)}
+
+    title: tuple[str, str]
+    function: Callable
+    arguments: tuple
+    seconds: float
+
+
+class Pool:
+    """A pool of one-thread processes, and one line that tells how far they are.
+
+        with Pool() as pool:
+            pool.run(jobs)
+
+    Processes start with the first job that needs one and end with the block. There is one more than cores, for jobs
+    that may share a core; see `run`.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._executor: ProcessPoolExecutor | None = None
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._stack.close()
+
+    def run(self, jobs: list[Job], *, extra: int = 0) -> None:
+        """Run the jobs, as many at once as there are cores.
+
+        Args:
+            jobs: none is fine.
+            extra: 1 for one job more at once: five equal jobs on two cores then take the time of two and a half where
+                they would take that of three; each needs its memory.
+        """
+        if not jobs:
+            return
+        at_once = min(len(jobs), n_cores() + extra)
+        line = Progress(_title(jobs), sum(job.seconds for job in jobs) / min(len(jobs), n_cores()))
+        waiting = [(next(self._numbers), job) for job in reversed(jobs)]
+        shares, pending = {number: 0.0 for number, _ in waiting}, {}
         try:
-            while pending:
+            while waiting or pending:
+                while waiting and len(pending) < at_once:
+                    number, job = waiting.pop()
+                    pending[self._started().submit(_job, number, job.function, job.arguments)] = number
                 finished, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                with contextlib.suppress(queue.Empty):
-                    while True:
-                        number, share = reports.get_nowait()
-                        shares[number] = share
+                self._hear(shares)
                 for future in finished:
                     shares[pending.pop(future)] = 1.0
                     future.result()
                 line.show(sum(shares.values()) / len(jobs))
         except BaseException:
-            for process in list(pool._processes.values()):
+            for process in list(self._started()._processes.values()):
                 process.terminate()
-            pool.shutdown(cancel_futures=True)
             raise
-    line.close()
+        line.close()
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._reports = context.Queue()
+            self._stack.enter_context(one_thread_each())
+            executor = ProcessPoolExecutor(n_cores() + 1, context, _start_worker, (self._reports,))
+            self._stack.callback(executor.shutdown, cancel_futures=True)
+            self._executor = executor
+        return self._executor
+
+    def _hear(self, shares: dict[int, float]) -> None:
+        """Take in what the running jobs have reported."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                number, share = self._reports.get_nowait()
+                if number in shares:
+                    shares[number] = share
+
+
+def _title(jobs: list[Job]) -> str:
+    """All that is being done, each kind of thing once."""
+    kinds: dict[str, dict[str, None]] = {}
+    for kind, what in (job.title for job in jobs):
+        kinds.setdefault(kind, {})[what] = None
+    return "; ".join(f"{kind} {', '.join(whats)}".strip() for kind, whats in kinds.items())
 
 
 class Progress:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,14 +20,14 @@ from ..nets.datasets import Dataset, load_dataset
 from ..nets.measuring import Measurement, measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
 from ..nets.store import Store, configuration_hash, load
-from ..nets.training import VERSION, History, Recipe, Trained, train
-from .experiments import PUBLISHED_UNITS, experiment_code, sgd_pairs, sgd_runs
-from .pool import run_jobs
+from ..nets.training import CHECKPOINTS, VERSION, History, Recipe, Trained, train
+from .experiments import EXPERIMENTS
+from .optimiser import sgd_pairs
+from .pool import Job, Pool
 
 REORDERED = "net1-reordered"
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
-_SECONDS_PER_STEP = 3e-4  # of the original optimiser, a layer's runs together
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
 _MOST_DEAD = 0.25  # of a layer's units
 _FOLDS = 4  # two to fit on and two to judge on; of the two to fit on, one may choose what the other fitted
@@ -43,16 +45,27 @@ class Profile:
     planted: bool = False  # net2 is a shuffled copy of net1, net3 an independent untrained network
     sgd_steps: tuple[int, ...] = (500, 1500, 4500, 15000)
     every_pair: bool = False  # the whole grid of the original optimiser on every pair of networks
+    freezing_recipe: Recipe = field(default_factory=lambda: Recipe(epochs=3))
+    freezing_limit: int = 10_000  # training images of freeze training
 
 
 PROFILES = {
     "smoke": Profile(
-        Recipe(epochs=3), 3, train_limit=2048, test_limit=512, sample=1024, planted=True, sgd_steps=(10, 30, 90, 300)
+        Recipe(epochs=3),
+        n_networks=3,
+        train_limit=2048,
+        test_limit=512,
+        sample=1024,
+        planted=True,
+        sgd_steps=(10, 30, 90, 300),
+        freezing_recipe=Recipe(epochs=1),
+        freezing_limit=512,
     ),
     "paper": Profile(Recipe(), 4),
-    "full": Profile(Recipe(), 4, every_pair=True),
+    "full": Profile(Recipe(), 4, every_pair=True, freezing_recipe=Recipe(), freezing_limit=20_000),
 }
 # What each notebook reads, beside the networks: (which networks, positions).
+_WHICH = ("trained", "untrained", "same start", "training", "training images")
 MEASUREMENTS = {
     "00_networks": [("trained", "all")],
     "01_activation_statistics": [("trained", "all"), ("untrained", "all"), ("same start", "all")],
@@ -63,8 +76,11 @@ MEASUREMENTS = {
     "03_mutual_information": [("trained", "all"), ("untrained", "all")],
     "04_sparse_mapping": [("trained", "all"), ("untrained", "all")],
     "05_spectral_clustering": [("trained", "all"), ("untrained", "all")],
+    "06_svcca": [
+        *(("trained", "all"), ("untrained", "all"), ("trained", "mean")),
+        *(("training", "all"), ("training", "mean"), ("training images", "all")),
+    ],
 }
-SGD_NOTEBOOKS = ("04_sparse_mapping",)  # those that read the runs of the original optimiser
 
 
 @dataclass(frozen=True)
@@ -100,10 +116,31 @@ class Prepared:
         """Two networks that differ in nothing but the order of their images: how alike can two networks be?"""
         return {"net1": self.networks["net1"], REORDERED: self.reordered.network}
 
+    @cached_property
+    def training(self) -> dict[str, Network]:
+        """The trained networks, and as "net1@35%" each as it was after that share of its training."""
+        shares = [share for share in CHECKPOINTS if share < 1]
+        before = {f"{name}@{share:.0%}": net.at(share) for name, net in self.trained.items() for share in shares}
+        return {**self.networks, **before}
+
+    @property
+    def settings(self) -> Profile:
+        """How large the run is."""
+        return PROFILES[self.profile]
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers that all networks have, from bottom to top."""
         return next(iter(self.networks.values())).layers
+
+    def over_pairs(self, number: Callable[[str, str], object]) -> np.ndarray:
+        """A number, or an array of them, for each pair of networks, as a symmetric array (nets, nets, ...)."""
+        names = list(self.networks)
+        found = {(i, k): np.asarray(number(names[i], names[k])) for i, k in combinations(range(len(names)), 2)}
+        values = np.zeros((len(names), len(names), *found[0, 1].shape))
+        for (i, k), value in found.items():
+            values[i, k] = values[k, i] = value
+        return values
 
     def dead_share(self) -> dict[str, float]:
         """For each block "network.layer" of the trained networks the share of units that fire on no test image."""
@@ -111,11 +148,15 @@ class Prepared:
         return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
 
     def measured(self, which: str = "trained", positions: str | int = "all") -> Measurement:
-        """The measurement on the test images of all networks, "trained" or "untrained", or of the "same start" pair.
+        """The measurement on the test images of all networks, from the store if it is there.
 
-        It is read from the store if it is there.
+        Args:
+            which: "trained", "untrained", the "same start" pair; "training images", the trained networks on a quarter
+                of the images they were trained on; or "training", all networks, final and on their way, on half of the
+                test images, where each network on its way meets its final form, layer by layer.
+            positions: as in `measure`.
         """
-        require_known(which, ("trained", "untrained", "same start"), "which")
+        require_known(which, _WHICH, "which")
         arguments, options = self._measuring(which, positions)
         return measure(*arguments, **options, store=self.store)
 
@@ -133,38 +174,43 @@ class Prepared:
         chosen = zip(top.image[unit, :count].tolist(), top.place[unit, :count].tolist(), strict=True)
         return torch.cat([patch(self.test_set.images[k : k + 1], field, place) for k, place in chosen])
 
+    def result(self, experiment: str, *key: object) -> object:
+        """The result of an experiment of `EXPERIMENTS` at one of its keys, from the store if it is there."""
+        require_known(experiment, EXPERIMENTS, "experiment")
+        configuration = self._experiment(experiment, *key)
+        found = self.store.find(experiment, configuration)
+        if found is None:
+            found = EXPERIMENTS[experiment].run(self, *key)
+            self.store.keep(experiment, configuration, found)
+        return found
+
+    def has_result(self, experiment: str, *key: object) -> bool:
+        """Whether the store holds it, undamaged."""
+        return self.store.find(experiment, self._experiment(experiment, *key)) is not None
+
     @property
     def sgd_pairs(self) -> dict[tuple[str, str], bool]:
         """The pairs of networks that the original optimiser was run on, and whether with the whole grid."""
-        return sgd_pairs(self.networks, PROFILES[self.profile].every_pair)
+        return sgd_pairs(self.networks, self.settings.every_pair)
 
     @property
     def sgd_steps(self) -> tuple[int, ...]:
         """After how many steps those runs were looked at; the rate is halved as often as the second, the recipe ends
         with the third.
         """
-        return PROFILES[self.profile].sgd_steps
+        return self.settings.sgd_steps
 
     def sgd(self, a: str, b: str, layer: str) -> dict[SgdRun, Tensor]:
-        """R^2 of the units of net b from net a by the original optimiser, see `sgd_runs`; from the store if there."""
-        configuration = self._sgd_configuration(a, b, layer)
-        found = self.store.find("sgd", configuration)
-        if found is None:
-            options = {key: configuration[key] for key in ("layer", "steps", "grid", "seed")}
-            found = {tuple(run): r2 for run, r2 in sgd_runs(self.measured(), a, b, **options).items()}
-            self.store.keep("sgd", configuration, found)
-        return {SgdRun(*run): r2 for run, r2 in found.items()}
+        """R^2 of the units of net b from net a by the original optimiser, see `sgd_runs`."""
+        return {SgdRun(*run): r2 for run, r2 in self.result("sgd", a, b, layer).items()}
 
-    def has_sgd(self, a: str, b: str, layer: str) -> bool:
-        """Whether the store holds those runs, undamaged."""
-        return self.store.find("sgd", self._sgd_configuration(a, b, layer)) is not None
-
-    def _sgd_configuration(self, a: str, b: str, layer: str) -> dict[str, object]:
+    def _experiment(self, name: str, *key: object) -> dict[str, object]:
+        """All that decides the result."""
+        experiment = EXPERIMENTS[name]
         return {
-            "measurement": self._hash_of_measured,
-            **{"pair": [a, b], "layer": layer, "steps": list(self.sgd_steps)},
-            **{"grid": self.sgd_pairs[a, b], "seed": self.seed, "code": experiment_code()},
-        }
+            "key": list(key), "code": experiment.code(), "settings": experiment.settings(self),
+            "measured": self._hash_of_measured if experiment.on_trained else None, "training": VERSION,
+        }  # fmt: skip
 
     @cached_property
     def _hash_of_measured(self) -> str:
@@ -173,10 +219,16 @@ class Prepared:
 
     def _measuring(self, which: str, positions: str | int) -> tuple[tuple, dict]:
         """The arguments and options of `measure`."""
-        sets = {"trained": "networks", "untrained": "untrained", "same start": "same_start"}
-        networks = getattr(self, sets[which])
+        sets = {"untrained": "untrained", "same start": "same_start", "training": "training"}
+        networks, images = getattr(self, sets.get(which, "networks")), self.test_set.images
         options = {"pairs": None, "positions": positions, "folds": _FOLDS, "top": 9, "seed": self.seed}
-        return (networks, self.test_set.images, self.layers), {**options, "sample": PROFILES[self.profile].sample}
+        if which == "training images":
+            images = self.train_set.images[::4]
+        if which == "training":
+            final = {name: name.partition("@")[0] for name in networks}
+            pairs = [(f"{name}.{layer}", f"{final[name]}.{layer}") for name in networks for layer in self.layers]
+            images, options = images[::2], {**options, "pairs": pairs, "folds": 1, "top": 1}
+        return (networks, images, self.layers), {**options, "sample": self.settings.sample}
 
 
 def prepare(
@@ -219,47 +271,68 @@ def prepare(
         trained = _planted(trained, seed) if settings.planted else trained
         return Prepared(trained, reordered, train_set, test_set, profile, seed, store)
 
+    asked = [e for e, experiment in EXPERIMENTS.items() if set(experiment.notebooks) & set(notebooks or MEASUREMENTS)]
     lacking = [name for name, trained in found.items() if trained is None]
-    training = [(_train_job, (store.path, configurations[name], dataset, profile)) for name in lacking]
-    # untrained networks need no training, so they are measured beside it
-    before = _measure_jobs(prepared(_starts(configurations)), [need for need in wanted if need[0] == "untrained"])
-    title = f"training {', '.join(lacking)}" if lacking else "measuring untrained networks"
-    epochs = sum(configurations[name]["recipe"]["epochs"] for name in lacking)
-    epoch, measurement = (_SECONDS_PER_IMAGE * n for n in (len(train_set), settings.n_networks * len(test_set) / 2))
-    _run(store, title, training + before, epochs * epoch + len(before) * measurement, extra_workers=1)
-    result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
-    if not settings.planted:
-        _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
-    after = _measure_jobs(result, wanted)
-    _run(store, "measuring", after, len(after) * measurement)
-    if not settings.planted:
-        _require_live_units(result)
-    if any(notebook in SGD_NOTEBOOKS for notebook in notebooks or MEASUREMENTS):
-        _run_sgd(result)
+    with Pool() as pool:
+
+        def run(jobs: list[Job], **options: int) -> None:
+            """Run the jobs, if there are any; a store that lacks nothing may be read-only."""
+            if jobs:
+                store.require_writable()
+            pool.run(jobs, **options)
+
+        # what needs no trained network is made beside the training
+        start, apart = prepared(_starts(configurations)), [e for e in asked if not EXPERIMENTS[e].on_trained]
+        before = _measure_jobs(start, [need for need in wanted if need[0] == "untrained"])
+        run(_train_jobs(start, configurations, lacking, dataset) + before + _experiment_jobs(start, apart), extra=1)
+        result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
+        if not settings.planted:
+            _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
+        run(_measure_jobs(result, wanted))
+        if not settings.planted:
+            _require_live_units(result)
+        run(_experiment_jobs(result, [e for e in asked if EXPERIMENTS[e].on_trained]))
     return result
 
 
-def _run_sgd(prepared: Prepared) -> None:
-    """The runs of the original optimiser that the store lacks, those with the whole grid first."""
-    wanted = [(*pair, layer) for pair in prepared.sgd_pairs for layer in PUBLISHED_UNITS]
-    lacking = [run for run in wanted if not prepared.has_sgd(*run)]
-    lacking.sort(key=lambda run: not prepared.sgd_pairs[run[:2]])
-    grids = sum(prepared.sgd_pairs[a, b] for a, b, _ in lacking)
-    seconds = _SECONDS_PER_STEP * (grids * prepared.sgd_steps[3] + len(lacking) * prepared.sgd_steps[2])
-    jobs = [(_sgd_job, (prepared, *run)) for run in lacking]
-    _run(prepared.store, "running the original optimiser", jobs, seconds)
+def _train_jobs(prepared: Prepared, configurations: dict[str, dict], lacking: list[str], dataset: str) -> list[Job]:
+    """A job for each network that is lacking."""
+    seconds = _SECONDS_PER_IMAGE * len(prepared.train_set)
+    return [
+        Job(
+            ("training", name),
+            _train_job,
+            (prepared.store.path, configurations[name], dataset, prepared.profile),
+            seconds * configurations[name]["recipe"]["epochs"],
+        )
+        for name in lacking
+    ]
 
 
-def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[tuple[Callable, tuple]]:
-    """A job for each measurement that the store lacks."""
-    return [(_measure_job, (prepared, *need)) for need in needs if not prepared.has_measured(*need)]
+def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[Job]:
+    """A job for each measurement that the store lacks, those that take long first."""
+    needs = sorted(needs, key=lambda need: need[0] != "training")
+    seconds = _SECONDS_PER_IMAGE * len(prepared.networks) * len(prepared.test_set) / 2
+    return [
+        Job(
+            ("measuring", which),
+            _measure_job,
+            (prepared, which, positions),
+            seconds * (2 if which == "training" else 1),
+        )
+        for which, positions in needs
+        if not prepared.has_measured(which, positions)
+    ]
 
 
-def _run(store: Store, title: str, jobs: list[tuple[Callable, tuple]], seconds: float, **options: int) -> None:
-    """Run the jobs, if there are any; a store that lacks nothing may be read-only."""
-    if jobs:
-        store.require_writable()
-    run_jobs(title, jobs, seconds, **options)
+def _experiment_jobs(prepared: Prepared, names: Iterable[str]) -> list[Job]:
+    """A job for each result of these experiments that the store lacks."""
+    return [
+        Job((EXPERIMENTS[name].title, ""), _experiment_job, (prepared, name, *key), EXPERIMENTS[name].seconds)
+        for name in names
+        for key in EXPERIMENTS[name].keys(prepared)
+        if not prepared.has_result(name, *key)
+    ]
 
 
 def _starts(configurations: dict[str, dict]) -> dict[str, Trained]:
@@ -294,8 +367,12 @@ def published_path(name: str) -> Path:
 
 
 def published_form(trained: Trained, configuration: dict) -> dict:
-    """What is published of a network: final weights and learning curves, with the hash of its configuration."""
-    return {"hash": configuration_hash(configuration), "network": trained.network, "history": trained.history}
+    """What is published of a network: its weights on the way and in the end, its learning curves, its configuration's
+    hash.
+    """
+    on_the_way = {share: weights for share, weights in trained.checkpoints.items() if 0 < share < 1}
+    form = {"hash": configuration_hash(configuration), "network": trained.network, "history": trained.history}
+    return {**form, "on_the_way": on_the_way}
 
 
 def _find_network(store: Store, name: str, configuration: dict, published: bool) -> Trained | None:
@@ -303,8 +380,8 @@ def _find_network(store: Store, name: str, configuration: dict, published: bool)
     if trained is None and published and published_path(name).exists():
         form = load(published_path(name))
         if form["hash"] == configuration_hash(configuration):
-            start = build_network(**configuration["network"]).state_dict()
-            trained = Trained(form["network"], form["history"], {0.0: start, 1.0: form["network"].state_dict()})
+            start, final = build_network(**configuration["network"]).state_dict(), form["network"].state_dict()
+            trained = Trained(form["network"], form["history"], {0.0: start, **form["on_the_way"], 1.0: final})
     return trained
 
 
@@ -353,6 +430,6 @@ def _measure_job(prepared: Prepared, which: str, positions: str | int, report: C
         prepared.measured(which, positions)  # from the store, if another run made it while this one waited
 
 
-def _sgd_job(prepared: Prepared, a: str, b: str, layer: str, report: Callable[[float], None]) -> None:
-    with prepared.store.lock("sgd", prepared._sgd_configuration(a, b, layer)):
-        prepared.sgd(a, b, layer)
+def _experiment_job(prepared: Prepared, name: str, *key: object, report: Callable[[float], None]) -> None:
+    with prepared.store.lock(name, prepared._experiment(name, *key)):
+        prepared.result(name, *key)

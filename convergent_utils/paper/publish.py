@@ -112,7 +112,8 @@ def _publish_networks() -> list[str]:
     configurations = network_configurations(prepared.train_set, prepared.test_set, seed=0, profile="paper")
     for name, configuration in configurations.items():
         path, form = published_path(name), published_form(Store().find("network", configuration), configuration)
-        if not path.exists() or load(path)["hash"] != form["hash"]:
+        published = load(path) if path.exists() else {}
+        if published.get("hash") != form["hash"] or published.keys() != form.keys():
             path.parent.mkdir(parents=True, exist_ok=True)
             save(form, path)
             changed.append(f"data/networks/{path.name}")

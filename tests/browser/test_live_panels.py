@@ -55,7 +55,8 @@ def sliders(name):
     return [k for k, cell in enumerate(original(name).cells) if re.search(r"^kernel_free_slider\(", cell.source, re.M)]
 
 
-NAMES = [name for name in notebook_names() if tagged(original(name), "live-only")]
+# Three of them; that every panel draws each of its choices is tested without a browser.
+NAMES = [name for name in notebook_names() if name[:2] in ("02", "04", "06")]
 
 
 def copy_for_smoke(name, folder):

@@ -1,0 +1,304 @@
+r"""Canonical correlations: do two nets span the same directions, whatever basis of them each net has?
+
+With covariances :math:`\Sigma_{aa}, \Sigma_{ab}, \Sigma_{bb}` and axes :math:`K_a, K_b` along which each net has
+variance 1, :math:`K_a^\top \Sigma_{aa} K_a = I`, one singular value decomposition says it all:
+
+.. math:: K_a^\top \Sigma_{ab} K_b = U \, \mathrm{diag}(\rho) \, V^\top, \quad h_a = (x - \mu_a)^\top K_a U.
+
+The three similarities are weighted means :math:`\sum_i \alpha_i \rho_i`. They differ in the axes they keep (`svcca`)
+and in the weights (`pwcca`). Nothing is ever added to a covariance: a direction is kept as it is or left out.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import as_activations, require_known
+from .moments import PairMoments
+
+_RANK_TOLERANCE = 1e-5
+_POWERS = {"variance": 1.0, "singular": 0.5}  # of the eigenvalues that a share is a share of
+
+
+@dataclass(frozen=True)
+class CCAResult:
+    """Canonical correlations and variates, float64 on the device of the moments; k is min(rank_a, rank_b).
+
+    Attributes:
+        rho: (k,) canonical correlations in [0, 1], falling.
+        weights: (k,) what each counts in the similarity; they sum to 1.
+        directions_a, directions_b: (units_a, k), (units_b, k) weights of the units in each variate; dead units have
+            zeros. `variates_a` and `variates_b` apply them.
+        mean_a, mean_b: (units_a,), (units_b,) means of the units.
+        rank_a, rank_b: how many directions of each net were compared.
+        coverage: 0-d, the share of what all rank_a variates weigh that the k compared ones do: 1 but for `pwcca` of
+            a net that has more directions than the other.
+        rank_tolerance: directions with less than this share of the largest eigenvalue were left out.
+        n_samples: number of samples of the moments.
+    """
+
+    rho: Tensor
+    weights: Tensor
+    directions_a: Tensor
+    directions_b: Tensor
+    mean_a: Tensor
+    mean_b: Tensor
+    rank_a: int
+    rank_b: int
+    coverage: Tensor
+    rank_tolerance: float
+    n_samples: int
+
+    @property
+    def similarity(self) -> Tensor:
+        """The weighted mean of rho, 0-d in [0, 1]; 0 where a net has no live unit."""
+        return self.weights @ self.rho
+
+    @property
+    def similarity_by_width(self) -> Tensor:
+        """The sum of rho over the width of the narrower net: less than 1 for a truncated layer with itself."""
+        return self.rho.sum() / min(len(self.directions_a), len(self.directions_b))
+
+    def variates_a(self, acts_a: Tensor | np.ndarray) -> Tensor:
+        """Canonical variates (samples, k) of activations (samples, units_a), of the fit or new ones."""
+        return _variates(acts_a, self.mean_a, self.directions_a, "acts_a")
+
+    def variates_b(self, acts_b: Tensor | np.ndarray) -> Tensor:
+        """Canonical variates (samples, k) of activations (samples, units_b), of the fit or new ones."""
+        return _variates(acts_b, self.mean_b, self.directions_b, "acts_b")
+
+    def rho_on(self, pair: PairMoments) -> Tensor:
+        r"""The correlation of each pair of variates in other samples, from their moments.
+
+        .. math:: \frac{d_a^\top \Sigma'_{ab} d_b}{\sqrt{d_a^\top \Sigma'_{aa} d_a \; d_b^\top \Sigma'_{bb} d_b}}
+
+        Args:
+            pair: moments of the same units over other samples, such as the other fold.
+
+        Returns:
+            (k,) float64 in [-1, 1], no longer sorted; 0 for a pair of which a variate has less than `rank_tolerance`
+            of the variance there that it had in the fit.
+
+        Raises:
+            ValueError: other numbers of units.
+        """
+        a, b = self.directions_a, self.directions_b
+        if pair.cov_ab.shape != (len(a), len(b)):
+            raise ValueError(f"pair: expected units {(len(a), len(b))}, got {tuple(pair.cov_ab.shape)}")
+        forms = (a, pair.cov_ab, b), (a, pair.cov_aa, a), (b, pair.cov_bb, b)
+        shared, variance_a, variance_b = ((x * (covariance @ y)).sum(0) for x, covariance, y in forms)
+        live = torch.minimum(variance_a, variance_b) > self.rank_tolerance
+        return torch.where(live, shared / (variance_a * variance_b).where(live, 1.0).sqrt(), 0.0).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class CorrelationCount:
+    """How many canonical correlations are not zero.
+
+    Attributes:
+        count: number of correlations before the first p value that reaches the level.
+        p_value: (k,) float64, entry i of the hypothesis that rho[i] and all after it are zero.
+    """
+
+    count: int
+    p_value: Tensor
+
+
+def cca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCAResult:
+    r"""Canonical correlation analysis; its similarity is the mean of rho.
+
+    .. math:: \rho_i = \max_{u, v} \mathrm{corr}(u^\top x, v^\top y), \quad
+        u^\top x, v^\top y \text{ uncorrelated with those before}, \quad \alpha_i = 1 / k
+
+    Args:
+        pair: moments of a and b.
+        rank_tolerance: directions of the *correlation* matrix of a net with less than this share of its largest
+            eigenvalue count as absent, so the scales of units do not matter. The default of 1e-5 leaves out directions
+            with singular values below .3 % of the largest; moments of 512 float32 units blur eigenvalues by up to
+            2e-6 of it, so that copies and sums of other units are never counted. For float64 1e-10 is enough.
+
+    Returns:
+        CCAResult. Symmetric, and invariant to any invertible map of either net.
+
+    Raises:
+        ValueError: rank_tolerance is not between 0 and 1.
+
+    Dead units are left out; with no live unit in a net rho is empty and the similarity 0. Where a spectrum falls
+    without a gap the ranks depend on the tolerance: both are in the result. Where rho are tied the variates are not
+    unique. With fewer samples than directions in both nets together some rho are 1 whatever the data: a warning.
+    Source: Hotelling 1936; Björck and Golub 1973, through second moments.
+    """
+    return _compared(pair, _inverse_deviation, rank_tolerance)
+
+
+def svcca(
+    pair: PairMoments, *, keep: float = 0.99, rule: str = "variance", rank_tolerance: float = _RANK_TOLERANCE
+) -> CCAResult:
+    r"""CCA of the largest principal directions of each net.
+
+    .. math:: \text{the fewest } n \text{ with } \sum_{i \le n} \lambda_i^p \geq \text{keep} \sum_i \lambda_i^p, \quad
+        \alpha_i = 1 / k
+
+    Args:
+        pair: moments of a and b.
+        keep: share that the kept directions reach, above 0 and at most 1; of each net for itself.
+        rule: "variance" counts the eigenvalues of the covariance (p = 1), "singular" their roots (p = 1/2).
+        rank_tolerance: directions with less than this share of the largest eigenvalue of the *covariance* count as
+            absent, in the sums as well.
+
+    Returns:
+        CCAResult; rank_a and rank_b are the numbers kept. Symmetric, and invariant to rotations and to a common scale
+        of all units of either net, not to scales of single units: quiet units are cut off.
+
+    Raises:
+        ValueError: keep or rank_tolerance out of range, unknown rule.
+
+    Source: Raghu et al. 2017. Its text keeps a share of the variance, its appendix A one of the singular values. Its
+    text divides the sum of rho by the width of the layer, so that a truncated layer differs from itself; we divide by
+    the directions compared, and give the other as `similarity_by_width`.
+    """
+    require_known(rule, _POWERS, "rule")
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep: expected a share above 0 and at most 1, got {keep}")
+    return _compared(pair, _live, rank_tolerance, keep=keep, power=_POWERS[rule])
+
+
+def pwcca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCAResult:
+    r"""CCA in which a correlation counts as much as net a uses its variate.
+
+    .. math:: \alpha_i \propto \sum_j |\langle h_i, z_j \rangle|, \quad \sum_{i \le k} \alpha_i = 1
+
+    with the canonical variates :math:`h_i` of net a and its centred units :math:`z_j`, not standardised.
+
+    Args:
+        pair: moments of a and b.
+        rank_tolerance: as in `cca`.
+
+    Returns:
+        CCAResult. Not symmetric. Invariant to any invertible map of net b, to shifts, signs, permutation and a common
+        scale of the units of net a; *not* to rotations of net a or to scales of its single units.
+
+    Raises:
+        ValueError: rank_tolerance is not between 0 and 1.
+
+    The weights are shared out among the variates that have a partner. Where net a has more directions than net b the
+    others are counted along their principal axes, which are unique, and `coverage` is the partners' share of the whole.
+    Source: Morcos, Raghu and Bengio 2018, which does not say what to do about unequal widths.
+    """
+    found = _compared(pair, _inverse_deviation, rank_tolerance)
+    projection = pair.cov_aa @ found.directions_a  # <h_i, z_j> / n_samples, (units_a, k)
+    alpha, coverage = projection.abs().sum(0), found.coverage
+    if found.rank_a > found.rank_b:
+        every = pair.cov_aa @ _axes(pair.cov_aa, _inverse_deviation, rank_tolerance)
+        left, size, _ = torch.linalg.svd(every - projection @ (found.directions_a.T @ every), full_matrices=False)
+        coverage = alpha.sum() / (alpha.sum() + (left * size).abs().sum())
+    return replace(found, weights=alpha / alpha.sum(), coverage=coverage)
+
+
+def significant_correlations(
+    found: CCAResult, *, n_samples: int | None = None, level: float = 0.05
+) -> CorrelationCount:
+    r"""How many canonical correlations are not zero, by Bartlett's test of one after the other.
+
+    .. math:: \chi^2_i = -\Big(n - 1 - i - \frac{p + q + 1}{2} + \sum_{j \le i} \rho_j^{-2}\Big)
+        \sum_{j > i} \log(1 - \rho_j^2), \quad (p - i)(q - i) \text{ degrees of freedom}
+
+    for i = 0, 1, ..., with p and q the ranks of the two nets and n samples.
+
+    Args:
+        found: of `cca` or `pwcca`.
+        n_samples: number of *independent* samples, None for that of the moments. The positions of an image are not
+            independent: pass the number of images.
+        level: below which a p value is significant.
+
+    Returns:
+        CorrelationCount; counting ends at the first p value that is not significant.
+
+    Raises:
+        ValueError: n_samples above that of the moments or not above the directions of both nets together, where the
+            test is undefined; level not between 0 and 1.
+
+    Assumes normal activations and many more samples than directions.
+    Source: Bartlett 1938, 1947; Lawley 1959 for the sum of inverse squares.
+    """
+    n, p, q = found.n_samples if n_samples is None else n_samples, found.rank_a, found.rank_b
+    if not p + q < n <= found.n_samples:
+        most = found.n_samples
+        raise ValueError(f"n_samples: expected more than {p} + {q} directions and at most {most} samples, got {n}")
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+    before, squares = torch.arange(len(found.rho), device=found.rho.device), found.rho.square()
+    left = -torch.log1p(-squares).flip(0).cumsum(0).flip(0)
+    inverse = torch.cat([squares.new_zeros(1), 1 / squares]).cumsum(0)[:-1]
+    factor = n - 1 - before - (p + q + 1) / 2 + inverse
+    statistic = torch.where(left > 0, factor * left, 0.0)
+    p_value = torch.special.gammaincc((p - before) * (q - before) / 2, statistic / 2)
+    return CorrelationCount(int((p_value < level).cumprod(0).sum()), p_value)
+
+
+def _axes(
+    covariance: Tensor, weigh: Callable[[Tensor], Tensor], rank_tolerance: float, keep: float = 1.0, power: float = 1.0
+) -> Tensor:
+    """Axes (units, rank) with variance 1: principal directions of the weighted units, the largest first.
+
+    Those above the relative cut; of them the fewest that make up the share `keep`. A unit of weight 0 is left out.
+    """
+    if not 0 < rank_tolerance < 1:
+        raise ValueError(f"rank_tolerance: expected a share between 0 and 1, got {rank_tolerance}")
+    weight = weigh(covariance.diagonal())
+    values, vectors = torch.linalg.eigh(covariance * weight[:, None] * weight)
+    values, vectors = values.flip(0), vectors.flip(1)
+    values = values[values > rank_tolerance * values[:1]]
+    share = values.pow(power)
+    values = values[share.cumsum(0) - share < keep * share.sum()]
+    return weight[:, None] * vectors[:, : len(values)] / values.sqrt()
+
+
+def _compared(pair: PairMoments, weigh: Callable[[Tensor], Tensor], rank_tolerance: float, **share: float) -> CCAResult:
+    """CCA along the axes of both nets, all correlations of equal weight; warns the caller's caller of few samples."""
+    axes_a, axes_b = (_axes(covariance, weigh, rank_tolerance, **share) for covariance in (pair.cov_aa, pair.cov_bb))
+    left, rho, right = torch.linalg.svd(axes_a.T @ pair.cov_ab @ axes_b, full_matrices=False)
+    rank_a, rank_b = axes_a.shape[1], axes_b.shape[1]
+    surplus = rank_a + rank_b - (pair.n_samples - 1)
+    if surplus > 0:
+        chance = min(1.0, max(rank_a, rank_b) / (pair.n_samples - 1))
+        warnings.warn(
+            f"{pair.n_samples} samples are too few for {rank_a} + {rank_b} directions: {surplus} or more correlations "
+            f"are 1 whatever the data, and independent units would score about {chance:.2f} to {math.sqrt(chance):.2f}",
+            stacklevel=3,
+        )
+    return CCAResult(
+        rho=rho.clamp(max=1),
+        weights=torch.full_like(rho, 1 / max(len(rho), 1)),
+        directions_a=axes_a @ left,
+        directions_b=axes_b @ right.T,
+        mean_a=pair.mean_a,
+        mean_b=pair.mean_b,
+        rank_a=rank_a,
+        rank_b=rank_b,
+        coverage=rho.new_ones(()),
+        rank_tolerance=rank_tolerance,
+        n_samples=pair.n_samples,
+    )
+
+
+def _variates(acts: Tensor | np.ndarray, mean: Tensor, directions: Tensor, name: str) -> Tensor:
+    acts = as_activations(acts, name)
+    if acts.shape[1] != len(mean):
+        raise ValueError(f"{name}: expected {len(mean)} units, got {acts.shape[1]}")
+    return (acts.to(mean) - mean) @ directions
+
+
+def _inverse_deviation(variance: Tensor) -> Tensor:
+    """One over the standard deviation of each unit, 0 for a dead one."""
+    return variance.where(variance > 0, math.inf).rsqrt()
+
+
+def _live(variance: Tensor) -> Tensor:
+    """1 for each unit, 0 for a dead one."""
+    return (variance > 0).to(variance.dtype)

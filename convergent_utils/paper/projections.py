@@ -1,0 +1,137 @@
+"""How many directions does a layer need? And must whole maps be compared place by place?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..kernels.cca import cca, svcca
+from ..kernels.dft_cca import dft_cca
+from ..kernels.moments import PairMoments, pair_moments
+from ..nets.datasets import Dataset, normalise
+from ..nets.interventions import project, split_after, subspace_projection
+from ..nets.measuring import Measurement
+from ..nets.networks import Network
+
+LAYERS = ("conv3", "conv5", "fc6")
+MAPPED = "conv5"  # whose maps are compared whole
+KEPT = (1, 2, 4, 8, 16, 32, 64)  # directions or units that are kept
+SPACES = ("samples", "units")
+DISTRIBUTED = 8  # directions that are restricted to few units
+_IMAGES, _BATCH = 5000, 500
+
+
+def projections(
+    name: str, networks: Mapping[str, Network], layer: str, fitted: Measurement, test_set: Dataset, *, seed: int
+) -> dict[tuple[str, str], Tensor]:
+    """Test accuracy of a network whose layer is projected on some of its directions or units.
+
+    Args:
+        name: of the network whose layer is projected; it is compared with all others by SVCCA.
+        networks: by name.
+        layer: name.
+        fitted: of all networks on training images, whence directions and means are taken.
+        test_set: on which accuracy is taken.
+        seed: of random directions and units.
+
+    Returns:
+        By (what is kept, the space of the projection), see `subspace_projection`, the accuracy (kept,) when the first
+        1, 2, 4, ... of them are kept, as far as there are so many. What is kept: "svcca NAME", the directions most
+        alike in the network of that name; "svcca NAME in few units", the first `DISTRIBUTED` of them made up of the
+        units that contribute most; "principal components", "random directions", "random units", "most active units".
+        Under ("everything", "") the accuracy of the network as it is.
+    """
+    pairs = {other: fitted.pair(f"{name}.{layer}", f"{other}.{layer}") for other in networks if other != name}
+    pair = next(iter(pairs.values()))
+    judge = _Judge(networks[name], layer, test_set, pair)
+    found = {("everything", ""): torch.tensor(judge.accuracy(torch.eye(len(pair.mean_a))))}
+    for space in SPACES:
+        for kept, directions in {**_of_pairs(pairs), **_of_net(pair, seed)}.items():
+            found[kept, space] = judge.accuracies([directions[:, :k] for k in KEPT if k <= directions.shape[1]], space)
+    for other, shared in pairs.items():
+        found[f"svcca {other} in few units", "samples"] = judge.accuracies(_in_few_units(shared), "samples")
+    return found
+
+
+def _of_pairs(pairs: Mapping[str, PairMoments]) -> dict[str, Tensor]:
+    """Directions (units, k) by their names, those that depend on the other network."""
+    return {f"svcca {other}": svcca(pair).directions_a for other, pair in pairs.items()}
+
+
+def _of_net(pair: PairMoments, seed: int) -> dict[str, Tensor]:
+    """Directions (units, units) by their names, those of the network alone."""
+    units, generator = len(pair.mean_a), torch.Generator().manual_seed(seed)
+    every = torch.eye(units, dtype=torch.float64)
+    return {
+        "principal components": torch.linalg.eigh(pair.cov_aa).eigenvectors.flip(1),
+        "random directions": torch.randn(units, units, generator=generator, dtype=torch.float64),
+        "random units": every[:, torch.randperm(units, generator=generator)],
+        "most active units": every[:, pair.mean_a.argsort(descending=True)],
+    }
+
+
+def _in_few_units(pair: PairMoments) -> list[Tensor]:
+    """The first directions, all but their largest m contributions set to zero, for each m that is kept."""
+    directions = svcca(pair).directions_a[:, :DISTRIBUTED]
+    contribution = directions.square().sum(1) * pair.cov_aa.diagonal()
+    order, restricted = contribution.argsort(descending=True), []
+    for m in KEPT:
+        if m <= len(order):
+            restricted.append(torch.zeros_like(directions).index_copy_(0, order[:m], directions[order[:m]]))
+    return restricted
+
+
+class _Judge:
+    """A network whose test images have come as far as the layer; the rest is computed for each projection."""
+
+    def __init__(self, network: Network, layer: str, test_set: Dataset, pair: PairMoments):
+        below, self.above = split_after(network, layer)
+        self.mean, self.covariance = pair.mean_a, pair.cov_aa
+        self.labels = spread(test_set.labels, _IMAGES)
+        with torch.no_grad():
+            images = spread(test_set.images, _IMAGES).split(_BATCH)
+            self.maps = [below(normalise(batch)) for batch in images]
+
+    def accuracies(self, directions: list[Tensor], space: str) -> Tensor:
+        """The accuracy when the layer is projected on each set of directions."""
+        covariance = self.covariance if space == "samples" else None
+        matrices = [subspace_projection(some, covariance=covariance) for some in directions]
+        return torch.tensor([self.accuracy(matrix) for matrix in matrices])
+
+    def accuracy(self, matrix: Tensor) -> float:
+        """The accuracy when the layer is projected with this matrix."""
+        with torch.no_grad():
+            guesses = [self.above(project(maps, matrix, self.mean)).argmax(1) for maps in self.maps]
+        return float((torch.cat(guesses) == self.labels).double().mean())
+
+
+def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict[str, Tensor]:
+    """Canonical correlations of two stacks of maps of the layer `MAPPED`, by frequency and with all units flattened.
+
+    Args:
+        network_a, network_b: networks.
+        images: on which they are compared; channels are left out until there are four images for each flattened unit.
+
+    Returns:
+        "rho" (height, width, channels) by `dft_cca`; "flattened" (height x width x channels,) by `cca` of the flattened
+        maps; "off_diagonal" (2,) of the nets' covariances what lies between frequencies; "images" and "channels".
+    """
+    maps = []
+    for network in (network_a, network_b):
+        below = split_after(network, MAPPED)[0]
+        with torch.no_grad():
+            maps.append(torch.cat([below(normalise(batch)).permute(0, 2, 3, 1) for batch in images.split(_BATCH)]))
+    n, height, width, channels = maps[0].shape
+    channels = max(1, min(channels, n // (4 * height * width)))
+    a, b = (some[..., :channels] for some in maps)
+    found, flat = dft_cca(a, b), cca(pair_moments(a.flatten(1), b.flatten(1)))
+    off_diagonal = torch.stack([found.off_diagonal_a, found.off_diagonal_b])
+    sizes = {"images": torch.tensor(n), "channels": torch.tensor(channels)}
+    return {"rho": found.rho, "flattened": flat.rho, "off_diagonal": off_diagonal, **sizes}
+
+
+def spread(values: Tensor, n: int) -> Tensor:
+    """At most n of the values, evenly spread."""
+    return values[torch.linspace(0, len(values) - 1, min(n, len(values))).long()]
