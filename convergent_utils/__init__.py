@@ -6,7 +6,9 @@ pair = cu.pair_moments(acts_a, acts_b)  # activations (samples, units) of two ne
 match = cu.bipartite_matching(cu.correlation(pair).matrix)
 """
 
+from .kernels.alignment import PartialLeastSquares, debiased_cka, linear_cka, partial_least_squares, procrustes
 from .kernels.binning import BinEdges, bin_edges
+from .kernels.cca import CCAResult, CorrelationCount, cca, pwcca, significant_correlations, svcca
 from .kernels.chance import Chance, Interval, chance_level, label_chance, network_interval
 from .kernels.clustering import (
     MergeTree,
@@ -22,6 +24,7 @@ from .kernels.clustering import (
     subspace_overlap,
 )
 from .kernels.correlation import Correlation, correlation
+from .kernels.dft_cca import DFTCCA, dft_cca
 from .kernels.filters import spatial_frequency
 from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
@@ -47,9 +50,12 @@ from .nets.store import Store, load, save
 from .nets.training import History, Recipe, Trained, accuracy, predict, train
 
 __all__ = [
+    "DFTCCA",
     "BinEdges",
+    "CCAResult",
     "Chance",
     "Correlation",
+    "CorrelationCount",
     "Dataset",
     "History",
     "Interval",
@@ -61,6 +67,7 @@ __all__ = [
     "Moments",
     "Network",
     "PairMoments",
+    "PartialLeastSquares",
     "ReceptiveField",
     "Recipe",
     "SgdRun",
@@ -74,15 +81,19 @@ __all__ = [
     "bin_edges",
     "bipartite_matching",
     "build_network",
+    "cca",
     "chance_level",
     "cluster_composition",
     "correlation",
     "correlation_affinity",
     "crossing_share",
+    "debiased_cka",
+    "dft_cca",
     "freezing",
     "hierarchical_clustering",
     "label_chance",
     "least_squares",
+    "linear_cka",
     "load",
     "load_dataset",
     "mapping_affinity",
@@ -92,17 +103,21 @@ __all__ = [
     "network_interval",
     "normalise",
     "pair_moments",
+    "partial_least_squares",
     "patch",
     "permuted_copy",
     "predict",
+    "procrustes",
     "project",
     "projected",
+    "pwcca",
     "receptive_field",
     "record",
     "save",
     "semi_matching",
     "sgd_mapping",
     "sgd_mappings",
+    "significant_correlations",
     "sparse_mapping",
     "spatial_frequency",
     "spectral_clustering",
@@ -111,6 +126,7 @@ __all__ = [
     "subspace_affinity",
     "subspace_overlap",
     "subspace_projection",
+    "svcca",
     "train",
     "training_cost",
     "truncated",

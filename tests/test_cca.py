@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -194,15 +195,20 @@ def test_correlations_in_other_samples(generator):
     assert rho.numpy() == pytest.approx(expected, abs=1e-9)
     assert rho[0] > 0.5, "what is shared holds in other samples"
     assert rho[1:].abs().max() < found.rho[1] - 0.05, "what was fitted to noise does not"
+    assert compare(cca, a[::2], a[::2] - 5).rho_on(cu.pair_moments(a[1::2], a[1::2])).max() <= 1
     assert found.rho_on(cu.pair_moments(a[::2], -b[::2])).numpy() == pytest.approx(-found.rho.numpy())
 
 
 def test_variates_that_do_not_vary_in_other_samples_correlate_zero(generator):
-    a = normal(generator, 200, 3)
-    found, silent = compare(cca, a, a[:, [0]]), a * torch.tensor([0, 1, 1])
+    """One unit of net a is nearly the sum of the others there, and net b read the difference."""
+    a, other = normal(generator, 200, 3), normal(generator, 200, 3)
+    b, other_b = (a[:, 0] - a[:, 1] - a[:, 2])[:, None], normal(generator, 200, 1)
+    found = compare(cca, a, b)
     assert found.rho.tolist() == pytest.approx([1])
-    assert found.rho_on(cu.pair_moments(a, silent[:, [0]])).tolist() == [0]
-    assert abs(found.rho_on(cu.pair_moments(silent, a[:, [0]]))) < 0.3
+    assert found.rho_on(cu.pair_moments(other, other_b)) != 0
+    other[:, 0] = other[:, 1] + other[:, 2] + 1e-4 * other_b[:, 0]
+    assert found.rho_on(cu.pair_moments(other, other_b)) == 0
+    assert found.rho_on(cu.pair_moments(a, 0 * b)) == 0
 
 
 @pytest.mark.parametrize(("rule", "power"), [("variance", 2), ("singular", 1)])
@@ -318,20 +324,25 @@ def test_coverage_is_what_the_variates_with_a_partner_weigh(generator):
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_too_few_samples_are_told_to_the_caller(similarity, generator):
     a, b = normal(generator, 31, 20), normal(generator, 31, 16)
+    options = {"keep": 1} if similarity is svcca else {}
     with pytest.warns(UserWarning, match="31 samples are too few for .* whatever the data") as told:
-        found = similarity(cu.pair_moments(a, b), **({"keep": 1} if similarity is svcca else {}))
+        found = similarity(cu.pair_moments(a, b), **options)
     assert told[0].filename == __file__
     assert "20 + 16 directions: 6 or more" in str(told[0].message)
     assert "about 0.67 to 0.82" in str(told[0].message)
     assert found.rho[:6].numpy() == pytest.approx(np.ones(6))
     assert found.rho[6] < 1 - 1e-3
     assert 0.67 < found.similarity < 0.82
+    with pytest.warns(UserWarning, match=" 1 or more"):
+        compare(similarity, normal(generator, 36, 20), normal(generator, 36, 16), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compare(similarity, normal(generator, 37, 20), normal(generator, 37, 16))
+        compare(similarity, normal(generator, 37, 20), normal(generator, 37, 16), **options)
 
 
 def test_the_chance_that_the_warning_states(generator):
+    with pytest.warns(UserWarning, match="about 1.00 to 1.00"):
+        compare(cca, *torch.randn(2, 20, 30, generator=generator), rank_tolerance=1e-12)  # counts rounding as well
     pairs = [cu.pair_moments(normal(generator, 60, 30), normal(generator, 60, 12)) for _ in range(100)]
     squares = torch.stack([cca(pair).rho.square().mean() for pair in pairs])
     assert float(squares.mean()) == pytest.approx(30 / 59, abs=0.01)
@@ -387,6 +398,17 @@ def test_what_is_shared_is_counted(generator):
     itself = significant_correlations(compare(cca, a, a))
     assert itself.count == 8
     assert (itself.p_value == 0).all()
+
+
+def test_counting_ends_at_the_first_that_is_not_significant(generator):
+    found = compare(cca, normal(generator, 103, 2), normal(generator, 103, 2))
+    counted = significant_correlations(replace(found, rho=torch.tensor([0.2, 0.2], dtype=torch.float64)))
+    assert counted.p_value[1] < 0.05 < counted.p_value[0]
+    assert counted.count == 0
+    counted = significant_correlations(replace(found, rho=torch.tensor([0.9, 0.0], dtype=torch.float64)))
+    assert (counted.count, float(counted.p_value[1])) == (1, 1)
+    none = replace(found, rho=torch.zeros(2, dtype=torch.float64))
+    assert significant_correlations(none).p_value.tolist() == [1, 1]
 
 
 def test_bad_arguments(generator):

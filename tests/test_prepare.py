@@ -14,6 +14,7 @@ import torch
 
 import convergent_utils as cu
 from convergent_utils.nets.store import Store, configuration_hash
+from convergent_utils.paper import freezing
 from convergent_utils.paper import prepare as module
 from convergent_utils.paper.experiments import EXPERIMENTS
 from convergent_utils.paper.prepare import PROFILES, REORDERED, network_configurations, prepare, published_path
@@ -129,6 +130,50 @@ def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
         itertools.product(("random", "zero"), ("original", "constant"), (acts[1].shape[1], 96, 256, 384))
     )
     assert {run.decay for run in whole} == {0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1}
+
+
+@pytest.mark.slow
+def test_projections_are_those_of_the_interventions(planted):
+    network, data = planted.networks["net1"], planted.test_set
+    found = planted.result("projection", "net1", "fc6")
+    assert found["everything", ""] == pytest.approx(cu.accuracy(network, data))
+    pair = planted.measured("training images").pair("net1.fc6", "net3.fc6")
+    units = torch.eye(128, dtype=torch.float64)[:, pair.mean_a.argsort(descending=True)]
+    sets = {
+        "svcca net3": cu.svcca(pair).directions_a,
+        "most active units": units,
+        "principal components": torch.linalg.eigh(pair.cov_aa).eigenvectors.flip(1),
+    }
+    for what, directions in sets.items():
+        for space, covariance in (("samples", pair.cov_aa), ("units", None)):
+            matrix = cu.subspace_projection(directions[:, :4], covariance=covariance)
+            with cu.projected(network, "fc6", matrix, pair.mean_a):
+                assert found[what, space][2] == pytest.approx(cu.accuracy(network, data), abs=0.005)
+    few = cu.svcca(pair).directions_a[:, :8].clone()
+    few[(few.square().sum(1) * pair.cov_aa.diagonal()).argsort(descending=True)[16:]] = 0
+    with cu.projected(network, "fc6", cu.subspace_projection(few, covariance=pair.cov_aa), pair.mean_a):
+        reached = cu.accuracy(network, data)
+    assert found["svcca net3 in few units", "samples"][4] == pytest.approx(reached, abs=0.005)
+    assert len(found["random units", "samples"]) == len(found["principal components", "units"]) == 7
+
+
+@pytest.mark.slow
+def test_freeze_training_spends_what_it_says(planted):
+    free, steps, compute = (planted.result("freezing", variant, 1) for variant in freezing.VARIANTS)
+    assert free["cost"] == compute["cost"] == pytest.approx(1)
+    assert free["epochs"] == steps["epochs"] == planted.settings.freezing_recipe.epochs
+    assert compute["epochs"] == pytest.approx(free["epochs"] / steps["cost"])
+    assert 0.5 < steps["cost"] < 0.9
+    assert freezing.schedule(("a", "b", "c", "d")) == {"a": 0.25, "b": 0.5, "c": 0.75, "d": 1.0}
+
+
+@pytest.mark.slow
+def test_whole_maps_of_a_network_and_its_copy_span_the_same(planted):
+    found = planted.result("dft", "net1", "net2")
+    assert found["channels"] == 2  # 512 images, 98 units
+    assert len(found["flattened"]) <= 98
+    assert found["rho"].shape == (7, 7, 2)
+    assert ((found["off_diagonal"] > 0.1) & (found["off_diagonal"] < 1)).all(), "images have a preferred place"
 
 
 def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):

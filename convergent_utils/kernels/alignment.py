@@ -80,8 +80,8 @@ def debiased_cka(acts_a: Tensor, acts_b: Tensor) -> Tensor:
     Raises:
         ValueError: fewer than 4 samples, and as in `pair_moments`.
 
-    Everything is computed in float64, a chunk of rows at a time: where few samples hold most of the variance, leaving
-    out their products with themselves would cost float32 all digits.
+    Everything is computed in float64, a chunk of rows at a time: where few samples hold most of the variance, float32
+    would have no digits left once their products with themselves are taken away.
     Source: Song et al. 2012 for the estimate; H(X, X) is a sum of squares (Székely and Rizzo 2014), never negative.
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")

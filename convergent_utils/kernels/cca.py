@@ -93,7 +93,7 @@ class CCAResult:
         forms = (a, pair.cov_ab, b), (a, pair.cov_aa, a), (b, pair.cov_bb, b)
         shared, variance_a, variance_b = ((x * (covariance @ y)).sum(0) for x, covariance, y in forms)
         live = torch.minimum(variance_a, variance_b) > self.rank_tolerance
-        return torch.where(live, shared / (variance_a * variance_b).where(live, 1.0).sqrt(), 0.0).clamp(-1, 1)
+        return torch.where(live, shared / (variance_a * variance_b).sqrt(), 0.0).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def cca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCARes
         pair: moments of a and b.
         rank_tolerance: directions of the *correlation* matrix of a net with less than this share of its largest
             eigenvalue count as absent, so the scales of units do not matter. The default of 1e-5 leaves out directions
-            with singular values below .3 % of the largest; moments of 512 float32 units blur eigenvalues by up to
-            2e-6 of it, so that copies and sums of other units are never counted. For float64 1e-10 is enough.
+            with singular values below .3 % of the largest. Moments of 512 float32 units blur eigenvalues by up to
+            2e-6 of the largest, so copies and sums of other units are never counted; of float64 1e-10 would do.
 
     Returns:
         CCAResult. Symmetric, and invariant to any invertible map of either net.
@@ -188,6 +188,7 @@ def pwcca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCAR
 
     The weights are shared out among the variates that have a partner. Where net a has more directions than net b the
     others are counted along their principal axes, which are unique, and `coverage` is the partners' share of the whole.
+    Where rho are tied, as at 1 for what both nets share without noise, the variates and so the weights are not unique.
     Source: Morcos, Raghu and Bengio 2018, which does not say what to do about unequal widths.
     """
     found = _compared(pair, _inverse_deviation, rank_tolerance)
@@ -211,7 +212,7 @@ def significant_correlations(
     for i = 0, 1, ..., with p and q the ranks of the two nets and n samples.
 
     Args:
-        found: of `cca` or `pwcca`.
+        found: of any of the three; what `svcca` keeps of a net does not depend on the other.
         n_samples: number of *independent* samples, None for that of the moments. The positions of an image are not
             independent: pass the number of images.
         level: below which a p value is significant.
@@ -223,7 +224,8 @@ def significant_correlations(
         ValueError: n_samples above that of the moments or not above the directions of both nets together, where the
             test is undefined; level not between 0 and 1.
 
-    Assumes normal activations and many more samples than directions.
+    Assumes normal activations. On independent ones it keeps its level with ten samples for each direction of both nets
+    together; with two and a half it finds something in 20 % of cases where 5 % are promised.
     Source: Bartlett 1938, 1947; Lawley 1959 for the sum of inverse squares.
     """
     n, p, q = found.n_samples if n_samples is None else n_samples, found.rank_a, found.rank_b

@@ -53,7 +53,7 @@ def dft_cca(maps_a: Tensor, maps_b: Tensor, *, rank_tolerance: float = 1e-7) -> 
             share of the largest count as 0, and so does a channel whose amplitude is below this share of its whole.
 
     Returns:
-        DFTCCA, computed in float64, nothing added to a diagonal. Extra memory is a few times that of the maps.
+        DFTCCA, computed in float64, nothing added to a diagonal. Extra memory is about eight times float32 maps.
 
     Raises:
         ValueError: not four dimensions, one of them empty, fewer than 2 images, unequal images, heights or widths,

@@ -2,7 +2,7 @@
 
 Ours is the moments of both nets and three calls. The peers do the same three, from NumPy's covariance or from the SVD
 of the data, and are checked to find the same numbers. Covariances are timed twice: shared by all three, and taken by
-each for itself, as functions of activations do. What three functions of activations cannot share the moments do.
+each for itself, as three functions of activations do.
 """
 
 import subprocess
