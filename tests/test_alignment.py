@@ -9,8 +9,8 @@ from sklearn.cross_decomposition import PLSSVD
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convergent_utils as cu
+from convergent_utils import debiased_cka, linear_cka, partial_least_squares, procrustes
 from convergent_utils.kernels import alignment
-from convergent_utils.kernels.alignment import debiased_cka, linear_cka, partial_least_squares, procrustes
 
 
 def of_acts(similarity):

@@ -10,7 +10,7 @@ from sklearn.cross_decomposition import CCA
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import convergent_utils as cu
-from convergent_utils.kernels.cca import cca, pwcca, significant_correlations, svcca
+from convergent_utils import cca, pwcca, significant_correlations, svcca
 
 SIMILARITIES = [cca, svcca, pwcca]
 

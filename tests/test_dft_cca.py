@@ -7,8 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import conv2d, pad
 
+from convergent_utils import dft_cca
 from convergent_utils.kernels import dft_cca as module
-from convergent_utils.kernels.dft_cca import dft_cca
 
 
 def normal(generator, *shape):

@@ -64,6 +64,20 @@ def test_a_thousand_added_to_every_unit_changes_nothing(generator, device):
     assert (before - after).abs().max() < 1e-5
 
 
+def test_units_that_are_mostly_silent_keep_their_digits(generator, device):
+    """Their zeros must add nothing: moved by the mean, thousands of them would all be rounded the same way."""
+    drive = torch.randn(20_000, 6, generator=generator)
+    rare = torch.zeros(20_000, 6)
+    rare[torch.arange(6) * 3001 + 7, torch.arange(6)] = 3.3
+    for name, acts in {"rectified": (drive - 1.5).relu(), "binary": (drive > 1).float(), "rare": rare}.items():
+        pair = cu.pair_moments(acts.to(device), 0.7 * acts.to(device))
+        exact = acts.double()
+        exact = (exact - exact.mean(0)).T @ (exact - exact.mean(0)) / len(exact)
+        scale = exact.diagonal().sqrt()
+        assert ((pair.cov_aa.cpu() - exact) / scale / scale[:, None]).abs().max() < 1e-6, name
+        assert (cu.correlation(pair).matrix.diagonal() - 1).abs().max() < 1e-6, name
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.randoms(use_true_random=False), st.booleans())
 def test_any_split_merged_in_any_order_equals_one_batch(sizes, shuffler, single):

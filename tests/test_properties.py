@@ -41,6 +41,16 @@ def overlapping(a, b):
     return cu.subspace_overlap(cu.pair_moments(a, b), range(a.shape[1]), range(b.shape[1])).mean()
 
 
+def canonical(analysis):
+    """Mean canonical correlation, weighted as the analysis does."""
+    return lambda a, b: analysis(cu.pair_moments(a, b)).similarity
+
+
+def along_the_largest_covariance(a, b):
+    """Correlation of the pair of directions with the largest covariance."""
+    return cu.partial_least_squares(cu.pair_moments(a, b)).correlation[0]
+
+
 def orthogonal(units, generator):
     return torch.linalg.qr(torch.randn(units, units, generator=generator, dtype=torch.float64)).Q
 
@@ -63,6 +73,7 @@ CHANGES = {
 LINEAR = set(CHANGES) - {"order of the samples of one", "increasing maps of units"}
 UNITWISE = {"permutation", "scale of all units", "positive scales of units", "shift", "order of the samples of both"}
 SIGNED = {*UNITWISE, "sign of some units"}
+RIGID = {"permutation", "scale of all units", "sign of some units", "shift", "rotation", "order of the samples of both"}
 INVARIANT = {
     "semi-matching": (matched(cu.semi_matching), UNITWISE),
     "bipartite matching": (matched(cu.bipartite_matching), UNITWISE),
@@ -75,6 +86,17 @@ INVARIANT = {
     "mutual information, quantile bins": (informed("quantile"), {*SIGNED, "increasing maps of units"}),
     "mutual information, uniform bins": (informed("uniform"), SIGNED),
     "subspace overlap": (overlapping, LINEAR),
+    "CCA": (canonical(cu.cca), LINEAR),
+    "SVCCA": (canonical(lambda pair: cu.svcca(pair, keep=0.9)), RIGID),
+    "PWCCA, the net compared with": (canonical(cu.pwcca), LINEAR),
+    "PWCCA, the net that gives the weights": (
+        canonical(lambda pair: cu.pwcca(pair.swap())),
+        SIGNED - {"positive scales of units"},
+    ),
+    "linear CKA": (lambda a, b: cu.linear_cka(cu.pair_moments(a, b)), RIGID),
+    "debiased CKA": (cu.debiased_cka, RIGID),
+    "Procrustes": (lambda a, b: cu.procrustes(cu.pair_moments(a, b)), RIGID),
+    "partial least squares": (along_the_largest_covariance, RIGID),
 }
 
 

@@ -5,9 +5,10 @@ The primitive is a merge (Chan, Golub, LeVeque 1979). Two parts with counts :mat
 
 .. math:: C = C_1 + C_2 + \frac{n_1 n_2}{n_1 + n_2} (\mu_2 - \mu_1)(\mu_2 - \mu_1)^\top,
 
-so a batch, a worker, a GPU or a resumed run is one merge each. The product inside a batch is taken on *centred*
-activations in their own precision; the state is float64. Raw float32 moments would lose every digit of a unit whose
-mean is a thousand standard deviations.
+so a batch, a worker, a GPU or a resumed run is one merge each. The product inside a batch is taken in the precision of
+the activations, the state is float64. Units far from zero are shifted to their mean before the product: raw float32
+moments would lose every digit of a unit whose mean is a thousand standard deviations. Units near zero are not: a unit
+that is mostly silent would lose digits if its zeros were moved.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor
 from .checks import as_activations, require_finite_units, require_known, require_same_samples
 from .precision import full_precision
 
-_CHUNK_ENTRIES = 1 << 22  # of the centred copy of a batch: 16 MB in float32
+_CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
+_SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
 
 
@@ -176,34 +178,34 @@ class Moments:
         return checked
 
     def _batch(self, group: list[str], rows: dict[str, Tensor]) -> _Part:
-        """The moments of a batch, from products of centred rows in their own precision.
+        """The moments of a batch, from products of shifted rows in their own precision.
 
-        It goes chunk by chunk, so that the centred copy stays in the cache and no product sums too many rows.
+        It goes chunk by chunk, so that the shifted copy stays in the cache and no product sums too many rows.
         """
         n_rows = len(rows[group[0]])
         if n_rows == 0:
             return _Part()
         with torch.no_grad(), full_precision():
-            columns, centre = _columns(rows), torch.cat([block.mean(0) for block in rows.values()])
+            columns, shift = _columns(rows), torch.cat([_shift(block) for block in rows.values()])
             runs = [
                 (a, b, columns[a], slice(columns[b[0]].start, columns[b[-1]].stop)) for a, b in _runs(group, self.pairs)
             ]
-            products = [_state(centre).new_zeros(a.stop - a.start, run.stop - run.start) for _, _, a, run in runs]
-            total, step = torch.zeros_like(_state(centre)), max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // len(centre)))
+            products = [_state(shift).new_zeros(a.stop - a.start, run.stop - run.start) for _, _, a, run in runs]
+            total, step = torch.zeros_like(_state(shift)), max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // len(shift)))
             for start in range(0, n_rows, step):
                 chunk = {name: block[start : start + step] for name, block in rows.items()}
-                centred = centre.new_empty(min(step, n_rows - start), len(centre))
+                shifted = shift.new_empty(min(step, n_rows - start), len(shift))
                 for name, block in chunk.items():
-                    torch.sub(block, centre[columns[name]], out=centred[:, columns[name]])
-                total += _state(centred.sum(0))
+                    torch.sub(block, shift[columns[name]], out=shifted[:, columns[name]])
+                total += _state(shifted.sum(0))
                 for product, (_, _, a, run) in zip(products, runs, strict=True):
-                    product += _state(centred[:, a].T @ centred[:, run])
-            residual, comoments = total / n_rows, {}  # the residual is what rounding left of the mean
+                    product += _state(shifted[:, a].T @ shifted[:, run])
+            residual, comoments = total / n_rows, {}  # what is left of the mean after the shift
             for product, (a, partners, rows_of_a, run) in zip(products, runs, strict=True):
                 product.addr_(residual[rows_of_a], residual[run], alpha=-n_rows)
                 for b in partners:
                     comoments[a, b] = product[:, columns[b].start - run.start : columns[b].stop - run.start]
-            mean = _state(centre) + residual
+            mean = _state(shift) + residual
         for name, span in columns.items():
             if mean.device.type == "cpu":
                 require_finite_units(mean[span], name)
@@ -272,6 +274,16 @@ def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
 def _state(value: Tensor) -> Tensor:
     """`value` in float64, on the CPU where its device has no float64."""
     return value.cpu().double() if value.device.type == "mps" else value.double()
+
+
+def _shift(rows: Tensor) -> Tensor:
+    """What is taken off each unit before products: about its mean, (units,); 0 where it is less than a deviation away.
+
+    Products are summed in the rows' own precision. Far from zero that would lose digits; but a unit that is mostly
+    silent would, once its zeros were moved, add the same small number thousands of times, and lose them there.
+    """
+    deviation, mean = torch.std_mean(rows[:: max(1, len(rows) // _SHIFT_ROWS)], 0, correction=0)
+    return mean.where(mean.abs() > deviation, 0.0)
 
 
 def _ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None) -> list[tuple[str, str]]:

@@ -116,7 +116,8 @@ def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict
 
     Returns:
         "rho" (height, width, channels) by `dft_cca`; "flattened" (height x width x channels,) by `cca` of the flattened
-        maps; "off_diagonal" (2,) of the nets' covariances what lies between frequencies; "images" and "channels".
+        maps; "chance rho" and "chance flattened" the same when each image of a meets the next image of b;
+        "off_diagonal" (2,) of the nets' covariances what lies between frequencies; "images" and "channels".
     """
     maps = []
     for network in (network_a, network_b):
@@ -126,10 +127,17 @@ def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict
     n, height, width, channels = maps[0].shape
     channels = max(1, min(channels, n // (4 * height * width)))
     a, b = (some[..., :channels] for some in maps)
-    found, flat = dft_cca(a, b), cca(pair_moments(a.flatten(1), b.flatten(1)))
-    off_diagonal = torch.stack([found.off_diagonal_a, found.off_diagonal_b])
-    sizes = {"images": torch.tensor(n), "channels": torch.tensor(channels)}
-    return {"rho": found.rho, "flattened": flat.rho, "off_diagonal": off_diagonal, **sizes}
+    found = {"images": torch.tensor(n), "channels": torch.tensor(channels)}
+    for prefix, partner in (("", b), ("chance ", b.roll(1, 0))):
+        by_dft = dft_cca(a, partner)
+        found[f"{prefix}rho"], found[f"{prefix}flattened"] = by_dft.rho, _flattened(a, partner)
+        found.setdefault("off_diagonal", torch.stack([by_dft.off_diagonal_a, by_dft.off_diagonal_b]))
+    return found
+
+
+def _flattened(maps_a: Tensor, maps_b: Tensor) -> Tensor:
+    """Canonical correlations of maps of which every unit at every place is a dimension of its own."""
+    return cca(pair_moments(maps_a.flatten(1), maps_b.flatten(1))).rho
 
 
 def spread(values: Tensor, n: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.kernels.alignment import debiased_cka, linear_cka
+from convergent_utils import debiased_cka, linear_cka
 
 pytestmark = pytest.mark.benchmark
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.kernels.cca import cca, pwcca, svcca
+from convergent_utils import cca, pwcca, svcca
 
 pytestmark = pytest.mark.benchmark
 
@@ -119,7 +119,7 @@ def test_times_as_fast(acts, peer, bound, rounds):
 MEMORY = """
 import sys, torch
 import convergent_utils as cu
-from convergent_utils.kernels.cca import cca, pwcca, svcca
+from convergent_utils import cca, pwcca, svcca
 
 def peak():  # of this process alone, in MB
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
