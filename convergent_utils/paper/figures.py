@@ -255,7 +255,8 @@ def layer_map(ax: Axes, matrix: np.ndarray, layers: Sequence[str], *, title: str
 def canonical_correlations(ax: Axes, spectra: Mapping[str, Tensor], *, title: str = "") -> Axes:
     """The canonical correlations of each comparison, largest first."""
     for name, rho in spectra.items():
-        ax.plot(range(1, len(rho) + 1), np.sort(rho)[::-1], markersize=3, label=name, **ROLES.get(name, {}))
+        look = ROLES.get(name, {}) if len(rho) < 200 else _line(name)  # marks of more would hide the line
+        ax.plot(range(1, len(rho) + 1), np.sort(rho)[::-1], markersize=3, label=name, **look)
     ax.set(title=title, xlabel="canonical directions, most alike first", ylabel=r"correlation $\rho$", ylim=(0, 1.02))
     ax.legend()
     return ax

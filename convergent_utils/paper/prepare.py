@@ -153,7 +153,7 @@ class Prepared:
         Args:
             which: "trained", "untrained", the "same start" pair; "training images", the trained networks on a quarter
                 of the images they were trained on; or "training", all networks, final and on their way, on half of the
-                test images, where each network on its way meets its final form, layer by layer.
+                test images, where each network on its way meets its final form layer by layer, and each start all.
             positions: as in `measure`.
         """
         require_known(which, _WHICH, "which")
@@ -226,7 +226,8 @@ class Prepared:
             images = self.train_set.images[::4]
         if which == "training":
             final = {name: name.partition("@")[0] for name in networks}
-            pairs = [(f"{name}.{layer}", f"{final[name]}.{layer}") for name in networks for layer in self.layers]
+            meet = [(name, net) for name in networks for net in self.networks if net == final[name] or "@0%" in name]
+            pairs = [(f"{name}.{layer}", f"{net}.{layer}") for name, net in meet for layer in self.layers]
             images, options = images[::2], {**options, "pairs": pairs, "folds": 1, "top": 1}
         return (networks, images, self.layers), {**options, "sample": self.settings.sample}
 

@@ -112,7 +112,7 @@ def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict
 
     Args:
         network_a, network_b: networks.
-        images: on which they are compared; channels are left out until there are four images for each flattened unit.
+        images: on which they are compared; channels are left out until there are eight images for each flattened unit.
 
     Returns:
         "rho" (height, width, channels) by `dft_cca`; "flattened" (height x width x channels,) by `cca` of the flattened
@@ -125,7 +125,7 @@ def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict
         with torch.no_grad():
             maps.append(torch.cat([below(normalise(batch)).permute(0, 2, 3, 1) for batch in images.split(_BATCH)]))
     n, height, width, channels = maps[0].shape
-    channels = max(1, min(channels, n // (4 * height * width)))
+    channels = max(1, min(channels, n // (8 * height * width)))
     a, b = (some[..., :channels] for some in maps)
     found = {"images": torch.tensor(n), "channels": torch.tensor(channels)}
     for prefix, partner in (("", b), ("chance ", b.roll(1, 0))):
