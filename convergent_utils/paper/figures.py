@@ -230,11 +230,12 @@ def accuracy_over_kept(
     ax: Axes, kept: Sequence[int], curves: Mapping[str, Sequence[Interval]], *, levels: Mapping[str, float], xlabel: str
 ) -> Axes:
     """Accuracy over how many directions or units are kept, with its interval, and levels to compare it with."""
-    for name, values in curves.items():
-        look = ROLES.get(name, {"marker": "o"})
-        x = kept[: len(values)]
-        ax.plot(x, [v.estimate for v in values], markersize=5, label=name, **look)
-        ax.fill_between(x, [v.low for v in values], [v.high for v in values], color=look.get("color"), alpha=0.15)
+    for k, (name, values) in enumerate(curves.items()):
+        x = np.array(kept[: len(values)]) * 1.04 ** (k - len(curves) / 2)
+        middle = np.array([v.estimate for v in values])
+        spread = np.abs(np.array([(v.low, v.high) for v in values]).T - middle)
+        look = {"capsize": 2, "elinewidth": 0.8, "markersize": 4, **ROLES.get(name, {"marker": "o"})}
+        ax.errorbar(x, middle, yerr=spread, label=name, **look)
     for (name, level), line in zip(levels.items(), ("-", ":"), strict=False):
         ax.axhline(level, color="black", linewidth=0.8, linestyle=line, label=name)
     ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy", xticks=kept, xticklabels=kept, ylim=(0, 1))
