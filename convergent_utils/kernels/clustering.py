@@ -27,6 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from .cca import cca
 from .checks import require_known
 from .moments import PairMoments
 from .sparse_mapping import MappingPath, standardised
@@ -320,10 +321,10 @@ def subspace_overlap(
 ) -> Tensor:
     r"""How far the activations of some units of a and some of b span the same subspace.
 
-    The cosines of the principal angles between the two spans, which are the canonical correlations: with
-    :math:`K_a, K_b` that make the units of either group uncorrelated with variance 1,
+    .. math:: \cos \theta_k = \rho_k
 
-    .. math:: \cos \theta_k = \sigma_k(K_a^\top C_{ab} K_b).
+    The cosines of the principal angles between the two spans are the canonical correlations of the two groups, see
+    `cca`.
 
     Args:
         pair: moments of a and b.
@@ -345,9 +346,7 @@ def subspace_overlap(
     part = PairMoments(
         pair.n_samples, pair.mean_a[a], pair.mean_b[b], pair.cov_aa[a][:, a], pair.cov_ab[a][:, b], pair.cov_bb[b][:, b]
     )
-    gram_a, cross, _, _ = standardised(part)
-    whitening_a, whitening_b = (_whitening(gram, rank_tolerance) for gram in (gram_a, standardised(part.swap())[0]))
-    return torch.linalg.svdvals(whitening_a.T @ cross @ whitening_b).clamp(max=1)
+    return cca(part, rank_tolerance=rank_tolerance).rho
 
 
 def _joint_correlation(pair: PairMoments) -> Tensor:
@@ -402,13 +401,6 @@ def _other_vectors(normalised: np.ndarray, parts: np.ndarray, n_wanted: int) -> 
     vectors = vectors[:, falling]
     largest = vectors[np.abs(vectors).argmax(0), np.arange(n_wanted)]
     return 1 - values[falling], vectors * np.sign(largest)
-
-
-def _whitening(gram: Tensor, rank_tolerance: float) -> Tensor:
-    """(units, rank) weights that make units with these correlations uncorrelated, each with variance 1."""
-    values, vectors = torch.linalg.eigh(gram)
-    kept = values > rank_tolerance * values[-1:]
-    return vectors[:, kept] / values[kept].sqrt()
 
 
 def _by_degree(degree: Tensor) -> Tensor:
