@@ -1,12 +1,6 @@
 import copy
 import itertools
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -18,56 +12,6 @@ from convergent_utils.paper import freezing
 from convergent_utils.paper import prepare as module
 from convergent_utils.paper.experiments import EXPERIMENTS
 from convergent_utils.paper.prepare import PROFILES, REORDERED, network_configurations, prepare, published_path
-
-PREPARE = """
-import sys
-from convergent_utils.nets.store import Store
-from convergent_utils.paper.prepare import prepare
-if __name__ == "__main__":
-    prepare(profile="smoke", store=Store(sys.argv[1]))
-    print("prepared")
-"""
-
-
-def start(script, store):
-    # a session of its own, so that whatever it starts can be found again
-    return subprocess.Popen(
-        [sys.executable, str(script), str(store)], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-
-
-def session_members(leader):
-    found = subprocess.run(["ps", "-o", "pid=", "-s", str(leader)], capture_output=True, text=True).stdout.split()
-    return [pid for pid in found if int(pid) != leader]
-
-
-def contents(store):
-    return {path.name: path.read_bytes() for path in store.glob("*.safetensors")}
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_goes_on_where_it_was(smoke, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(PREPARE)
-    whole, broken, lasted = smoke[0] / "store", tmp_path / "broken", smoke[2] / 8  # notebooks take most of it
-    moments, kept = random.Random(0), {}
-    for _ in range(3):
-        process = start(script, broken)
-        time.sleep(moments.uniform(0.1, 0.95) * lasted)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        deadline = time.monotonic() + 20
-        while session_members(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not session_members(process.pid), "a worker outlived the run that started it"
-        now = {path.name: path.stat().st_mtime_ns for path in broken.glob("*.safetensors")}
-        assert all(now[name] == when for name, when in kept.items()), "something finished was made again"
-        kept = now
-    process = start(script, broken)
-    assert process.wait(300) == 0, process.stderr.read()
-    after = {path.name: path.stat().st_mtime_ns for path in broken.glob("*.safetensors")}
-    assert all(after[name] == when for name, when in kept.items())
-    assert contents(broken) == contents(whole)
 
 
 @pytest.fixture(scope="module")

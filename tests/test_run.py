@@ -42,9 +42,9 @@ def test_the_same_seeds_give_the_same_figures_and_parameters_arrive(smoke, paper
     (tmp_path / "store").mkdir()
     for path in (smoke[0] / "store").glob("network-*.safetensors"):
         shutil.copy(path, tmp_path / "store")
-    done = paper(tmp_path, "--profile", "smoke", "--only", "03", "--parameter", "shown=conv3")
+    done = paper(tmp_path, "--profile", "smoke", "--only", "01", "--parameter", "shown=conv3")
     assert done.returncode == 0, done.stderr
-    book = nbformat.read(tmp_path / "build" / "notebooks" / "03_mutual_information.ipynb", 4)
+    book = nbformat.read(tmp_path / "build" / "notebooks" / "01_activation_statistics.ipynb", 4)
     injected = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.get("tags", []))
     assert "conv3" in injected.source
     assert "smoke" in injected.source
@@ -52,8 +52,8 @@ def test_the_same_seeds_give_the_same_figures_and_parameters_arrive(smoke, paper
     assert len(now & before) >= 3, "the same seeds, the same figures"
     assert now - before, "another layer, another figure"
     rows = json.loads((tmp_path / "build" / "results" / "claims.json").read_text())
-    assert {row["notebook"] for row in rows} == {"03_mutual_information"}
-    assert [path.stem for path in (tmp_path / "build" / "notebooks").iterdir()] == ["03_mutual_information"]
+    assert {row["notebook"] for row in rows} == {"01_activation_statistics"}
+    assert [path.stem for path in (tmp_path / "build" / "notebooks").iterdir()] == ["01_activation_statistics"]
 
 
 @pytest.mark.parametrize(
