@@ -101,6 +101,7 @@ def run_through(name):
             exercises.append(Exercise(*exercise_at(cells, k), copied(namespace)))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(widgets, "live_panel", lambda draw, controls, **_: panels.append((draw, controls)))
+            patch.setattr(widgets, "kernel_free_slider", lambda *_, **__: None)  # drawn where the paper is run
             exec(compile(cell.source, f"{name}, code cell {k}", "exec"), namespace)
         if "parameters" in tags(cell):
             namespace["profile"] = "smoke"

@@ -34,7 +34,7 @@ def session_members(leader):
 def test_killed_at_random_moments_it_goes_on_where_it_was(smoke, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(PREPARE)
-    whole, broken, lasted = smoke[0] / "store", tmp_path / "broken", smoke[2] / 8  # one notebook's part of it
+    whole, broken, lasted = smoke[0] / "store", tmp_path / "broken", smoke[2] / 12  # one notebook's part of it
     moments, kept = random.Random(0), {}
     for _ in range(3):
         process = start(script, broken)

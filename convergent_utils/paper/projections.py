@@ -20,7 +20,7 @@ MAPPED = "conv5"  # whose maps are compared whole
 KEPT = (1, 2, 4, 8, 16, 32, 64)  # directions or units that are kept
 SPACES = ("samples", "units")
 DISTRIBUTED = 8  # directions that are restricted to few units
-_IMAGES, _BATCH = 5000, 500
+_BATCH = 500
 
 
 def projections(
@@ -33,7 +33,7 @@ def projections(
         networks: by name.
         layer: name.
         fitted: of all networks on training images, whence directions and means are taken.
-        test_set: on which accuracy is taken.
+        test_set: on every second image of which accuracy is taken.
         seed: of random directions and units.
 
     Returns:
@@ -89,10 +89,9 @@ class _Judge:
     def __init__(self, network: Network, layer: str, test_set: Dataset, pair: PairMoments):
         below, self.above = split_after(network, layer)
         self.mean, self.covariance = pair.mean_a, pair.cov_aa
-        self.labels = spread(test_set.labels, _IMAGES)
+        self.labels = test_set.labels[::2]
         with torch.no_grad():
-            images = spread(test_set.images, _IMAGES).split(_BATCH)
-            self.maps = [below(normalise(batch)) for batch in images]
+            self.maps = [below(normalise(batch)) for batch in test_set.images[::2].split(_BATCH)]
 
     def accuracies(self, directions: list[Tensor], space: str) -> Tensor:
         """The accuracy when the layer is projected on each set of directions."""
@@ -138,8 +137,3 @@ def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict
 def _flattened(maps_a: Tensor, maps_b: Tensor) -> Tensor:
     """Canonical correlations of maps of which every unit at every place is a dimension of its own."""
     return cca(pair_moments(maps_a.flatten(1), maps_b.flatten(1))).rho
-
-
-def spread(values: Tensor, n: int) -> Tensor:
-    """At most n of the values, evenly spread."""
-    return values[torch.linspace(0, len(values) - 1, min(n, len(values))).long()]

@@ -1,0 +1,182 @@
+"""The whole paper on planted networks, whose answers are known: what it makes, what it keeps, and how it mends."""
+
+import copy
+import itertools
+import json
+import shutil
+from dataclasses import replace
+
+import nbformat
+import pytest
+import torch
+
+import convergent_utils as cu
+from convergent_utils.nets.store import Store
+from convergent_utils.paper import freezing
+from convergent_utils.paper import prepare as module
+from convergent_utils.paper.experiments import EXPERIMENTS
+from convergent_utils.paper.prepare import prepare
+from convergent_utils.paper.run import RESULTS, notebook_names
+
+
+def pictures(folder):
+    found = {}
+    for path in sorted((folder / "build" / "notebooks").glob("*.ipynb")):
+        for k, cell in enumerate(nbformat.read(path, 4).cells):
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    found[path.stem, k, len(found)] = output.data["image/png"]
+    return found
+
+
+@pytest.mark.slow
+def test_the_smoke_run_makes_every_notebook_and_claim(smoke):
+    folder, done, _ = smoke
+    executed = {path.stem for path in (folder / "build" / "notebooks").glob("*.ipynb")}
+    assert executed == set(notebook_names())
+    rows = json.loads((folder / "build" / "results" / "claims.json").read_text())
+    assert {row["notebook"] for row in rows} == executed
+    assert {row["id"]: row["verdict"] for row in rows}["02.shuffle-undone"] == "new: holds"
+    assert all(row["id"] in done.stdout for row in rows)
+    assert len(pictures(folder)) >= 8
+    assert "differs from the published run" in done.stdout or not (RESULTS / "claims.json").exists()
+
+
+@pytest.mark.slow
+def test_the_same_seeds_give_the_same_figures_and_parameters_arrive(smoke, paper, tmp_path):
+    """And what other settings left does not count. The same claims, for every notebook: see test_exercises; the same
+    networks, measurements and experiments: where runs are killed.
+    """
+    shutil.copytree(smoke[0], tmp_path, dirs_exist_ok=True)
+    done = paper(tmp_path, "--profile", "smoke", "--only", "01", "--parameter", "shown=conv3")
+    assert done.returncode == 0, done.stderr
+    book = nbformat.read(tmp_path / "build" / "notebooks" / "01_activation_statistics.ipynb", 4)
+    injected = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.get("tags", []))
+    assert "conv3" in injected.source
+    assert "smoke" in injected.source
+    now, before = set(pictures(tmp_path).values()), set(pictures(smoke[0]).values())
+    assert len(now & before) >= 3, "the same seeds, the same figures"
+    assert now - before, "another layer, another figure"
+    rows = json.loads((tmp_path / "build" / "results" / "claims.json").read_text())
+    assert {row["notebook"] for row in rows} == {"01_activation_statistics"}
+    assert [path.stem for path in (tmp_path / "build" / "notebooks").iterdir()] == ["01_activation_statistics"]
+
+
+@pytest.fixture(scope="module")
+def planted(smoke, tmp_path_factory):
+    store = shutil.copytree(smoke[0] / "store", tmp_path_factory.mktemp("planted") / "store")
+    return prepare("02_one_to_one_matching", profile="smoke", store=Store(store))
+
+
+@pytest.mark.slow
+def test_smoke_networks_are_what_they_are_said_to_be(planted):
+    assert list(planted.networks) == ["net1", "net2", "net3"]
+    both = {name: cu.predict(net, planted.test_set) for name, net in planted.networks.items()}
+    assert (both["net1"] - both["net2"]).abs().max() < 1e-4
+    assert (
+        cu.accuracy(planted.networks["net1"], planted.test_set)
+        > 0.5
+        > cu.accuracy(planted.networks["net3"], planted.test_set)
+    )
+    measured = planted.measured()
+    twin, unrelated = (
+        float(cu.bipartite_matching(cu.correlation(measured.pair("net1.conv3", f"{other}.conv3")).matrix).mean)
+        for other in ("net2", "net3")
+    )
+    assert twin > 0.999 > 0.9 > unrelated
+    assert max(planted.dead_share().values()) < 0.25
+
+
+@pytest.mark.slow
+def test_damaged_results_are_named_and_rebuilt(planted, capfd):
+    verbs = {"network": "training net", "measurement": "measuring"}
+    verbs |= {name: experiment.title for name, experiment in EXPERIMENTS.items()}
+    damaged = [sorted(planted.store.path.glob(f"{kind}-*"))[0] for kind in verbs]
+    whole = {path: path.read_bytes() for path in damaged}
+    for path in damaged:
+        path.write_bytes(whole[path][:-1])
+    with pytest.warns(UserWarning, match="is damaged") as warned:
+        prepare(profile="smoke", store=planted.store)
+    told, said = [str(warning.message) for warning in warned], capfd.readouterr().err
+    for path, verb in zip(damaged, verbs.values(), strict=True):
+        assert sum(f"{path.name} is damaged" in message for message in told) == 1
+        assert verb in said
+        assert path.read_bytes() == whole[path]
+    prepare(profile="smoke", store=planted.store)
+    assert capfd.readouterr().err == "", "nothing is left to do, and nothing is said"
+
+
+@pytest.mark.slow
+def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
+    measured, steps = planted.measured(), planted.sgd_steps
+    found = planted.sgd("net1", "net3", "conv2")
+    acts = [measured.sample(f"{net}.conv2") for net in ("net1", "net3")]
+    options = {"images": measured.sample_images, "halve_every": steps[1], "seed": planted.seed}
+    for run in (cu.SgdRun("zero", "original", 256, 1e-4), cu.SgdRun("random", "original", acts[1].shape[1], 0.0)):
+        alone = cu.sgd_mapping(*acts, steps=steps[:3], **run._asdict(), **options).r2
+        assert torch.allclose(found[run], alone, atol=1e-4)
+    whole = planted.sgd("net1", "net2", "conv2")
+    assert planted.sgd_pairs == {("net1", "net2"): True, ("net1", "net3"): False, ("net2", "net3"): True}
+    assert set(found) < set(whole)
+    assert {(run.start, run.schedule, run.loss_units) for run, r2 in whole.items() if len(r2) == 4} == set(
+        itertools.product(("random", "zero"), ("original", "constant"), (acts[1].shape[1], 96, 256, 384))
+    )
+    assert {run.decay for run in whole} == {0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1}
+
+
+@pytest.mark.slow
+def test_projections_are_those_of_the_interventions(planted):
+    network, every = planted.networks["net1"], planted.test_set
+    data = replace(every, images=every.images[::2], labels=every.labels[::2])
+    found = planted.result("projection", "net1", "fc6")
+    assert found["everything", ""] == pytest.approx(cu.accuracy(network, data))
+    pair = planted.measured("training images").pair("net1.fc6", "net3.fc6")
+    units = torch.eye(128, dtype=torch.float64)[:, pair.mean_a.argsort(descending=True)]
+    sets = {
+        "svcca net3": cu.svcca(pair).directions_a,
+        "most active units": units,
+        "principal components": torch.linalg.eigh(pair.cov_aa).eigenvectors.flip(1),
+    }
+    for what, directions in sets.items():
+        for space, covariance in (("samples", pair.cov_aa), ("units", None)):
+            matrix = cu.subspace_projection(directions[:, :4], covariance=covariance)
+            with cu.projected(network, "fc6", matrix, pair.mean_a):
+                assert found[what, space][2] == pytest.approx(cu.accuracy(network, data), abs=0.005)
+    few = cu.svcca(pair).directions_a[:, :8].clone()
+    few[(few.square().sum(1) * pair.cov_aa.diagonal()).argsort(descending=True)[16:]] = 0
+    with cu.projected(network, "fc6", cu.subspace_projection(few, covariance=pair.cov_aa), pair.mean_a):
+        reached = cu.accuracy(network, data)
+    assert found["svcca net3 in few units", "samples"][4] == pytest.approx(reached, abs=0.005)
+    assert len(found["random units", "samples"]) == len(found["principal components", "units"]) == 7
+
+
+@pytest.mark.slow
+def test_freeze_training_spends_what_it_says(planted):
+    free, steps, compute = (planted.result("freezing", variant, 1) for variant in freezing.VARIANTS)
+    assert free["cost"] == compute["cost"] == pytest.approx(1)
+    assert free["epochs"] == steps["epochs"] == planted.settings.freezing_recipe.epochs
+    assert compute["epochs"] == pytest.approx(free["epochs"] / steps["cost"])
+    assert 0.5 < steps["cost"] < 0.9
+    assert freezing.schedule(("a", "b", "c", "d")) == {"a": 0.25, "b": 0.5, "c": 0.75, "d": 1.0}
+
+
+@pytest.mark.slow
+def test_whole_maps_of_a_network_and_its_copy_span_the_same(planted):
+    found = planted.result("dft", "net1", "net2")
+    assert found["channels"] == 1  # 512 images, 49 units
+    assert len(found["flattened"]) <= 49
+    assert found["rho"].shape == found["chance rho"].shape == (7, 7, 1)
+    assert found["chance rho"].mean() < found["rho"].mean()
+    assert ((found["off_diagonal"] > 0.1) & (found["off_diagonal"] < 1)).all(), "images have a preferred place"
+
+
+@pytest.mark.slow
+def test_networks_that_did_not_learn_are_refused(planted, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"net2 did not learn: it is right on \d+\.\d% of the test images, 85% is asked"
+    ):
+        module._require_accuracy(replace(planted, trained={"net2": planted.trained["net2"]}), 0.85)
+    damaged = copy.deepcopy(planted.trained["net1"])
+    damaged.network.fc6[0].bias.data[:40] = -1e6
+    with pytest.raises(ValueError, match=r"net1\.fc6 is damaged: 3\d% of its units never fire, at most 25% may"):
+        module._require_live_units(replace(planted, trained={"net1": damaged}, store=Store(tmp_path)))
