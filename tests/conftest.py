@@ -58,7 +58,8 @@ def smoke(paper, tmp_path_factory):
 def pytest_collection_modifyitems(items):
     """One file of tests that need the planted paper comes first, the other files of that kind last.
 
-    While one process makes the paper, the others go on with what does not need it.
+    While one process makes the paper, the others go on with what does not need it. Files are dealt out one ahead, by
+    name: a file of one long test is best named last, so that it is not queued behind another.
     """
     needy = {item.path for item in items if "smoke" in item.fixturenames}
     first = next((item.path for item in items if item.path in needy), None)
