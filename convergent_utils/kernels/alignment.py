@@ -96,6 +96,7 @@ def debiased_cka(acts_a: Tensor, acts_b: Tensor) -> Tensor:
     norms_b = torch.cat([(rows - pair.mean_b).square().sum(1) for rows in _chunks(acts_b)])
 
     def unbiased(covariance: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """H but for its factor, from a covariance and the squared norms of the rows of either side."""
         return n**2 * covariance.square().sum() - n / (n - 2) * x @ y + x.sum() * y.sum() / ((n - 1) * (n - 2))
 
     own = 1.0
