@@ -14,10 +14,10 @@ STAMP := build/environment-$(subst /,-,$(RUN)).stamp
 BASE ?= $(shell for python in python3.11 python3.12 python3.13 python3; do command -v $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper publish lab test lint bench clean
+.PHONY: help env paper publish lab site site-test test lint bench clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 env: $(STAMP)  ## make the environment (torch's default Linux build is several GB)
 
@@ -26,7 +26,7 @@ ifndef PYTHON
 	@test -n "$(BASE)" || { echo "Python 3.11 or newer is needed; none was found on PATH"; exit 1; }
 	test -x .venv/bin/python || $(BASE) -m venv .venv
 endif
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[paper,test]"
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[paper,site,test]"
 	@mkdir -p build && touch $@
 
 paper: env  ## regenerate every result under build/ and print the table of claims
@@ -39,16 +39,22 @@ publish: env  ## copy the last run of the paper into notebooks/, data/ and READM
 lab: env  ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab --notebook-dir=notebooks
 
+site: env  ## the paper as static pages in build/site, from its last run
+	$(RUN) -m convergent_utils.paper.site
+
+site-test: env  ## look at every page of the site in a browser
+	$(RUN) -m pytest -m site -s tests/browser/test_static_site.py
+
 lint: env  ## style of code, docstrings and notebooks; environment.yml up to date
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --exclude '*.ipynb' .
-	$(RUN) -m convergent_utils.paper.environment --check
+	$(RUN) convergent_utils/paper/environment.py --check
 
 test: lint  ## lint, unit tests and the notebooks on planted networks
-	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -m "not benchmark and not site" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: env  ## ratios of timings against the usual tools
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks
 
 clean:  ## remove everything that was made, but the environment
-	rm -rf build/notebooks build/results build/store
+	rm -rf build/notebooks build/results build/site* build/screenshots build/store

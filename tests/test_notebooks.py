@@ -54,6 +54,7 @@ def test_form(name):
     assert used.count("parameters") == 1
     assert "claim" in used
     assert "live-only" in used
+    assert any("kernel_free_slider(" in cell.source and "live-only" not in tags(cell) for cell in code), "no slider"
     assert used.count("exercise") == used.count("solution") == used.count("check") >= 3
     parameters = next(cell.source for cell in book.cells if "parameters" in tags(cell))
     assert all(re.match(r"\w+: \w+ = ", line) for line in parameters.splitlines()), "annotated literals"

@@ -16,7 +16,7 @@ from convergent_utils.paper import freezing
 from convergent_utils.paper import prepare as module
 from convergent_utils.paper.experiments import EXPERIMENTS
 from convergent_utils.paper.prepare import prepare
-from convergent_utils.paper.run import RESULTS, notebook_names
+from convergent_utils.paper.run import RESULTS, main, notebook_names
 
 
 def pictures(folder):
@@ -43,13 +43,15 @@ def test_the_smoke_run_makes_every_notebook_and_claim(smoke):
 
 
 @pytest.mark.slow
-def test_the_same_seeds_give_the_same_figures_and_parameters_arrive(smoke, paper, tmp_path):
+def test_the_same_seeds_give_the_same_figures_and_parameters_arrive(smoke, tmp_path, monkeypatch):
     """And what other settings left does not count. The same claims, for every notebook: see test_exercises; the same
     networks, measurements and experiments: where runs are killed.
     """
     shutil.copytree(smoke[0], tmp_path, dirs_exist_ok=True)
-    done = paper(tmp_path, "--profile", "smoke", "--only", "01", "--parameter", "shown=conv3")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("CONVERGENT_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("CONVERGENT_RUN", "1")
+    assert main(["paper", "--profile", "smoke", "--only", "01", "--parameter", "shown=conv3"]) == 0
     book = nbformat.read(tmp_path / "build" / "notebooks" / "01_activation_statistics.ipynb", 4)
     injected = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.get("tags", []))
     assert "conv3" in injected.source

@@ -1,14 +1,26 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import convergent_utils as cu
 from convergent_utils.nets.store import Store, configuration_hash
+from convergent_utils.paper import freezing
 from convergent_utils.paper import prepare as module
-from convergent_utils.paper.prepare import PROFILES, REORDERED, network_configurations, prepare, published_path
+from convergent_utils.paper.prepare import (
+    EXPERIMENTS_PUBLISHED,
+    PROFILES,
+    REORDERED,
+    Prepared,
+    network_configurations,
+    prepare,
+    published_path,
+)
 
 
 def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
     train_set, test_set = cu.load_dataset("fashion-mnist"), cu.load_dataset("fashion-mnist", split="test")
+    trained = {}
     for name, configuration in network_configurations(train_set, test_set, seed=0, profile="paper").items():
         form = cu.load(published_path(name))
         assert form["hash"] == configuration_hash(configuration), f"{name}: run `make paper` and `make publish`"
@@ -16,13 +28,18 @@ def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
         assert reached == pytest.approx(form["history"].test_accuracy[-1].item(), abs=2e-3)
         assert reached >= 0.88
         assert module._find_network(Store(tmp_path), name, configuration, published=False) is None
-    found = module._find_network(Store(tmp_path), name, configuration, published=True)
+        trained[name] = found = module._find_network(Store(tmp_path), name, configuration, published=True)
     assert torch.equal(found.network.fc8.weight, form["network"].fc8.weight)
     assert torch.equal(found.at(0.35).fc8.weight, form["on_the_way"][0.35]["fc8.weight"])
     untrained = cu.accuracy(found.at(0.0), test_set)
     assert untrained == pytest.approx(form["history"].test_accuracy[0].item(), abs=2e-3), (
         "the start comes from the seed"
     )
+    paper = Prepared(trained, trained.pop(REORDERED), train_set, test_set, "paper", 0, Store(tmp_path), published=True)
+    files = {path.name for path in EXPERIMENTS_PUBLISHED.iterdir()}
+    assert {path.name for path in paper.result_files(Store(tmp_path))} == files, "run `make paper` and `make publish`"
+    assert paper.has_result("freezing", freezing.VARIANTS[0], 1)
+    assert not replace(paper, published=False).has_result("freezing", freezing.VARIANTS[0], 1)
 
 
 @pytest.mark.parametrize(

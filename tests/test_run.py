@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 
 import nbformat
 import pytest
@@ -30,18 +27,14 @@ def test_mistakes_are_one_clear_line_at_once(tmp_path, monkeypatch, capsys, argu
 
 
 @pytest.mark.parametrize("which", ["CONVERGENT_BUILD", "CONVERGENT_STORE"])
-def test_an_unwritable_folder_is_one_clear_line_at_once(tmp_path, which):
+def test_an_unwritable_folder_is_one_clear_line_at_once(tmp_path, monkeypatch, capsys, which):
     (tmp_path / "file").write_text("")
-    folders = {
-        "CONVERGENT_BUILD": str(tmp_path / "b"),
-        "CONVERGENT_STORE": str(tmp_path / "s"),
-        which: str(tmp_path / "file"),
-    }
-    command = [sys.executable, "-m", "convergent_utils.paper.run", "paper", "--profile", "smoke"]
-    done = subprocess.run(command, env={**os.environ, **folders}, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"convergent: {which}: cannot write in {tmp_path / 'file'}")
-    assert len(done.stderr.strip().splitlines()) == 1
+    for name in ("CONVERGENT_BUILD", "CONVERGENT_STORE", "CONVERGENT_RUN"):
+        monkeypatch.setenv(name, str(tmp_path / ("file" if name == which else name)))
+    assert run.main(["paper", "--profile", "smoke"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"convergent: {which}: cannot write in {tmp_path / 'file'}")
+    assert len(said.strip().splitlines()) == 1
 
 
 def notebook(path, *sources):

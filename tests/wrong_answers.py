@@ -5,13 +5,11 @@ WRONG = {
         [
             (
                 "the point before any training is counted as the first epoch",
-                "below = [int((c - c[0] < (c[-1] - c[0]) / 2).sum()) for c in curves.values()]\n"
-                "answer = max(below) + 1",
+                "answer = max(int((c < c[-1] - 0.04).sum()) for c in curves.values()) + 1",
             ),
             (
                 "the first network to get there, not the last",
-                "below = [int((c - c[0] < (c[-1] - c[0]) / 2).sum()) for c in curves.values()]\n"
-                "answer = min(below)",
+                "answer = min(int((c < c[-1] - 0.04).sum()) for c in curves.values())",
             ),
             ("the accuracy is read off, not the epoch", "answer = 0.5"),
         ],
@@ -55,16 +53,27 @@ WRONG = {
     "01_activation_statistics": [
         [
             ("the factor, not its logarithm", "answer = 10 ** width(trained, 'net1', 'conv1')"),
-            ("powers of e, not of ten", "answer = width(trained, 'net1', 'conv1') * np.log(10)"),
+            ("powers of e, not of ten", "answer = width(trained, 'net1', 'conv1') * np.log(10).item()"),
             (
                 "the difference of the two ends, not their ratio",
                 "values = mean(trained, 'net1', 'conv1')\nanswer = (values.max() - values.min()).item()",
             ),
         ],
         [
-            ("unit k beside unit k, unsorted", "def distance(a, b):\n    return np.mean(np.abs(a - b))"),
             ("only the means are compared", "def distance(a, b):\n    return abs(np.mean(a) - np.mean(b))"),
-            ("the sum of the gaps", "def distance(a, b):\n    return np.sum(np.abs(np.sort(a) - np.sort(b)))"),
+            (
+                "the shares differ, but how far apart the values are is not counted",
+                "def distance(a, b):\n"
+                "    steps = np.sort(np.concatenate([a, b]))\n"
+                "    below_a, below_b = ((values[:, None] <= steps).mean(axis=0) for values in (a, b))\n"
+                "    return np.abs(below_a - below_b).sum()",
+            ),
+            (
+                "the longer layer is cut to the length of the shorter",
+                "def distance(a, b):\n"
+                "    n = min(len(a), len(b))\n"
+                "    return np.mean(np.abs(np.sort(a)[-n:] - np.sort(b)[-n:]))",
+            ),
         ],
         [
             (
@@ -89,9 +98,12 @@ WRONG = {
     ],
     "02_one_to_one_matching": [
         [
-            ("columns choose among rows", "answer = ((0.9 + 0.8) / 2, (0.8 + 0.85) / 2)"),
-            ("the best pair is taken first, the rest gets what is left", "answer = (0.875, (0.9 + 0.1) / 2)"),
-            ("totals, not means", "answer = (0.9 + 0.85, 0.8 + 0.85)"),
+            ("columns choose among rows", "answer = ((0.9 + 0.8 + 0.4) / 3, (0.8 + 0.85 + 0.4) / 3)"),
+            (
+                "the best pair is taken first, the rest gets what is left",
+                "answer = ((0.9 + 0.85 + 0.75) / 3, (0.9 + 0.75 + 0.1) / 3)",
+            ),
+            ("totals, not means", "answer = (0.9 + 0.85 + 0.75, 0.8 + 0.85 + 0.4)"),
         ],
         [
             (
@@ -117,22 +129,23 @@ WRONG = {
         ],
         [
             (
-                "image order[k] gets image k: the other way round",
-                "def exchange_images(acts, order):\n"
-                "    return acts[order.argsort()]",
+                "mean maps are correlated, and divided by their own deviations",
+                "def layout_correlation(x, y):\n"
+                "    x, y = (acts.mean(dim=0) - acts.mean(dim=(0, 1)) for acts in (x, y))\n"
+                "    return x.T @ y / torch.outer(x.norm(dim=0), y.norm(dim=0))",
             ),
             (
-                "rows are shuffled, so places are exchanged too",
-                "def exchange_images(acts, order):\n"
-                "    rows = acts.flatten(0, 1)\n"
-                "    return rows[torch.randperm(len(rows))].view_as(acts)",
+                "places are averaged away, images are kept",
+                "def layout_correlation(x, y):\n"
+                "    x, y = (acts.mean(dim=1) - acts.mean(dim=(0, 1)) for acts in (x, y))\n"
+                "    return x.T @ y / torch.outer(x.norm(dim=0), y.norm(dim=0))",
             ),
             (
-                "images are overwritten before they have been copied",
-                "def exchange_images(acts, order):\n"
-                "    for k, image in enumerate(order):\n"
-                "        acts[k] = acts[image]\n"
-                "    return acts",
+                "the mean over places is not taken off the maps",
+                "def layout_correlation(x, y):\n"
+                "    covariance = x.mean(dim=0).T @ y.mean(dim=0) / x.shape[1]\n"
+                "    deviations = (acts.flatten(0, 1).std(dim=0, correction=0) for acts in (x, y))\n"
+                "    return covariance / torch.outer(*deviations)",
             ),
         ],
     ],
@@ -220,25 +233,26 @@ WRONG = {
     ],
     "05_spectral_clustering": [
         [
-            ("the first unit is put back", "answer = 0.5"),
-            ("the first unit is counted among those left", "answer = 24 / 48"),
-            ("the probability of the same network", "answer = 23 / 47"),
+            ("the first unit is put back", "answer = 2 * (24 / 72) * (48 / 72)"),
+            ("the first unit is taken to be of the narrow layer", "answer = 48 / 71"),
+            ("two kinds, so one half", "answer = 0.5"),
         ],
         [
             (
-                "not normalised",
-                "def laplacian(affinity):\n    return np.diag(affinity.sum(axis=1)) - affinity",
+                "v itself is compared, however many links a unit has",
+                "def roughness(affinity, v):\n    return (affinity * (v[:, None] - v) ** 2).sum() / 2",
             ),
             (
-                "each row divided by its degree: a random walk, not symmetric",
-                "def laplacian(affinity):\n"
-                "    return np.eye(len(affinity)) - affinity / affinity.sum(axis=1)[:, None]",
+                "every pair is counted twice",
+                "def roughness(affinity, v):\n"
+                "    scaled = v / np.sqrt(affinity.sum(axis=1))\n"
+                "    return (affinity * (scaled[:, None] - scaled) ** 2).sum()",
             ),
             (
-                "degrees in place of their roots",
-                "def laplacian(affinity):\n"
-                "    degree = affinity.sum(axis=1)\n"
-                "    return np.eye(len(affinity)) - affinity / degree[:, None] / degree",
+                "differences are not squared",
+                "def roughness(affinity, v):\n"
+                "    scaled = v / np.sqrt(affinity.sum(axis=1))\n"
+                "    return (affinity * np.abs(scaled[:, None] - scaled)).sum() / 2",
             ),
         ],
         [
@@ -259,9 +273,9 @@ WRONG = {
     ],
     "06_svcca": [
         [
-            ("chance is taken to be zero", "answer = 0.06"),
-            ("the share of it that is chance", "answer = 0.05 / 0.06"),
-            ("the root of chance is taken off a square", "answer = 0.06 - 0.05**0.5"),
+            ("the layer that gains most, not least", "answer = layers[(now - before)[0, 1:].mean(axis=0).argmax()]"),
+            ("the layer that was most alike before", "answer = layers[before[0, 1:].mean(axis=0).argmax()]"),
+            ("the number of the layer, not its name", "answer = 2"),
         ],
         [
             (

@@ -31,6 +31,7 @@ class Experiment:
         modules: whose code decides the results.
         seconds: what one run takes, about; only for the estimate that is shown.
         on_trained: whether it is made on the trained networks; else it can run while they are trained.
+        reads: which networks at which positions it needs measured, beside what its notebooks read.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Experiment:
     modules: tuple[ModuleType, ...]
     seconds: float
     on_trained: bool = True
+    reads: tuple[tuple[str, str | int], ...] = ()
 
     def code(self) -> str:
         """A checksum of the code that decides the results."""
@@ -119,6 +121,7 @@ EXPERIMENTS = {
         settings=_projection_settings,
         modules=(cca, interventions, projections),
         seconds=15.0,
+        reads=(("training images", "all"),),
     ),
     "freezing": Experiment(
         title="freeze training",

@@ -282,6 +282,27 @@ def affinity_matrix(ax: Axes, affinity: Tensor, *, title: str, xlabel: str) -> A
     return ax
 
 
+def group_edges(ax: Axes, labels: Tensor) -> Axes:
+    """Lines between the groups of a matrix whose rows and columns are sorted by these labels."""
+    for edge in (labels.diff().nonzero()[:, 0] + 0.5).tolist():
+        ax.axhline(edge, color="black", linewidth=0.6)
+        ax.axvline(edge, color="black", linewidth=0.6)
+    return ax
+
+
+def stacked_counts(ax: Axes, counts: Mapping[str, Sequence[int]], *, title: str) -> Axes:
+    """One bar per group: how many units of each network it holds."""
+    bottom = 0
+    for name, values in counts.items():
+        heights = np.asarray(values)
+        ax.bar(range(1, len(heights) + 1), heights, bottom=bottom, color=NETWORKS[name], label=name)
+        bottom = bottom + heights
+    ax.set(title=title, xlabel="groups, largest first", ylabel="units in the group")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend()
+    return ax
+
+
 def tree_on_matrix(axes: Sequence[Axes], affinity: Tensor, tree: MergeTree, *, units_a: int, title: str) -> None:
     """Above, the tree of merges; below, to which net each leaf belongs, and the affinity in the order of the leaves."""
     above, strip, below = axes

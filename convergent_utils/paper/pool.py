@@ -16,17 +16,42 @@ from dataclasses import dataclass
 
 import torch
 
+if sys.platform == "linux":
+    from multiprocessing import forkserver
+
 _reports: multiprocessing.Queue | None = None
 
 
-def _start_worker(reports: multiprocessing.Queue) -> None:
+def workers(count: int, *, start: Callable[..., None] | None = None, arguments: tuple = ()) -> ProcessPoolExecutor:
+    """A pool of processes of one thread each, which end with the process that started them, even if it is killed.
+
+    On Linux they are forked from one that imports the package once and computes nothing; elsewhere each imports it.
+    `start` is called in each with the arguments before its first job.
+    """
+    with one_thread_each():
+        if sys.platform == "linux":
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["convergent_utils.paper.prepare"])
+            forkserver.ensure_running()  # libraries read how many threads they may start when they are imported
+        else:
+            context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(count, context, _begin, (dict(os.environ), start, arguments))
+
+
+def _begin(environment: dict[str, str], start: Callable[..., None] | None, arguments: tuple) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    _follow_parent()
+    if start is not None:
+        start(*arguments)
+
+
+def _report_to(reports: multiprocessing.Queue) -> None:
     global _reports
     _reports = reports
-    torch.set_num_threads(1)
-    follow_parent()
 
 
-def follow_parent() -> None:
+def _follow_parent() -> None:
     """End this worker when the process that started it ends, even when that one was killed."""
     parent = multiprocessing.parent_process()
 
@@ -112,12 +137,9 @@ class Pool:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            context = multiprocessing.get_context("spawn")
-            self._reports = context.Queue()
-            self._stack.enter_context(one_thread_each())
-            executor = ProcessPoolExecutor(n_cores() + 1, context, _start_worker, (self._reports,))
-            self._stack.callback(executor.shutdown, cancel_futures=True)
-            self._executor = executor
+            self._reports = multiprocessing.get_context("spawn").Queue()
+            self._executor = workers(n_cores() + 1, start=_report_to, arguments=(self._reports,))
+            self._stack.callback(self._executor.shutdown, cancel_futures=True)
         return self._executor
 
     def _hear(self, shares: dict[int, float]) -> None:

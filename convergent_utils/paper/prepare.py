@@ -27,6 +27,7 @@ from .pool import Job, Pool
 
 REORDERED = "net1-reordered"
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
+EXPERIMENTS_PUBLISHED = Path(__file__).parents[2] / "data" / "results" / "experiments"
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
 _MOST_DEAD = 0.25  # of a layer's units
@@ -78,7 +79,7 @@ MEASUREMENTS = {
     "05_spectral_clustering": [("trained", "all"), ("untrained", "all")],
     "06_svcca": [
         *(("trained", "all"), ("untrained", "all"), ("trained", "mean")),
-        *(("training", "all"), ("training", "mean"), ("training images", "all")),
+        *(("training", "all"), ("training", "mean")),
     ],
 }
 
@@ -91,6 +92,7 @@ class Prepared:
         trained: by name, net1 first.
         reordered: net1 trained again from the same start, with its images in another order.
         train_set, test_set: the images they were trained on, and those that everything is measured on.
+        published: whether the published results of experiments may serve where the store has none.
     """
 
     trained: dict[str, Trained]
@@ -100,6 +102,7 @@ class Prepared:
     profile: str
     seed: int
     store: Store = field(repr=False)
+    published: bool = False
 
     @cached_property
     def networks(self) -> dict[str, Network]:
@@ -144,7 +147,7 @@ class Prepared:
 
     def dead_share(self) -> dict[str, float]:
         """For each block "network.layer" of the trained networks the share of units that fire on no test image."""
-        measured = self.measured()
+        measured = self._on_test_images
         return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
 
     def measured(self, which: str = "trained", positions: str | int = "all") -> Measurement:
@@ -160,6 +163,11 @@ class Prepared:
         arguments, options = self._measuring(which, positions)
         return measure(*arguments, **options, store=self.store)
 
+    @cached_property
+    def _on_test_images(self) -> Measurement:
+        """The first of all measurements, read once."""
+        return self.measured()
+
     def has_measured(self, which: str, positions: str | int) -> bool:
         """Whether the store holds that measurement, undamaged."""
         arguments, options = self._measuring(which, positions)
@@ -170,23 +178,38 @@ class Prepared:
 
         (count, height, width, channels) uint8, as large as the unit's receptive field, black beyond the image.
         """
-        top, field = self.measured().top(f"{net}.{layer}"), receptive_field(self.networks[net], layer)
+        top, field = self._on_test_images.top(f"{net}.{layer}"), receptive_field(self.networks[net], layer)
         chosen = zip(top.image[unit, :count].tolist(), top.place[unit, :count].tolist(), strict=True)
         return torch.cat([patch(self.test_set.images[k : k + 1], field, place) for k, place in chosen])
 
     def result(self, experiment: str, *key: object) -> object:
         """The result of an experiment of `EXPERIMENTS` at one of its keys, from the store if it is there."""
         require_known(experiment, EXPERIMENTS, "experiment")
-        configuration = self._experiment(experiment, *key)
-        found = self.store.find(experiment, configuration)
+        found = self._found(experiment, *key)
         if found is None:
             found = EXPERIMENTS[experiment].run(self, *key)
-            self.store.keep(experiment, configuration, found)
+            self.store.keep(experiment, self._experiment(experiment, *key), found)
         return found
 
     def has_result(self, experiment: str, *key: object) -> bool:
-        """Whether the store holds it, undamaged."""
-        return self.store.find(experiment, self._experiment(experiment, *key)) is not None
+        """Whether the store holds it, undamaged, or it is published."""
+        return self._found(experiment, *key) is not None
+
+    def result_files(self, store: Store) -> list[Path]:
+        """Where the results of all experiments lie in a store."""
+        return [
+            store.file(name, self._experiment(name, *key))
+            for name, experiment in EXPERIMENTS.items()
+            for key in experiment.keys(self)
+        ]
+
+    def _found(self, experiment: str, *key: object) -> object | None:
+        """The result, from the store or from what is published."""
+        configuration = self._experiment(experiment, *key)
+        found = self.store.find(experiment, configuration)
+        if found is None and self.published:
+            found = Store(EXPERIMENTS_PUBLISHED).find(experiment, configuration)
+        return found
 
     @property
     def sgd_pairs(self) -> dict[tuple[str, str], bool]:
@@ -248,7 +271,7 @@ def prepare(
         seed: base seed; net k has seed `seed + k`, for its weights and for the order of its images.
         profile: "paper", "smoke" (small and planted, for tests), or "full" (what "paper" does on a part, on the whole).
         store: where results are kept; default: see `Store`.
-        published: whether the networks in data/networks may serve; default: yes, except inside `make paper`.
+        published: whether the networks and results in data/ may serve; default: yes, except inside `make paper`.
 
     Raises:
         ValueError: unknown names, a data set that cannot be read, a store that cannot be written, or a network that did
@@ -270,7 +293,7 @@ def prepare(
         """These networks with all that the notebooks read beside them."""
         reordered = trained.pop(REORDERED)
         trained = _planted(trained, seed) if settings.planted else trained
-        return Prepared(trained, reordered, train_set, test_set, profile, seed, store)
+        return Prepared(trained, reordered, train_set, test_set, profile, seed, store, published)
 
     asked = [e for e, experiment in EXPERIMENTS.items() if set(experiment.notebooks) & set(notebooks or MEASUREMENTS)]
     lacking = [name for name, trained in found.items() if trained is None]
@@ -289,10 +312,12 @@ def prepare(
         result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
         if not settings.planted:
             _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
+        due = {e: _experiment_jobs(result, [e]) for e in asked if EXPERIMENTS[e].on_trained}
+        wanted |= {need: None for e, jobs in due.items() if jobs for need in EXPERIMENTS[e].reads}
         run(_measure_jobs(result, wanted))
         if not settings.planted:
             _require_live_units(result)
-        run(_experiment_jobs(result, [e for e in asked if EXPERIMENTS[e].on_trained]))
+        run([job for jobs in due.values() for job in jobs])
     return result
 
 

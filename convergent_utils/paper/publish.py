@@ -13,7 +13,14 @@ import nbformat
 
 from ..nets.store import Store, load, save
 from .claims import as_markdown, build_folder
-from .prepare import network_configurations, prepare, published_form, published_path
+from .prepare import (
+    EXPERIMENTS_PUBLISHED,
+    Prepared,
+    network_configurations,
+    prepare,
+    published_form,
+    published_path,
+)
 from .run import DEFAULTS, NOTEBOOKS, RESULTS, ROOT
 
 _MARK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.DOTALL)
@@ -32,7 +39,8 @@ def publish() -> int:
     if not run.exists() or json.loads(run.read_text(encoding="utf-8")) != DEFAULTS:
         raise ValueError("publish: the last run was not `make paper` with the committed parameters; run that first")
     changed = [f"notebooks/{path.name}" for path in sorted(NOTEBOOKS.glob("*.ipynb")) if _publish_notebook(build, path)]
-    changed += _publish_networks()
+    prepared = prepare(**DEFAULTS, published=False)
+    changed += [*_publish_networks(prepared), *_publish_experiments(prepared)]
     RESULTS.mkdir(parents=True, exist_ok=True)
     claims = build / "results" / "claims.json"
     if not _same_numbers(claims, RESULTS / "claims.json"):
@@ -107,8 +115,8 @@ def _publish_answer(notebook: nbformat.NotebookNode) -> None:
             (RESULTS / "answer.png").write_bytes(base64.b64decode(image))
 
 
-def _publish_networks() -> list[str]:
-    prepared, changed = prepare(**DEFAULTS, published=False), []
+def _publish_networks(prepared: Prepared) -> list[str]:
+    changed = []
     configurations = network_configurations(prepared.train_set, prepared.test_set, seed=0, profile="paper")
     for name, configuration in configurations.items():
         path, form = published_path(name), published_form(Store().find("network", configuration), configuration)
@@ -118,6 +126,19 @@ def _publish_networks() -> list[str]:
             save(form, path)
             changed.append(f"data/networks/{path.name}")
     return changed
+
+
+def _publish_experiments(prepared: Prepared) -> list[str]:
+    """The results that the notebooks read are copied; those of other code or other networks go."""
+    published = prepared.result_files(Store(EXPERIMENTS_PUBLISHED))
+    EXPERIMENTS_PUBLISHED.mkdir(parents=True, exist_ok=True)
+    gone = set(EXPERIMENTS_PUBLISHED.glob("*.safetensors")) - set(published)
+    for path in gone:
+        path.unlink()
+    new = [path for path in published if not path.exists()]
+    for path in new:
+        shutil.copyfile(prepared.store.path / path.name, path)
+    return ["data/results/experiments"] if gone or new else []
 
 
 def _same_numbers(a: Path, b: Path) -> bool:

@@ -10,9 +10,8 @@ import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from ..kernels.mutual_information import mutual_information
 from ..kernels.sparse_mapping import sparse_mapping
 from ..nets.datasets import absolute_name
 from .claims import as_text, build_folder, differences, gather, write_json
-from .pool import follow_parent, n_cores, one_thread_each
+from .pool import n_cores, workers
 from .prepare import PROFILES, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -117,8 +116,8 @@ def _gate(rows: list[dict], settings: dict[str, object], notebooks: list[str]) -
 
 def _execute_all(jobs: dict[str, dict[str, object]], folder: Path) -> list[Outcome]:
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes, workers = [], max(1, min(len(jobs), n_cores()))
-    with one_thread_each(), ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as pool:
+    outcomes = []
+    with workers(max(1, min(len(jobs), n_cores()))) as pool:
         futures = [pool.submit(execute, NOTEBOOKS / f"{name}.ipynb", folder, values) for name, values in jobs.items()]
         for future in as_completed(futures):
             outcome = future.result()
@@ -210,8 +209,15 @@ def main(arguments: list[str] | None = None) -> int:
     paper.add_argument("--only", nargs="*", help="numbers of notebooks, such as 00 02")
     paper.add_argument("--parameter", nargs="*", default=[], metavar="NAME=VALUE", help="further notebook parameters")
     commands.add_parser("publish", help="copy the last run of the paper profile into notebooks/, data/ and README.md")
+    commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
+    checked = commands.add_parser("check", help="run notebooks of students and print how many exercises pass")
+    checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command in ("course", "check"):
+            from . import course
+
+            return course.write_course() if chosen.command == "course" else course.check(chosen.notebooks)
         if chosen.command == "publish":
             from .publish import publish
 

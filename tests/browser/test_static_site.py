@@ -1,0 +1,218 @@
+"""The site as a reader meets it: every page in a browser, from a server and from the file. Run by `make site-test`."""
+
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urldefrag, urlparse
+
+import pytest
+
+from convergent_utils.paper.claims import build_folder
+from convergent_utils.paper.run import notebook_names
+
+bs4 = pytest.importorskip("bs4", reason="reading the site's pages needs the extra `site`")
+pytestmark = [pytest.mark.slow, pytest.mark.site]
+BUILD = build_folder()
+SITE, PICTURES = BUILD / "site", BUILD / "screenshots"
+PAGES = sorted(path.relative_to(SITE).as_posix() for path in [*SITE.glob("*.html"), *SITE.glob("notebooks/*.html")])
+NOTEBOOKS = [f"notebooks/{name}.html" for name in notebook_names()]
+SOUPS, SECONDS = {}, {"http": [], "file": []}
+WIDE, TELEPHONE = {"width": 1300, "height": 900}, {"width": 390, "height": 844}
+
+
+def soup(page):
+    if page not in SOUPS:
+        SOUPS[page] = bs4.BeautifulSoup((SITE / page).read_text(encoding="utf-8"), "html.parser")
+    return SOUPS[page]
+
+
+@pytest.fixture(scope="module")
+def addresses():
+    """Where the site begins, by the way it is reached."""
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {"http": f"http://127.0.0.1:{server.server_port}/", "file": SITE.as_uri() + "/"}
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def looking(chromium, start, **options):
+    """A page that notes every error, failed request and request to anywhere else; there must be none in the end."""
+    context = chromium.new_context(**{"viewport": WIDE, "color_scheme": "light", **options})
+    page, wrong = context.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on(
+        "response", lambda response: wrong.append(f"{response.status}: {response.url}") if not_ok(response) else None
+    )
+    page.on("request", lambda asked: wrong.append(f"elsewhere: {asked.url}") if elsewhere(asked.url, start) else None)
+    yield page
+    context.close()
+    assert not wrong, wrong
+
+
+def not_ok(response):
+    return response.url.startswith("http") and response.status >= 400
+
+
+def elsewhere(url, start):
+    return not url.startswith((start, "data:", "blob:"))
+
+
+def test_the_site_has_every_page():
+    assert {"index.html", "glossary.html", "differences.html", "bibliography.html", "search.html", *NOTEBOOKS} <= {
+        *PAGES
+    }
+    size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
+    print(f"{len(PAGES)} pages, {size / 1e6:.1f} MB")
+    assert size < 40e6
+
+
+@pytest.mark.parametrize("way", ["http", "file"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_whole_and_its_sliders_move(chromium, addresses, way, name):
+    with looking(chromium, addresses[way]) as page:
+        page.goto(addresses[way] + name, wait_until="load")
+        sliders = page.get_by_role("slider")
+        if sliders.count():
+            page.locator("figure.slider img:visible").first.wait_for()
+        seconds = page.evaluate("performance.now()") / 1000
+        SECONDS[way].append(seconds)
+        print(f"{name} by {way}: usable after {seconds:.2f} s")
+        for k in range(sliders.count()):
+            move(sliders.nth(k))
+        formulas = page.locator(".math").count()
+        page.wait_for_function("n => document.querySelectorAll('.math mjx-container').length >= n", arg=formulas)
+
+
+def move(slider):
+    """Each step by keyboard shows another frame and says its name."""
+    figure = slider.locator("xpath=ancestor::figure")
+    shown, said = figure.locator("img:visible"), figure.locator("output")
+    steps = int(slider.get_attribute("max"))
+    slider.press("Home")
+    seen, words = [shown.get_attribute("src")], [said.inner_text()]
+    for _ in range(steps):
+        slider.press("ArrowRight")
+        assert shown.count() == 1
+        seen.append(shown.get_attribute("src"))
+        words.append(said.inner_text())
+    assert len(set(seen)) == len(set(words)) == steps + 1 >= 8
+    assert shown.evaluate("image => image.complete && image.naturalWidth > 0")
+    slider.press("Home")
+    assert [shown.get_attribute("src"), said.inner_text()] == [seen[0], words[0]]
+
+
+@pytest.mark.parametrize("way", ["http", "file"])
+def test_pages_are_usable_soon(way):
+    if not SECONDS[way]:
+        pytest.skip("no page was opened")
+    median = statistics.median(SECONDS[way])
+    print(f"by {way}: usable after {median:.2f} s (median), {max(SECONDS[way]):.2f} s at most; 2 s are asked for")
+    assert median < 5
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_has_a_slider(name):
+    assert soup(name).select("figure.slider input[type=range]")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_somewhere(name):
+    for tag, attribute in [("a", "href"), ("img", "src"), ("script", "src"), ("link", "href")]:
+        for element in soup(name).find_all(tag, **{attribute: True}):
+            address, place = urldefrag(element[attribute])
+            if urlparse(address).scheme:
+                assert tag == "a" or address.startswith("data:"), f"fetched from elsewhere: {address}"
+                continue
+            path = (SITE / name).parent / unquote(urlparse(address).path) if address else SITE / name
+            assert path.resolve().is_file(), f"{element}: no such file"
+            if place and path.suffix == ".html":
+                there = soup(path.resolve().relative_to(SITE.resolve()).as_posix())
+                assert there.find(id=unquote(place)), f"{element}: no such place"
+
+
+def test_every_claim_leads_to_the_cell_that_made_it():
+    rows = {
+        row["statement"]: row for row in json.loads((BUILD / "results" / "claims.json").read_text(encoding="utf-8"))
+    }
+    links = [line.find("a") for line in soup("index.html").select("table tbody tr")]
+    assert [link.get_text() for link in links] == list(rows)
+    for link in links:
+        name, place = urldefrag(link["href"])
+        assert name == f"notebooks/{rows[link.get_text()]['notebook']}.html"
+        found = soup(name).find(id=place)
+        cell = found if "cell" in found.get("class", []) else found.find_parent(class_="cell")
+        assert link.get_text() in cell.select_one(".cell_output").get_text()
+
+
+@pytest.mark.parametrize("way", ["http", "file"])
+def test_the_search_finds_a_word(chromium, addresses, way):
+    with looking(chromium, addresses[way]) as page:
+        page.goto(addresses[way] + "index.html")
+        page.keyboard.press("Control+k")
+        page.keyboard.type("semi-matching")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/search.html*")
+        page.wait_for_load_state("networkidle")  # excerpts of the pages found
+        page.locator("#search-results li a", has_text="Can we permute one network into another?").first.click()
+        page.wait_for_url("**/02_one_to_one_matching.html*")
+
+
+def test_dark_and_light(chromium, addresses):
+    with looking(chromium, addresses["file"]) as page:
+        page.goto(addresses["file"] + NOTEBOOKS[0])
+        colours = {}
+        for mode in ("Dark", "Light"):
+            page.get_by_label("Color mode").first.click()
+            page.get_by_role("button", name=mode).or_(page.locator(f"[data-mode={mode.lower()}]:visible")).first.click()
+            page.wait_for_function("mode => document.documentElement.dataset.theme === mode", arg=mode.lower())
+            colours[mode] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert colours["Dark"] != colours["Light"]
+        figure = page.locator(".cell_output img").first
+        assert figure.evaluate("image => getComputedStyle(image).backgroundColor") == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_in_pictures_and_on_a_telephone(chromium, addresses, name):
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with looking(chromium, addresses["file"]) as page:
+        for look, mode, size in (("light", "light", WIDE), ("dark", "dark", WIDE), ("telephone", "light", TELEPHONE)):
+            page.emulate_media(color_scheme=mode)
+            page.set_viewport_size(size)
+            page.goto(addresses["file"] + name, wait_until="load")
+            assert page.evaluate("document.documentElement.dataset.theme") == mode
+            picture = PICTURES / f"{name.removesuffix('.html').replace('/', '-')}-{look}.jpg"
+            page.screenshot(path=picture, full_page=True, type="jpeg", quality=70)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{look}: scrolls sideways"
+            for box in (handle.bounding_box() for handle in page.get_by_role("slider").all()):
+                assert 0 <= box["x"] <= box["x"] + box["width"] <= size["width"]
+
+
+def test_building_again_gives_the_same_site(tmp_path):
+    for folder in ("notebooks", "results"):
+        (tmp_path / folder).symlink_to(BUILD / folder)
+    command = [sys.executable, "-m", "convergent_utils.paper.site"]
+    environment = {**os.environ, "CONVERGENT_BUILD": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert hashes(tmp_path / "site") == hashes(SITE)
+
+
+def hashes(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
