@@ -137,11 +137,11 @@ def test_check_says_what_passes_and_what_does_not(project, capsys):
     assert run.main(["check", path]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "00_tiny of a student.ipynb"
-    assert said[1] == "  1. Read. Out of order.: the answer stops with NameError: name 'three' is not defined"
-    assert said[2] == "  2. Compute. Wrong.: five is asked for"
-    assert said[3].startswith("  3. Explore. Broken.: the answer stops with NameError: name 'fve' is not defined")
-    assert said[4] == "  4. Explore. Right again.: passed"
-    assert said[5] == "  Note: the check of '2. Compute. Wrong.' differs from the project's, which was run instead"
+    assert said[1] == "  1. Read. Out of order: the answer stops with NameError: name 'three' is not defined"
+    assert said[2] == "  2. Compute. Wrong: five is asked for"
+    assert said[3].startswith("  3. Explore. Broken: the answer stops with NameError: name 'fve' is not defined")
+    assert said[4] == "  4. Explore. Right again: passed"
+    assert said[5] == "  Note: the check of '2. Compute. Wrong' differs from the project's, which was run instead"
     assert said[6].startswith("  Note: the cell that begins \"'five' + answer\" fails with TypeError")
     assert said[7:] == ["1 of 4 exercises pass"]
     assert Path(path).read_bytes() == before
@@ -153,7 +153,7 @@ def test_check_stops_at_an_error_before_the_exercises(project, capsys):
     broken = written(project / "mine.ipynb", code("1 / 0"), *alone)
     assert run.main(["check", broken, written(project / "other.ipynb", *alone)]) == 1
     said = capsys.readouterr().out.splitlines()
-    assert said[1] == "  1. Read. Right.: not reached"
+    assert said[1] == "  1. Read. Right: not reached"
     assert "  Note: a cell before the first exercise fails with ZeroDivisionError: division by zero" in said
     assert "0 of 1 exercises pass" in said
     assert said[-1] == "1 of 1 exercises pass"

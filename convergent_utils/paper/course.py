@@ -28,9 +28,9 @@ _START = """# Convergent learning, {edition} edition
 
 {content}
 
-Start Jupyter in this folder with the Python that the package is installed in (`jupyter lab`), and open a notebook; or open
-a copy wherever Jupyter runs, `make lab` included. The first run loads the published networks and passes the test images
-through them once, which takes a minute or two; the result is kept. It does not matter where a notebook lies.
+Start Jupyter in this folder with the Python that the package is installed in (`jupyter lab`), and open a notebook; or
+open a copy wherever Jupyter runs, `make lab` included. The first run loads the published networks and passes the test
+images through them once, which takes a minute or two; the result is kept. It does not matter where a notebook lies.
 
 `convergent check NOTEBOOK` runs a notebook from top to bottom in a kernel of its own, prints what each check says and
 how many exercises pass, and leaves the file as it is.
@@ -142,7 +142,7 @@ def _exercises(book: NotebookNode) -> Iterator[Exercise]:
     title, answer = "", []
     for cell in book.cells:
         found = _TITLE.findall(cell.source) if cell.cell_type == "markdown" else ()
-        title = ". ".join(filter(None, found[-1])) if found else title
+        title = ". ".join(filter(None, found[-1])).rstrip(".") if found else title
         if "check" in _tags(cell):
             yield Exercise(title or "Exercise", answer, cell)
             title, answer = "", []
