@@ -14,7 +14,7 @@ STAMP := build/environment-$(subst /,-,$(RUN)).stamp
 BASE ?= $(shell for python in python3.11 python3.12 python3.13 python3; do command -v $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper publish lab site site-test test lint bench clean
+.PHONY: help env paper publish lab site site-test course test lint bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -36,14 +36,17 @@ paper: env  ## regenerate every result under build/ and print the table of claim
 publish: env  ## copy the last run of the paper into notebooks/, data/ and README.md
 	$(RUN) -m convergent_utils.paper.run publish
 
-lab: env  ## open the notebooks in JupyterLab
-	$(RUN) -m jupyterlab --notebook-dir=notebooks
+lab: env  ## open the notebooks in JupyterLab, for this machine alone and with a token
+	$(RUN) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR)/notebooks
 
 site: env  ## the paper as static pages in build/site, from its last run
 	$(RUN) -m convergent_utils.paper.site
 
 site-test: env  ## look at every page of the site in a browser
 	$(RUN) -m pytest -m site -s tests/browser/test_static_site.py
+
+course: env  ## the notebooks for students and for teachers, in build/course
+	$(RUN) -m convergent_utils.paper.run course
 
 lint: env  ## style of code, docstrings and notebooks; environment.yml up to date
 	$(RUN) -m ruff check .
@@ -57,4 +60,4 @@ bench: env  ## ratios of timings against the usual tools
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks
 
 clean:  ## remove everything that was made, but the environment
-	rm -rf build/notebooks build/results build/site* build/screenshots build/store
+	rm -rf build/notebooks build/results build/site* build/screenshots build/course build/store

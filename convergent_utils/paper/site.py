@@ -28,6 +28,7 @@ _LIVE = """```{{admonition}} To move this panel
 :class: tip
 Run `make lab` in a copy of the repository, open `{name}.ipynb` and run all its cells. A panel needs a running notebook.
 ```"""
+_FINDING = "<details>\n<summary>Show what is found</summary>\n\n{}\n\n</details>"
 
 _SETTINGS = {
     "project": "Convergent learning",
@@ -133,6 +134,7 @@ def page(book: NotebookNode, name: str, rows: list[dict]) -> NotebookNode:
         if cell.cell_type == "markdown":
             section = (re.findall(r"^#+ (.+)", cell.source, re.M) or [section])[-1]
             cell.source = _linked(cell.source, name)
+            cell.source = _FINDING.format(cell.source) if "finding" in tags else cell.source
         elif "live-only" in tags:
             cell = new_markdown_cell(_LIVE.format(name=name), id=cell.id)
         else:
