@@ -1,12 +1,16 @@
 import builtins
 import errno
 import io
+import itertools
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,65 +109,109 @@ def test_files_are_readable_by_others(tmp_path, pair):
         os.umask(before)
 
 
-WRITER = """
-import sys, torch
-from convergent_utils.nets.store import Store
-store = Store(sys.argv[1])
-for k in range(10_000):
-    store.keep("x", {"which": "one"}, {"values": torch.full((200_000,), float(k))})
-    print(k, flush=True)
-"""
+PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":  # imported once for all of them
+    PROCESSES.set_forkserver_preload(["convergent_utils.paper.prepare", "pytest"])
+ONE = {"which": "one"}
 
 
-def test_killed_in_the_middle_of_writing_leaves_a_whole_file(tmp_path):
-    for delay in (0.0, 0.013, 0.031):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
-        process.stdout.readline()
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-        values = Store(tmp_path).find("x", {"which": "one"})["values"]
-        assert (values == values[0]).all()
+class Other:
+    """Another process that runs a function of this file on a store: function(store, say, hear)."""
+
+    def __init__(self, function, folder):
+        self.said, say = PROCESSES.Pipe(duplex=False)
+        hear, self._heard = PROCESSES.Pipe(duplex=False)
+        self.process = PROCESSES.Process(target=in_other_process, args=(function, folder, say, hear))
+        self.process.start()
+        say.close()  # the other's end: when it ends, nothing more is said
+
+    def tell(self, text):
+        self._heard.send(text)
+
+    def kill(self):
+        self.process.kill()
+
+    def ended(self):
+        """Its exit status, negative when it was killed."""
+        self.process.join(60)
+        return self.process.exitcode
+
+    def rest(self):
+        """All that it says until it ends."""
+        said = []
+        with suppress(EOFError):
+            while self.said.poll(60):
+                said.append(self.said.recv())
+        self.ended()
+        return said
 
 
-RUN = """
-import os, signal, sys, time, torch
-from convergent_utils.nets.store import Store
-store, what, configuration = Store(sys.argv[1]), sys.argv[2], {"which": "one"}
-replace = os.replace
+def in_other_process(function, folder, say, hear):
+    sys.stderr = Lines(say)
+    function(Store(folder), say.send, hear.recv)
 
-def say(text):
-    print(text, flush=True)
 
-def stall(*paths):
-    say("stalled")
-    sys.stdin.readline()
-    replace(*paths)
+class Lines(io.StringIO):
+    """What is written here is said."""
 
-if what == "hold":
-    with store.lock("x", configuration):
+    def __init__(self, say):
+        super().__init__()
+        self.say = say
+
+    def write(self, text):
+        if text.strip():
+            self.say.send(f"stderr: {text}")
+        return len(text)
+
+
+def write_for_ever(store, say, hear):
+    for k in itertools.count():
+        store.keep("x", ONE, {"values": torch.full((200_000,), float(k))})
+        if k == 0:
+            say("writing")
+
+
+def hold(store, say, hear):
+    with store.lock("x", ONE):
         say("held")
         time.sleep(600)
-elif what == "make":
+
+
+def make(store, say, hear):
     say("ready")
-    sys.stdin.readline()
-    with store.lock("x", configuration):
-        if store.find("x", configuration) is None:
+    hear()
+    with store.lock("x", ONE):
+        if store.find("x", ONE) is None:
             say("made")
             time.sleep(1)
-            store.keep("x", configuration, torch.ones(1000))
-elif what == "full":
+            store.keep("x", ONE, torch.ones(1000))
+
+
+def fill_the_disk(store, say, hear):
     import resource
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     try:
-        store.keep("x", configuration, torch.zeros(1000))
+        store.keep("x", ONE, torch.zeros(1000))
     except ValueError as error:
-        say(error)
-else:
-    os.replace = stall if what == "stall" else lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
-    store.keep("x", configuration, torch.ones(1000))
-"""
-ONE = {"which": "one"}
+        say(str(error))
+
+
+def stall(store, say, hear):
+    replace = os.replace
+
+    def wait_then_replace(*paths):
+        say("stalled")
+        hear()
+        replace(*paths)
+
+    os.replace = wait_then_replace
+    store.keep("x", ONE, torch.ones(1000))
+
+
+def die(store, say, hear):
+    os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+    store.keep("x", ONE, torch.ones(1000))
 
 
 @pytest.fixture
@@ -171,15 +219,25 @@ def run(tmp_path):
     """Starts another process on the store in tmp_path; it is gone at the end of the test."""
     started = []
 
-    def start(what):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path), what], **pipes))
+    def start(function):
+        started.append(Other(function, tmp_path))
         return started[-1]
 
     yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    for other in started:
+        other.kill()
+        other.ended()
+
+
+def test_killed_in_the_middle_of_writing_leaves_a_whole_file(tmp_path, run):
+    for delay in (0.0, 0.013, 0.031):
+        writer = run(write_for_ever)
+        assert writer.said.recv() == "writing"
+        time.sleep(delay)
+        writer.kill()
+        writer.ended()
+        values = Store(tmp_path).find("x", ONE)["values"]
+        assert (values == values[0]).all()
 
 
 def results(folder):
@@ -187,27 +245,22 @@ def results(folder):
 
 
 def test_two_runs_at_once_make_each_result_once(tmp_path, run):
-    both = [run("make"), run("make")]
-    for process in both:
-        assert process.stdout.readline() == "ready\n"
-    said = []
-    for process in both:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in both:
-        said.append(process.communicate(timeout=60))
-    assert sorted(out for out, _ in said) == ["", "made\n"]
-    waited = next(err for out, err in said if not out)
-    assert waited == f"waiting for another run that makes {Store(tmp_path).file('x', ONE).name}\n"
+    both = [run(make), run(make)]
+    for other in both:
+        assert other.said.recv() == "ready"
+    for other in both:
+        other.tell("go")
+    waited = f"stderr: waiting for another run that makes {Store(tmp_path).file('x', ONE).name}"
+    assert sorted(other.rest() for other in both) == [["made"], [waited]]
     assert torch.equal(Store(tmp_path).find("x", ONE), torch.ones(1000))
 
 
 def test_a_killed_run_gives_its_lock_back(tmp_path, run, capfd):
-    holder = run("hold")
-    assert holder.stdout.readline() == "held\n"
+    holder = run(hold)
+    assert holder.said.recv() == "held"
     threading.Timer(0.3, holder.kill).start()
     with Store(tmp_path).lock("x", ONE):
-        assert holder.wait(10) != 0
+        assert holder.ended() != 0
     assert capfd.readouterr().err.count("waiting for another run") == 1
     with Store(tmp_path).lock("x", ONE), Store(tmp_path).lock("x", {"which": "two"}):
         Store(tmp_path).keep("x", ONE, torch.ones(3))  # who holds the lock may write
@@ -258,7 +311,7 @@ def test_a_result_that_another_run_has_just_made_again_is_not_removed(tmp_path, 
 
 def test_a_damaged_result_that_another_run_makes_again_is_left_to_it(tmp_path, pair, run):
     path = Store(tmp_path).file("x", ONE)
-    assert run("hold").stdout.readline() == "held\n"
+    assert run(hold).said.recv() == "held"
     path.write_bytes(b"half")
     with pytest.warns(UserWarning, match="is damaged.*made again"):
         assert Store(tmp_path).find("x", ONE) is None
@@ -269,9 +322,8 @@ def test_a_damaged_result_that_another_run_makes_again_is_left_to_it(tmp_path, p
 def test_a_write_that_breaks_off_is_one_line_and_loses_nothing(tmp_path, run):
     store = Store(tmp_path)
     path = store.keep("x", ONE, torch.ones(1000))
-    whole, (said, unsaid) = path.read_bytes(), run("full").communicate(timeout=60)
-    assert said == f"CONVERGENT_STORE: cannot write in {tmp_path}: File too large; name another folder\n"
-    assert unsaid == ""
+    whole, said = path.read_bytes(), run(fill_the_disk).rest()
+    assert said == [f"CONVERGENT_STORE: cannot write in {tmp_path}: File too large; name another folder"]
     assert results(tmp_path) == [path.name]
     assert path.read_bytes() == whole
 
@@ -378,7 +430,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(tmp_path):
 def test_what_a_killed_writer_left_is_swept_whatever_the_clock_says(tmp_path, run):
     store = Store(tmp_path)
     whole = store.keep("x", {"which": "two"}, torch.ones(3))
-    assert run("die").wait(60) != 0
+    assert run(die).ended() == -signal.SIGKILL
     (left,) = tmp_path.glob(".x-*")
     (tmp_path / "notes.txt").touch()
     for year in (1970, 2100):
@@ -392,13 +444,14 @@ def test_what_a_killed_writer_left_is_swept_whatever_the_clock_says(tmp_path, ru
 
 
 def test_what_a_live_writer_writes_is_never_swept(tmp_path, run):
-    writer = run("stall")
-    assert writer.stdout.readline() == "stalled\n"
+    writer = run(stall)
+    assert writer.said.recv() == "stalled"
     unfinished = [path for path in tmp_path.iterdir() if path.name != ".locks"]
     for path in tmp_path.rglob("*"):
         os.utime(path, (0, 0))
     Store(tmp_path).require_writable()
     assert all(path.exists() for path in unfinished)
-    writer.communicate("go on\n", timeout=60)
+    writer.tell("go on")
+    assert writer.ended() == 0
     assert torch.equal(Store(tmp_path).find("x", ONE), torch.ones(1000))
     assert results(tmp_path) == [Store(tmp_path).file("x", ONE).name]
