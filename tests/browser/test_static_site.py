@@ -61,8 +61,10 @@ def looking(chromium, start, **options):
     )
     page.on("request", lambda asked: wrong.append(f"elsewhere: {asked.url}") if elsewhere(asked.url, start) else None)
     yield page
+    page.wait_for_load_state("networkidle")
+    found = list(wrong)  # before the page is closed, which breaks off what is still on its way
     context.close()
-    assert not wrong, wrong
+    assert not found, found
 
 
 def not_ok(response):
