@@ -4,7 +4,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -15,16 +14,13 @@ from urllib.request import Request, urlopen
 import nbformat
 import pytest
 
+from convergent_utils.paper.claims import build_folder
 from convergent_utils.paper.run import NOTEBOOKS, ROOT, notebook_names
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="moving panels in a browser needs playwright")
 pytest.importorskip("jupyterlab", reason="moving panels in a browser needs jupyterlab")
-BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="moving panels in a browser needs chromium or chrome on PATH"),
-]
+pytestmark = pytest.mark.slow
+PICTURES = build_folder() / "screenshots"
 TOKEN = secrets.token_hex(16)
 SENTENCE = "This choice cannot be drawn: planted, 1 < 2"
 # The copies refuse every choice that is more than one list away from the first picture.
@@ -125,16 +121,14 @@ def address(folder: Path, process, patience=60):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
-        yield browser.new_context(viewport={"width": 1300, "height": 900})  # one cache for all pages
-        browser.close()
+def browser(chromium):
+    context = chromium.new_context(viewport={"width": 1300, "height": 900})  # one cache for all pages
+    yield context
+    context.close()
 
 
 @pytest.fixture
-def page(lab, browser):
+def page(browser, lab):
     page = browser.new_page()
     yield page
     page.close()
@@ -209,7 +203,11 @@ def test_a_panel_draws_a_choice_refuses_another_and_resets(lab, page, name):
         lab.ask(f"api/kernels/{kernel['id']}", "DELETE")
     assert lab.ask("api/kernels") == []
     for k in sliders(name):
-        move_without_kernel(page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{k}']"))
+        cell = page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{k}']")
+        move_without_kernel(cell)
+        print(f"{name}: {drag_to_the_start(cell):.2f} s from the drag to its picture, without a kernel")
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        cell.screenshot(path=PICTURES / f"lab-{name}-{k}.png")
 
 
 def move_without_kernel(cell):
@@ -223,3 +221,17 @@ def move_without_kernel(cell):
         sync_api.expect(shown).not_to_have_attribute("src", before)
         seen.add(shown.get_attribute("src"))
     assert len(seen) == places >= 8
+
+
+def drag_to_the_start(cell):
+    """Seconds until the slider, dragged by the mouse from its last place to its first, shows that picture."""
+    handle, shown, mouse = cell.get_by_role("slider"), cell.locator("img.widget-image:visible"), cell.page.mouse
+    last, place = shown.get_attribute("src"), handle.bounding_box()
+    mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    mouse.down()
+    mouse.move(place["x"] - 2000, place["y"], steps=3)
+    start = time.perf_counter()
+    mouse.up()
+    sync_api.expect(shown).not_to_have_attribute("src", last)
+    sync_api.expect(handle).to_have_attribute("aria-valuenow", re.compile(r"^0(\.0+)?$"))
+    return time.perf_counter() - start
