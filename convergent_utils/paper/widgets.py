@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,8 @@ def live_panel(
         control.observe(refresh, names="value")
     reset.on_click(restore)
     refresh()
+    gc.collect()
+    gc.freeze()  # to look through all that a notebook holds takes half a second, in the midst of an answer
     row = ipywidgets.HBox([*lists.values(), reset], layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([row, message, picture])
 
