@@ -6,7 +6,7 @@ import pytest
 import convergent_utils as cu
 from convergent_utils.kernels.chance import Interval
 from convergent_utils.paper import claims
-from convergent_utils.paper.claims import OWN, Ledger, above, below, between, differences, verdict
+from convergent_utils.paper.claims import OWN, Ledger, above, below, between, differences, side_by_side, verdict
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,22 @@ def test_the_gate(tmp_path):
     assert [text[:4] for text in failures] == ["02.c"]
     assert [text[:4] for text in notes] == ["02.d"]
     assert differences([], published, ["00_networks"]) == ([], []), "a notebook that did not run is not judged"
+
+
+def test_two_runs_side_by_side():
+    def made(**numbers):
+        verdicts = {k: "new: holds" if number > 0 else "open" for k, number in numbers.items()}
+        return [
+            {"id": k, "statement": f"is {k}", "our_value": v, "interval": [v, v], "verdict": verdicts[k]}
+            for k, v in numbers.items()
+        ]
+
+    table = side_by_side(made(a=1, b=1, c=1), made(b=0, a=2), names=("here", "there")).splitlines()
+    assert table[0] == "| claim | here | verdict | there | verdict |"
+    assert table[2:] == [
+        "| is a | 1.000 [1.000, 1.000] | new: holds | 2.000 [2.000, 2.000] | new: holds |",
+        "| is b | 1.000 [1.000, 1.000] | **new: holds** | 0.000 [0.000, 0.000] | **open** |",
+    ]
 
 
 class Exchanged(cu.Network):

@@ -66,6 +66,10 @@ def test_the_published_claims_stand_in_the_readme():
     assert with_claims(text, rows) == text, "run `make publish`"
     assert {row["notebook"] for row in rows} == set(NAMES)
     assert (RESULTS / "answer.png").stat().st_size > 10_000
+    beside = {row["id"]: row["verdict"] for row in json.loads((RESULTS / "claims-cifar10.json").read_text("utf-8"))}
+    kept = sum(beside[row["id"]] == row["verdict"] for row in rows if row["id"] in beside)
+    assert f"and {kept} of {len(beside)} verdicts are the same" in text
+    assert set(beside) <= {row["id"] for row in rows}
 
 
 def test_environment_follows_pyproject():

@@ -85,3 +85,18 @@ def test_publishing_wants_a_run_with_the_committed_parameters(tmp_path, monkeypa
     (tmp_path / "results" / "run.json").write_text(json.dumps({**run.DEFAULTS, "seed": 3}))
     with pytest.raises(ValueError, match="committed parameters"):
         publish.publish()
+
+
+def test_a_run_on_other_images_is_kept_beside_the_paper(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path))
+    monkeypatch.setattr(publish, "RESULTS", tmp_path / "published")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "published").mkdir()
+    (tmp_path / "results" / "claims.json").write_text("[]")
+    for settings in (run.DEFAULTS, {**run.DEFAULTS, "dataset": "npz:mine.npz", "seed": 3}):
+        (tmp_path / "results" / "run.json").write_text(json.dumps(settings))
+        assert run.main(["publish", "--beside", "mine"]) == 2
+        assert "on other images, with nothing else changed" in capsys.readouterr().err
+    (tmp_path / "results" / "run.json").write_text(json.dumps({**run.DEFAULTS, "dataset": "npz:mine.npz"}))
+    assert run.main(["publish", "--beside", "mine"]) == 0
+    assert (tmp_path / "published" / "claims-mine.json").read_text() == "[]"

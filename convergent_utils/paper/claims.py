@@ -211,6 +211,21 @@ def as_markdown(rows: Iterable[dict]) -> str:
     return "\n".join(lines)
 
 
+def side_by_side(rows: Iterable[dict], others: Iterable[dict], *, names: tuple[str, str]) -> str:
+    """The claims that two runs made, for a page: numbers and verdicts, those that differ in bold."""
+    lines = [f"| claim | {' | '.join(f'{name} | verdict' for name in names)} |", "|---|---|---|---|---|"]
+    others = {row["id"]: row for row in others}
+    for row in rows:
+        if other := others.get(row["id"]):
+            mark = "**" if other["verdict"] != row["verdict"] else ""
+            cells = [
+                row["statement"],
+                *(text for r in (row, other) for text in (_value(r), f"{mark}{r['verdict']}{mark}")),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write under another name and rename, so that a reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -55,6 +55,26 @@ def publish() -> int:
     return 0
 
 
+def publish_beside(name: str) -> int:
+    """Keep the claims of the last run, on other images, as data/results/claims-NAME.json; the site shows them.
+
+    Raises:
+        ValueError: the last run was not of the paper profile with the base seed 0, or it was on the paper's own images.
+    """
+    run = build_folder() / "results" / "run.json"
+    settings = json.loads(run.read_text(encoding="utf-8")) if run.exists() else {}
+    if (
+        settings.get("dataset") in (None, DEFAULTS["dataset"])
+        or {**settings, "dataset": DEFAULTS["dataset"]} != DEFAULTS
+    ):
+        raise ValueError(
+            "publish: the last run was not `make paper DATASET=...` on other images, with nothing else changed"
+        )
+    shutil.copyfile(run.with_name("claims.json"), RESULTS / f"claims-{name}.json")
+    print(f"published data/results/claims-{name}.json")
+    return 0
+
+
 def code_hash(notebook: nbformat.NotebookNode) -> str:
     """A hash of the code and parameters of a notebook, whatever its outputs and prose."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not _injected(cell)]

@@ -208,7 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
     paper.add_argument("--seed", type=int, default=0, help="base seed; net k has seed + k")
     paper.add_argument("--only", nargs="*", help="numbers of notebooks, such as 00 02")
     paper.add_argument("--parameter", nargs="*", default=[], metavar="NAME=VALUE", help="further notebook parameters")
-    commands.add_parser("publish", help="copy the last run of the paper profile into notebooks/, data/ and README.md")
+    publishing = commands.add_parser("publish", help="copy the last run into notebooks/, data/ and README.md")
+    publishing.add_argument("--beside", metavar="NAME", help="keep the claims of a run on other images under this name")
     commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
     checked = commands.add_parser("check", help="run notebooks of students and print how many exercises pass")
     checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
@@ -219,9 +220,9 @@ def main(arguments: list[str] | None = None) -> int:
 
             return course.write_course() if chosen.command == "course" else course.check(chosen.notebooks)
         if chosen.command == "publish":
-            from .publish import publish
+            from .publish import publish, publish_beside
 
-            return publish()
+            return publish_beside(chosen.beside) if chosen.beside else publish()
         extra = dict(pair.partition("=")[::2] for pair in chosen.parameter)
         extra = {name: _value(text) for name, text in extra.items()}
         return run(

@@ -15,9 +15,9 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from .claims import as_markdown, build_folder
+from .claims import as_markdown, build_folder, side_by_side
 from .publish import code_hash
-from .run import DEFAULTS, NOTEBOOKS, ROOT, notebook_names
+from .run import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, notebook_names
 
 PAGES = Path(__file__).parent / "pages"
 FOLDED = {"parameters": "the parameters", "solution": "the solution"}  # by tag, what a button shows
@@ -273,7 +273,10 @@ def _opening(text: str, build: Path, rows: list[dict], books: dict[str, Notebook
         for name, title in titles.items()
     ]
     course = "```{toctree}\n:hidden:\n:caption: Course\n\nsyllabus\n```" if (PAGES / "syllabus.md").exists() else ""
-    parts = {"abstract": abstract, "alt": alt, "claims": "\n\n".join(tables), "course": course}
+    colour = RESULTS / "claims-cifar10.json"
+    others = json.loads(colour.read_text(encoding="utf-8")) if colour.exists() else []
+    parts = {"colour": side_by_side(linked, others, names=("grey clothes", "photographs in colour"))}
+    parts |= {"abstract": abstract, "alt": alt, "claims": "\n\n".join(tables), "course": course}
     parts["notebooks"] = "\n".join(f"{title} <notebooks/{name}>" for name, title in titles.items())
     return re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], text)
 
