@@ -110,15 +110,22 @@ def test_two_runs_side_by_side():
     def made(**numbers):
         verdicts = {k: "new: holds" if number > 0 else "open" for k, number in numbers.items()}
         return [
-            {"id": k, "statement": f"is {k}", "our_value": v, "interval": [v, v], "verdict": verdicts[k]}
+            {
+                "id": k,
+                "statement": f"is {k}",
+                "our_value": v,
+                "interval": [v, v],
+                "baseline": 0.5,
+                "verdict": verdicts[k],
+            }
             for k, v in numbers.items()
         ]
 
     table = side_by_side(made(a=1, b=1, c=1), made(b=0, a=2), names=("here", "there")).splitlines()
-    assert table[0] == "| claim | here | verdict | there | verdict |"
+    assert table[0] == "| claim | here | baseline | verdict | there | baseline | verdict |"
     assert table[2:] == [
-        "| is a | 1.000 [1.000, 1.000] | new: holds | 2.000 [2.000, 2.000] | new: holds |",
-        "| is b | 1.000 [1.000, 1.000] | **new: holds** | 0.000 [0.000, 0.000] | **open** |",
+        "| is a | 1.000 [1.000, 1.000] | 0.5 | new: holds | 2.000 [2.000, 2.000] | 0.5 | new: holds |",
+        "| is b | 1.000 [1.000, 1.000] | 0.5 | **new: holds** | 0.000 [0.000, 0.000] | 0.5 | **open** |",
     ]
 
 

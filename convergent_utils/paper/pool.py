@@ -22,20 +22,25 @@ if sys.platform == "linux":
 _reports: multiprocessing.Queue | None = None
 
 
-def workers(count: int, *, start: Callable[..., None] | None = None, arguments: tuple = ()) -> ProcessPoolExecutor:
+@contextlib.contextmanager
+def workers(
+    count: int, *, start: Callable[..., None] | None = None, arguments: tuple = ()
+) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each, which end with the process that started them, even if it is killed.
 
     On Linux they are forked from one that imports the package once and computes nothing; elsewhere each imports it.
     `start` is called in each with the arguments before its first job.
     """
-    with one_thread_each():
+    with one_thread_each():  # libraries read how many threads they may start when they are imported
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
-            context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["convergent_utils.paper.prepare"])
-            forkserver.ensure_running()  # libraries read how many threads they may start when they are imported
-        else:
-            context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(count, context, _begin, (dict(os.environ), start, arguments))
+            forkserver.ensure_running()
+        executor = ProcessPoolExecutor(count, context, _begin, (dict(os.environ), start, arguments))
+        try:
+            yield executor
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
 def _begin(environment: dict[str, str], start: Callable[..., None] | None, arguments: tuple) -> None:
@@ -138,8 +143,9 @@ class Pool:
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             self._reports = multiprocessing.get_context("spawn").Queue()
-            self._executor = workers(n_cores() + 1, start=_report_to, arguments=(self._reports,))
-            self._stack.callback(self._executor.shutdown, cancel_futures=True)
+            self._executor = self._stack.enter_context(
+                workers(n_cores() + 1, start=_report_to, arguments=(self._reports,))
+            )
         return self._executor
 
     def _hear(self, shares: dict[int, float]) -> None:

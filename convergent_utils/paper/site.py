@@ -192,6 +192,7 @@ def with_numbers(text: str, rows: list[dict], page: str) -> str:
     known = {row["id"]: row for row in rows}
 
     def said(found: re.Match) -> str:
+        """What stands in place of one pair of braces."""
         if found[1] not in known:
             raise ValueError(f"{page}: expected the id of a claim between braces, got {found[1]!r}")
         row = known[found[1]]
