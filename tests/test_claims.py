@@ -122,10 +122,10 @@ def test_two_runs_side_by_side():
         ]
 
     table = side_by_side(made(a=1, b=1, c=1), made(b=0, a=2), names=("here", "there")).splitlines()
-    assert table[0] == "| claim | here | baseline | verdict | there | baseline | verdict |"
+    assert table[0] == "| claim | here; baseline | verdict | there; baseline | verdict |"
     assert table[2:] == [
-        "| is a | 1.000 [1.000, 1.000] | 0.5 | new: holds | 2.000 [2.000, 2.000] | 0.5 | new: holds |",
-        "| is b | 1.000 [1.000, 1.000] | 0.5 | **new: holds** | 0.000 [0.000, 0.000] | 0.5 | **open** |",
+        "| is a | 1.000 [1.000, 1.000]; 0.5 | new: holds | 2.000 [2.000, 2.000]; 0.5 | new: holds |",
+        "| is b | 1.000 [1.000, 1.000]; 0.5 | **new: holds** | 0.000 [0.000, 0.000]; 0.5 | **open** |",
     ]
 
 

@@ -213,14 +213,14 @@ def as_markdown(rows: Iterable[dict]) -> str:
 
 def side_by_side(rows: Iterable[dict], others: Iterable[dict], *, names: tuple[str, str]) -> str:
     """The claims that two runs made, for a page: numbers, baselines and verdicts, verdicts that differ in bold."""
-    lines = [f"| claim | {' | '.join(f'{name} | baseline | verdict' for name in names)} |", f"|{'---|' * 7}"]
+    lines = [f"| claim | {' | '.join(f'{name}; baseline | verdict' for name in names)} |", f"|{'---|' * 5}"]
     others = {row["id"]: row for row in others}
     for row in rows:
         if other := others.get(row["id"]):
             mark, cells = "**" if other["verdict"] != row["verdict"] else "", [row["statement"]]
             for one in (row, other):
                 chance = "–" if one["baseline"] is None else f"{one['baseline']:.3g}"
-                cells += [_value(one), chance, f"{mark}{one['verdict']}{mark}"]
+                cells += [f"{_value(one)}; {chance}", f"{mark}{one['verdict']}{mark}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
