@@ -14,7 +14,7 @@ STAMP := build/environment-$(subst /,-,$(RUN)).stamp
 BASE ?= $(shell for python in python3.11 python3.12 python3.13 python3; do command -v $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper publish lab site site-test course test lint bench clean
+.PHONY: help env paper stability publish lab site site-test course test lint bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ endif
 paper: env  ## regenerate every result under build/ and print the table of claims
 	$(RUN) -m convergent_utils.paper.run paper --profile $(PROFILE) --dataset $(DATASET) --seed $(SEED) \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(PARAMETERS),--parameter $(PARAMETERS))
+
+stability: env  ## the verdicts of notebooks 00 to 05 at two further base seeds (about half an hour; can be resumed)
+	$(RUN) -m convergent_utils.paper.stability
 
 publish: env  ## copy the last run of the paper into notebooks/, data/ and README.md
 	$(RUN) -m convergent_utils.paper.run publish

@@ -9,7 +9,7 @@ match = cu.bipartite_matching(cu.correlation(pair).matrix)
 from .kernels.alignment import PartialLeastSquares, debiased_cka, linear_cka, partial_least_squares, procrustes
 from .kernels.binning import BinEdges, bin_edges
 from .kernels.cca import CCAResult, CorrelationCount, cca, pwcca, significant_correlations, svcca
-from .kernels.chance import Chance, Interval, chance_level, label_chance, network_interval
+from .kernels.chance import Chance, Interval, chance_level, groups_interval, label_chance, network_interval
 from .kernels.clustering import (
     MergeTree,
     SpectralEmbedding,
@@ -45,7 +45,7 @@ from .nets.interventions import (
     truncated,
 )
 from .nets.measuring import Measurement, Top, measure
-from .nets.networks import Network, build_network, permuted_copy
+from .nets.networks import Network, build_network, permuted_copy, with_units
 from .nets.store import Store, load, save
 from .nets.training import History, Recipe, Trained, accuracy, predict, train
 
@@ -90,6 +90,7 @@ __all__ = [
     "debiased_cka",
     "dft_cca",
     "freezing",
+    "groups_interval",
     "hierarchical_clustering",
     "label_chance",
     "least_squares",
@@ -130,4 +131,5 @@ __all__ = [
     "train",
     "training_cost",
     "truncated",
+    "with_units",
 ]

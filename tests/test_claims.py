@@ -6,7 +6,17 @@ import pytest
 import convergent_utils as cu
 from convergent_utils.kernels.chance import Interval
 from convergent_utils.paper import claims
-from convergent_utils.paper.claims import OWN, Ledger, above, below, between, differences, side_by_side, verdict
+from convergent_utils.paper.claims import (
+    OWN,
+    Ledger,
+    above,
+    as_rule,
+    below,
+    between,
+    differences,
+    side_by_side,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +41,14 @@ def test_the_verdict_follows_from_interval_and_rule(low, high, rule, expected):
     own = {"reproduced": "new: holds", "not reproduced": "new: does not hold"}.get(expected, expected)
     assert verdict(interval, rule, own=True) == own
     assert verdict(interval, rule, own=False, stable=False) == "open"
+
+
+def test_a_rule_can_be_read_back():
+    for rule in (above(0.05), below(-0.5), between(-0.05, 1e-6), above(0)):
+        assert as_rule(str(rule)) == rule
+    for text in ("over 3", "between 1", "above 1 and 2"):
+        with pytest.raises(ValueError, match="expected above, below or between"):
+            as_rule(text)
 
 
 def test_an_interval_must_be_one():

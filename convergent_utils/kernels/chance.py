@@ -142,15 +142,56 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
     n = len(values)
     if values.ndim != 2 or values.shape != (n, n) or n < 3:
         raise ValueError(f"values: expected (nets, nets) with at least 3 networks, got {values.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a coverage between 0 and 1, got {level}")
     between = ~np.eye(n, dtype=bool)
     if not np.isfinite(values[between]).all():
         raise ValueError("values: expected finite values between different networks, got NaN or infinity")
-    left_out = np.array([np.delete(np.delete(values, k, 0), k, 1)[~np.eye(n - 1, dtype=bool)].mean() for k in range(n)])
-    spread = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * spread
-    estimate = float(values[between].mean())
+    return groups_interval(
+        lambda nets: values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean(), [n], level=level
+    )
+
+
+def groups_interval(
+    statistic: Callable[..., float | Tensor], n_networks: Sequence[int], *, level: float = 0.95
+) -> Interval:
+    r"""A number of one or several groups of networks, with an interval for other networks of the same groups.
+
+    The leave-one-network-out jackknife, one network of one group at a time: with :math:`\theta_{(gk)}` the number
+    without network k of the :math:`n_g` of group g,
+
+    .. math:: v_g = \frac{n_g - 1}{n_g} \sum_k (\theta_{(gk)} - \bar\theta_{(g \cdot)})^2, \quad
+        \theta \pm t_\nu \sqrt{\textstyle\sum_g v_g}, \quad \nu = \frac{(\sum_g v_g)^2}{\sum_g v_g^2 / (n_g - 1)}.
+
+    Args:
+        statistic: called with one list of indices of networks per group, such as ``[0, 2, 3], [0, 1, 2, 3]``.
+        n_networks: of each group.
+        level: coverage, between 0 and 1.
+
+    Returns:
+        Interval of the statistic of all networks.
+
+    Raises:
+        ValueError: no group, fewer than 3 networks in one, a statistic that is not finite, level outside (0, 1).
+
+    The sum over groups and its degrees of freedom (Welch 1938, Satterthwaite 1946) take the groups to be independent:
+    no network of one may share its start with one of another. With one group it is `network_interval`.
+    """
+    if not len(n_networks) or min(n_networks) < 3:
+        raise ValueError(f"n_networks: expected at least 3 networks in each group, got {list(n_networks)}")
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a coverage between 0 and 1, got {level}")
+    everyone, variances = [list(range(n)) for n in n_networks], []
+    for g, n in enumerate(n_networks):
+        left_out = [
+            float(statistic(*everyone[:g], [k for k in range(n) if k != out], *everyone[g + 1 :])) for out in range(n)
+        ]
+        variances.append((n - 1) * float(np.var(left_out)))
+    estimate, variance = float(statistic(*everyone)), sum(variances)
+    if not (math.isfinite(estimate) and math.isfinite(variance)):
+        raise ValueError(f"statistic: expected finite numbers, got {estimate} and, without a network, {left_out}")
+    half = 0.0
+    if variance > 0:
+        freedom = variance**2 / sum(v**2 / (n - 1) for v, n in zip(variances, n_networks, strict=True))
+        half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
     return Interval(estimate, estimate - half, estimate + half)
 
 

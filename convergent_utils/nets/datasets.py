@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,12 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def part(self, limit: int) -> Dataset:
+        """This many of the images, spread evenly, or all if there are fewer."""
+        kept = torch.from_numpy(_spread(len(self), limit))
+        source = f"{self.source}, {len(kept)} of {len(self)}"
+        return replace(self, images=self.images[kept], labels=self.labels[kept], source=source)
 
 
 def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -> Dataset:

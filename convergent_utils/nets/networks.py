@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -84,32 +85,52 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
         The copy, and for each hidden layer a permutation (units,) int64 whose entry j is the original unit that stands
         at place j of the copy. The units of the last layer are classes and keep their places.
     """
-    if not isinstance(network, Network):
-        raise ValueError(f"network: expected one made by build_network, got {type(network).__name__}")
-    copy = build_network(**network.configuration).to(next(network.parameters())).train(network.training)
-    generator, permutations, incoming = torch.Generator().manual_seed(seed), {}, None
+    _require_network(network)
+    generator, permutations = torch.Generator().manual_seed(seed), {}
+    for layer in network.layers[:-1]:
+        permutations[layer] = torch.randperm(len(weighted(network, layer).weight), generator=generator)
+    return with_units(network, permutations, width=network.configuration["width"]), permutations
+
+
+def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -> Network:
+    """A network of some units of another's hidden layers, with the weights that they had there.
+
+    Args:
+        network: one of `build_network`.
+        units: for each hidden layer the original units (units,) int64 that stand at the places of the new one.
+        width: as in `build_network`, of the new network; it says how many units each layer has.
+
+    Raises:
+        ValueError: another kind of network, or another number of units than that width has.
+    """
+    _require_network(network)
+    made = build_network(**{**network.configuration, "width": width}).to(next(network.parameters()))
+    incoming, below = None, 0
     with torch.no_grad():
         for layer in network.layers:
-            source, target = weighted(network, layer), weighted(copy, layer)
+            source, target = weighted(network, layer), weighted(made, layer)
             weight, bias = source.weight, source.bias
-            if (
-                incoming is not None
-            ):  # each unit below feeds weight.shape[1] / units inputs: one, or all places of its map
-                grouped = weight.unflatten(1, (len(incoming), -1))
-                weight = grouped[:, incoming.to(weight.device)].reshape(weight.shape)
+            if incoming is not None:  # each unit below feeds as many inputs: one, or all places of its map
+                weight = weight.unflatten(1, (below, -1))[:, incoming.to(weight.device)].flatten(1, 2)
             if layer != network.layers[-1]:
-                incoming = torch.randperm(len(weight), generator=generator)
-                permutations[layer] = incoming
+                incoming, below = units[layer], len(weight)
                 weight, bias = weight[incoming.to(weight.device)], bias[incoming.to(bias.device)]
+            if weight.shape != target.weight.shape:
+                raise ValueError(f"units: expected {len(target.weight)} of {layer} at width {width}, got {len(weight)}")
             target.weight.copy_(weight)
             target.bias.copy_(bias)
-    return copy, permutations
+    return made.train(network.training)
 
 
 def weighted(network: Network, layer: str) -> nn.Conv2d | nn.Linear:
     """The module of a layer that carries its weights."""
     module = network.get_submodule(layer)
     return module[0] if isinstance(module, nn.Sequential) else module
+
+
+def _require_network(network: nn.Module) -> None:
+    if not isinstance(network, Network):
+        raise ValueError(f"network: expected one made by build_network, got {type(network).__name__}")
 
 
 def _initialised(network: Network, seed: int) -> Network:

@@ -43,6 +43,19 @@ def between(low: float, high: float) -> Rule:
     return Rule(float(low), float(high))
 
 
+def as_rule(text: str) -> Rule:
+    """The rule that a row of claims states in words, such as "above 0.05" or "between 1 and 2".
+
+    Raises:
+        ValueError: another text.
+    """
+    word, _, numbers = text.partition(" ")
+    limits = [float(number) for number in numbers.split(" and ")]
+    if (word, len(limits)) not in {("above", 1), ("below", 1), ("between", 2)}:
+        raise ValueError(f"text: expected above, below or between and its numbers, got {text!r}")
+    return {"above": above, "below": below, "between": between}[word](*limits)
+
+
 def verdict(interval: Interval, rule: Rule, *, own: bool, stable: bool = True) -> str:
     """The verdict that the interval gives by the rule.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..kernels import cca, dft_cca, sgd_mapping, sparse_mapping
 from ..nets import interventions
-from . import freezing, optimiser, projections
+from . import families, freezing, optimiser, projections
 
 if TYPE_CHECKING:
     from .prepare import Prepared
@@ -32,6 +32,7 @@ class Experiment:
         seconds: what one run takes, about; only for the estimate that is shown.
         on_trained: whether it is made on the trained networks; else it can run while they are trained.
         reads: which networks at which positions it needs measured, beside what its notebooks read.
+        published: whether the results are small enough to lie in data/results/experiments.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Experiment:
     seconds: float
     on_trained: bool = True
     reads: tuple[tuple[str, str | int], ...] = ()
+    published: bool = True
 
     def code(self) -> str:
         """A checksum of the code that decides the results."""
@@ -94,7 +96,28 @@ def _freezing_settings(paper: Prepared) -> dict[str, object]:
     return {"recipe": asdict(paper.settings.freezing_recipe), "data": data, "seed": paper.seed}
 
 
+def _family_keys(paper: Prepared) -> list[tuple]:
+    sizes = families.members(paper.settings.families)
+    return [(family, member) for family in sizes for member in paper.members(family)]
+
+
+def _family_settings(paper: Prepared) -> dict[str, object]:
+    data = [paper.train_set.source, paper.test_set.source]
+    return {"sizes": asdict(paper.settings.families), "data": data, "seed": paper.seed}
+
+
 EXPERIMENTS = {
+    "family": Experiment(
+        title="training families",
+        notebooks=("07_pwcca",),
+        keys=_family_keys,
+        run=families.make,
+        settings=_family_settings,
+        modules=(families,),
+        seconds=20.0,
+        on_trained=False,
+        published=False,
+    ),
     "sgd": Experiment(
         title="running the original optimiser",
         notebooks=("04_sparse_mapping",),

@@ -22,6 +22,8 @@ from ..nets.networks import Network, build_network, permuted_copy
 from ..nets.store import Store, configuration_hash, load
 from ..nets.training import CHECKPOINTS, VERSION, History, Recipe, Trained, train
 from .experiments import EXPERIMENTS
+from .families import Sizes, members
+from .measurements import MEASUREMENTS, before_training, to_measure
 from .optimiser import sgd_pairs
 from .pool import Job, Pool
 
@@ -31,7 +33,6 @@ EXPERIMENTS_PUBLISHED = Path(__file__).parents[2] / "data" / "results" / "experi
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
 _MOST_DEAD = 0.25  # of a layer's units
-_FOLDS = 4  # two to fit on and two to judge on; of the two to fit on, one may choose what the other fitted
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Profile:
     every_pair: bool = False  # the whole grid of the original optimiser on every pair of networks
     freezing_recipe: Recipe = field(default_factory=lambda: Recipe(epochs=3))
     freezing_limit: int = 10_000  # training images of freeze training
+    families: Sizes = field(default_factory=Sizes)
 
 
 PROFILES = {
@@ -61,26 +63,35 @@ PROFILES = {
         sgd_steps=(10, 30, 90, 300),
         freezing_recipe=Recipe(epochs=1),
         freezing_limit=512,
+        families=Sizes(
+            per_label=3,
+            label_images=192,
+            label_recipe=Recipe(epochs=30, batch=32, weight_decay=0.0),
+            widths=(0.25, 0.5, 1),
+            per_rate=3,
+            images=512,
+            recipe=Recipe(epochs=1),
+            followed_epochs=3,
+        ),
     ),
     "paper": Profile(Recipe(), 4),
-    "full": Profile(Recipe(), 4, every_pair=True, freezing_recipe=Recipe(), freezing_limit=20_000),
-}
-# What each notebook reads, beside the networks: (which networks, positions).
-_WHICH = ("trained", "untrained", "same start", "training", "training images")
-MEASUREMENTS = {
-    "00_networks": [("trained", "all")],
-    "01_activation_statistics": [("trained", "all"), ("untrained", "all"), ("same start", "all")],
-    "02_one_to_one_matching": [
-        *(("trained", "all"), ("untrained", "all"), ("same start", "all")),
-        *(("trained", "centre"), ("trained", "mean")),
-    ],
-    "03_mutual_information": [("trained", "all"), ("untrained", "all")],
-    "04_sparse_mapping": [("trained", "all"), ("untrained", "all")],
-    "05_spectral_clustering": [("trained", "all"), ("untrained", "all")],
-    "06_svcca": [
-        *(("trained", "all"), ("untrained", "all"), ("trained", "mean")),
-        *(("training", "all"), ("training", "mean")),
-    ],
+    "full": Profile(
+        Recipe(),
+        4,
+        every_pair=True,
+        freezing_recipe=Recipe(),
+        freezing_limit=20_000,
+        families=Sizes(
+            per_label=5,
+            widths=(0.25, 0.5, 1, 2, 3, 5, 7),
+            per_width=5,
+            per_rate=20,
+            images=20_000,
+            recipe=Recipe(epochs=6),
+            followed=5,
+            followed_epochs=20,
+        ),
+    ),
 }
 
 
@@ -157,10 +168,12 @@ class Prepared:
             which: "trained", "untrained", the "same start" pair; "training images", the trained networks on a quarter
                 of the images they were trained on; or "training", all networks, final and on their way, on half of the
                 test images, where each network on its way meets its final form layer by layer, and each start all.
+                Of families of networks (see `family`): "labels, training images", "labels, test images", equally many,
+                "rates", where all networks meet; "widths", "pruned", "followed", where those of one family do; "labels,
+                untrained" and "widths, untrained".
             positions: as in `measure`.
         """
-        require_known(which, _WHICH, "which")
-        arguments, options = self._measuring(which, positions)
+        arguments, options = to_measure(self, which, positions)
         return measure(*arguments, **options, store=self.store)
 
     @cached_property
@@ -170,7 +183,7 @@ class Prepared:
 
     def has_measured(self, which: str, positions: str | int) -> bool:
         """Whether the store holds that measurement, undamaged."""
-        arguments, options = self._measuring(which, positions)
+        arguments, options = to_measure(self, which, positions)
         return self.store.find("measurement", measurement_configuration(*arguments, **options)) is not None
 
     def patches(self, net: str, layer: str, unit: int, *, count: int = 6) -> Tensor:
@@ -187,9 +200,23 @@ class Prepared:
         require_known(experiment, EXPERIMENTS, "experiment")
         found = self._found(experiment, *key)
         if found is None:
-            found = EXPERIMENTS[experiment].run(self, *key)
-            self.store.keep(experiment, self._experiment(experiment, *key), found)
+            configuration = self._experiment(experiment, *key)
+            with self.store.lock(experiment, configuration):
+                found = self._found(experiment, *key)  # perhaps made by another run, while this one waited
+                if found is None:
+                    found = EXPERIMENTS[experiment].run(self, *key)
+                    self.store.keep(experiment, configuration, found)
         return found
+
+    def family(self, name: str, member: int) -> dict[str, object]:
+        """A network of a family, trained alike but for one thing, and how good it is; see `families.make`."""
+        return self.result("family", name, member)
+
+    def members(self, family: str) -> range:
+        """The numbers of the networks of a family."""
+        known = members(self.settings.families)
+        require_known(family, known, "family")
+        return range(1, known[family] + 1)
 
     def has_result(self, experiment: str, *key: object) -> bool:
         """Whether the store holds it, undamaged, or it is published."""
@@ -200,6 +227,7 @@ class Prepared:
         return [
             store.file(name, self._experiment(name, *key))
             for name, experiment in EXPERIMENTS.items()
+            if experiment.published
             for key in experiment.keys(self)
         ]
 
@@ -237,22 +265,8 @@ class Prepared:
 
     @cached_property
     def _hash_of_measured(self) -> str:
-        arguments, options = self._measuring("trained", "all")
+        arguments, options = to_measure(self, "trained", "all")
         return configuration_hash(measurement_configuration(*arguments, **options))
-
-    def _measuring(self, which: str, positions: str | int) -> tuple[tuple, dict]:
-        """The arguments and options of `measure`."""
-        sets = {"untrained": "untrained", "same start": "same_start", "training": "training"}
-        networks, images = getattr(self, sets.get(which, "networks")), self.test_set.images
-        options = {"pairs": None, "positions": positions, "folds": _FOLDS, "top": 9, "seed": self.seed}
-        if which == "training images":
-            images = self.train_set.images[::4]
-        if which == "training":
-            final = {name: name.partition("@")[0] for name in networks}
-            meet = [(name, net) for name in networks for net in self.networks if net == final[name] or "@0%" in name]
-            pairs = [(f"{name}.{layer}", f"{net}.{layer}") for name, net in meet for layer in self.layers]
-            images, options = images[::2], {**options, "pairs": pairs, "folds": 1, "top": 1}
-        return (networks, images, self.layers), {**options, "sample": self.settings.sample}
 
 
 def prepare(
@@ -307,7 +321,7 @@ def prepare(
 
         # what needs no trained network is made beside the training
         start, apart = prepared(_starts(configurations)), [e for e in asked if not EXPERIMENTS[e].on_trained]
-        before = _measure_jobs(start, [need for need in wanted if need[0] == "untrained"])
+        before = _measure_jobs(start, [need for need in wanted if before_training(need[0])])
         run(_train_jobs(start, configurations, lacking, dataset) + before + _experiment_jobs(start, apart), extra=1)
         result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
         if not settings.planted:
@@ -451,11 +465,10 @@ def _train_job(
 
 
 def _measure_job(prepared: Prepared, which: str, positions: str | int, report: Callable[[float], None]) -> None:
-    arguments, options = prepared._measuring(which, positions)
+    arguments, options = to_measure(prepared, which, positions)
     with prepared.store.lock("measurement", measurement_configuration(*arguments, **options)):
         prepared.measured(which, positions)  # from the store, if another run made it while this one waited
 
 
 def _experiment_job(prepared: Prepared, name: str, *key: object, report: Callable[[float], None]) -> None:
-    with prepared.store.lock(name, prepared._experiment(name, *key)):
-        prepared.result(name, *key)
+    prepared.result(name, *key)
