@@ -63,6 +63,15 @@ ROLES = {
     "75 %": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "centre": {"color": _WIDE[2], "linestyle": "-", "marker": "s"},
     "spatial means": {"color": _WIDE[4], "linestyle": "-", "marker": "X"},
+    "correlations": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "weights": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "stable half": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "unstable half": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "true labels": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "shared permutation": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "own permutation": {"color": _WIDE[4], "linestyle": "-", "marker": "P"},
+    "true with shared": {"color": _WIDE[9], "linestyle": "-", "marker": "X"},
+    "random units, untrained": {"color": "0.7", "linestyle": "--", "marker": "<"},
 }
 
 
@@ -259,6 +268,14 @@ def canonical_correlations(ax: Axes, spectra: Mapping[str, Tensor], *, title: st
         look = ROLES.get(name, {}) if len(rho) < 200 else _line(name)  # marks of more would hide the line
         ax.plot(range(1, len(rho) + 1), np.sort(rho)[::-1], markersize=3, label=name, **look)
     ax.set(title=title, xlabel="canonical directions, most alike first", ylabel=r"correlation $\rho$", ylim=(0, 1.02))
+    ax.legend()
+    return ax
+
+
+def weights(ax: Axes, values: Tensor) -> Axes:
+    """What each canonical correlation counts in a similarity, as a share of the largest, beside the correlations."""
+    ax.plot(range(1, len(values) + 1), values / values.max(), markersize=3, label="weights", **ROLES["weights"])
+    ax.set_ylabel(r"correlation $\rho$; weight, of the largest")
     ax.legend()
     return ax
 

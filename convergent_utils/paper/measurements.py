@@ -48,7 +48,7 @@ _OF_FAMILIES = {
     "widths": None,
     "widths, untrained": None,
 }
-_WITHIN = ("widths", "widths, untrained", "pruned", "followed")  # where networks meet those of their family alone
+_WITHIN = ("widths, untrained", "pruned", "followed")  # where networks meet those of their family alone
 
 
 def before_training(which: str) -> bool:
@@ -89,7 +89,7 @@ def _families(paper: Prepared, which: str, options: dict[str, object]) -> tuple[
     if which.startswith("labels"):
         part = paper.train_set.part(paper.settings.families.label_images)
         images = part.images if which == "labels, training images" else paper.test_set.part(len(part)).images
-    if which in ("rates", "pruned"):
+    if which.startswith(("widths", "rates", "pruned")):
         images = images[::2]
     if which == "followed":
         networks, options = _at_all_times(paper, networks), {**options, "folds": 2}

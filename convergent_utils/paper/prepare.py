@@ -169,7 +169,7 @@ class Prepared:
                 of the images they were trained on; or "training", all networks, final and on their way, on half of the
                 test images, where each network on its way meets its final form layer by layer, and each start all.
                 Of families of networks (see `family`): "labels, training images", "labels, test images", equally many,
-                "rates", where all networks meet; "widths", "pruned", "followed", where those of one family do; "labels,
+                "rates", "widths", where all networks meet; "pruned", "followed", where those of one family do; "labels,
                 untrained" and "widths, untrained".
             positions: as in `measure`.
         """

@@ -44,7 +44,9 @@ def stability(seeds: tuple[int, ...] = SEEDS, only: tuple[str, ...] = ONLY) -> i
     table = compared([row for row in rows if row["notebook"] in names], others)
     write_json(TABLE, table)
     flips = [row["id"] for row in table if not row["stable"]]
-    print(f"{len(table)} claims at base seeds {', '.join(map(str, (0, *seeds)))}; flipping: {', '.join(flips) or 'none'}")
+    print(
+        f"{len(table)} claims at base seeds {', '.join(map(str, (0, *seeds)))}; flipping: {', '.join(flips) or 'none'}"
+    )
     return 0
 
 
