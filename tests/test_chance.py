@@ -131,3 +131,45 @@ def test_groups_that_cannot_be_compared(generator):
         cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(0)])
     with pytest.raises(ValueError, match="n_shuffles"):
         cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(3)], n_shuffles=0)
+
+
+def test_one_group_is_the_interval_of_networks():
+    values = np.random.default_rng(2).normal(size=(5, 5))
+    apart = ~np.eye(5, dtype=bool)
+    found = cu.groups_interval(lambda nets: values[np.ix_(nets, nets)][apart[np.ix_(nets, nets)]].mean(), [5])
+    assert found == cu.network_interval(values)
+
+
+def test_the_interval_of_a_difference_of_means_is_welchs():
+    generator = np.random.default_rng(3)
+    a, b = generator.normal(size=7), 4 * generator.normal(size=4) + 1
+    found = cu.groups_interval(lambda first, second: a[first].mean() - b[second].mean(), [7, 4], level=0.9)
+    oracle = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
+    assert found.estimate == pytest.approx(a.mean() - b.mean())
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high))
+
+
+def test_the_interval_of_two_groups_covers_what_it_claims():
+    """Within the first minus within the second: networks differ in skill, pairs by chance, groups in both."""
+    generator, covered, rounds, apart = np.random.default_rng(4), 0, 600, ~np.eye(4, dtype=bool)
+    for _ in range(rounds):
+        skills = generator.normal(size=(2, 4)) * [[0.1], [0.03]]
+        values = [s[:, None] + s + 0.05 * generator.normal(size=(4, 4)) for s in skills]
+
+        def within(group, nets, values=values):
+            return values[group][np.ix_(nets, nets)][apart[: len(nets), : len(nets)]].mean()
+
+        found = cu.groups_interval(lambda a, b, within=within: within(0, a) - within(1, b), [4, 4])
+        covered += found.low < 0 < found.high
+    assert covered / rounds > 0.92
+
+
+def test_groups_that_agree_have_no_width_and_bad_ones_are_refused():
+    assert cu.groups_interval(lambda a, b: 2.0, [3, 4]) == cu.Interval(2.0, 2.0, 2.0)
+    for sizes in ([], [3, 2]):
+        with pytest.raises(ValueError, match="n_networks: expected at least 3"):
+            cu.groups_interval(lambda *nets: 0.0, sizes)
+    with pytest.raises(ValueError, match="statistic: expected finite"):
+        cu.groups_interval(lambda a: float("nan"), [3])
+    with pytest.raises(ValueError, match="level"):
+        cu.groups_interval(lambda a: 0.0, [3], level=1.0)

@@ -138,3 +138,12 @@ def test_the_optional_colour_file():
     assert data.images.shape[3] == 3
     network = cu.build_network("alexnet", channels=3, classes=len(data.classes))
     assert cu.predict(network, data).shape == (100, len(data.classes))
+
+
+def test_a_part_is_spread_over_the_whole_and_says_so():
+    data = cu.load_dataset("fashion-mnist", limit=100)
+    part = data.part(10)
+    assert torch.equal(part.images, data.images[torch.arange(0, 100, 11)])
+    assert torch.equal(part.labels, data.labels[torch.arange(0, 100, 11)])
+    assert part.source == f"{data.source}, 10 of 100"
+    assert len(data.part(1000)) == 100

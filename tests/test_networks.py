@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils.nets.networks import weighted
 
 IMAGES = torch.randn(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -79,3 +80,21 @@ def test_a_permuted_copy_computes_the_same_with_its_units_shuffled():
 def test_only_own_networks_can_be_permuted():
     with pytest.raises(ValueError, match="build_network"):
         cu.permuted_copy(torch.nn.Linear(2, 2), seed=0)
+
+
+def test_cutting_units_that_say_nothing_changes_nothing():
+    """Half of the units of each hidden layer feed nothing; without them the network computes the same."""
+    wide = cu.build_network("alexnet-narrow", width=2, seed=1).double()
+    generator, kept, places = torch.Generator().manual_seed(0), {}, {"fc6": 9}
+    for layer, above in zip(wide.layers, wide.layers[1:], strict=False):
+        order = torch.randperm(len(weighted(wide, layer).weight), generator=generator)
+        kept[layer], silent = order.tensor_split(2)
+        with torch.no_grad():
+            inputs = weighted(wide, above).weight.unflatten(1, (len(order), places.get(above, 1)))
+            inputs[:, silent] = 0
+    cut = cu.with_units(wide, kept, width=1)
+    assert cut.configuration["width"] == 1
+    assert torch.allclose(cut(IMAGES.double()), wide(IMAGES.double()), atol=1e-12)
+    assert torch.equal(weighted(cut, "conv3").bias, weighted(wide, "conv3").bias[kept["conv3"]])
+    with pytest.raises(ValueError, match="units: expected 48 of conv1 at width 3, got 16"):
+        cu.with_units(wide, kept, width=3)

@@ -1,0 +1,87 @@
+import json
+
+import nbformat
+import pytest
+
+from convergent_utils.paper import stability as module
+from convergent_utils.paper.run import RESULTS
+from convergent_utils.paper.stability import SEEDS, compared, stability
+
+
+def row(id, value, *, notebook="00_x", rule="above 0", stable=True, source="new"):
+    numbers = {"our_value": value, "interval": [value - 1, value + 1], "rule": rule, "stable": stable}
+    return {"id": id, "notebook": notebook, "source": source, **numbers}
+
+
+def test_a_claim_is_unstable_when_two_verdicts_contradict():
+    rows = [row("00.a", 2), row("00.b", 2), row("00.c", 2, source="someone"), row("00.d", 2, stable=False)]
+    others = {
+        10: [row("00.a", 3), row("00.b", 0.5), row("00.c", -2, source="someone"), row("00.d", -3)],
+        20: [row("00.a", 4), row("00.b", 2), row("00.c", 0, source="someone")],
+    }
+    found = {line["id"]: line for line in compared(rows, others)}
+    assert [found[id]["stable"] for id in ("00.a", "00.b", "00.c", "00.d")] == [True, True, False, False]
+    assert found["00.b"]["seeds"]["10"] == {"our_value": 0.5, "interval": [-0.5, 1.5], "verdict": "open"}
+    verdicts = [numbers["verdict"] for numbers in found["00.c"]["seeds"].values()]
+    assert verdicts == ["reproduced", "not reproduced", "open"]
+    assert found["00.d"]["seeds"]["0"]["verdict"] == "new: holds", "by the rule alone, though published as open"
+    assert list(found["00.d"]["seeds"]) == ["0", "10"], "a run that did not make a claim says nothing of it"
+
+
+def test_the_published_table_is_of_the_published_claims_and_they_are_marked():
+    table = json.loads(module.TABLE.read_text(encoding="utf-8"))
+    rows = {row["id"]: row for row in json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))}
+    asked = {id for id, row in rows.items() if row["notebook"][:2] in module.ONLY}
+    assert {line["id"] for line in table} == asked, "run `make stability`"
+    for line in table:
+        assert list(line["seeds"]) == ["0", *map(str, SEEDS)], line["id"]
+        assert line["rule"] == rows[line["id"]]["rule"]
+        assert line["seeds"]["0"]["interval"] == pytest.approx(rows[line["id"]]["interval"], rel=1e-3, abs=1e-5)
+        assert line["stable"] == rows[line["id"]]["stable"], f"{line['id']}: a claim that flips is marked stable=False"
+
+
+def test_what_has_been_run_as_it_is_now_is_not_run_again(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(*, seed, only):
+        ran.append((seed, only))
+        folder = tmp_path / "build" / "stability" / f"seed-{seed}"
+        (folder / "results" / "rows").mkdir(parents=True, exist_ok=True)
+        (folder / "notebooks").mkdir(exist_ok=True)
+        for name in only:
+            (folder / "results" / "rows" / f"{name}.json").write_text("[]")
+            (folder / "notebooks" / f"{name}.ipynb").write_text((tmp_path / f"{name}.ipynb").read_text())
+        (folder / "results" / "claims.json").write_text(json.dumps([row("00.a", -seed)]))
+        return 0
+
+    def write(name, source):
+        cells = [nbformat.v4.new_code_cell(source)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("CONVERGENT_STORE", str(tmp_path / "store"))
+    for name, value in {
+        "run": run,
+        "NOTEBOOKS": tmp_path,
+        "RESULTS": tmp_path,
+        "TABLE": tmp_path / "table.json",
+    }.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "notebook_names", lambda only: ["00_x", "01_y"])
+    (tmp_path / "claims.json").write_text(json.dumps([row("00.a", 3), row("07.z", 3, notebook="07_z")]))
+    write("00_x", "1")
+    write("01_y", "1")
+    assert stability((10, 20)) == 0
+    assert ran == [(10, ["00_x", "01_y"]), (20, ["00_x", "01_y"])]
+    write("01_y", "2")
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
+    assert stability((10, 20)) == 0
+    assert ran[2:] == [(10, ["01_y"]), (20, ["01_y"])]
+    assert [line["id"] for line in json.loads((tmp_path / "table.json").read_text())] == ["00.a"]
+    assert "flipping: 00.a" in capsys.readouterr().out
+    monkeypatch.setattr(module, "run", lambda **_: 1)
+    write("00_x", "3")
+    (tmp_path / "table.json").unlink()
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
+    assert stability((10, 20)) == 1
+    assert not (tmp_path / "table.json").exists()
