@@ -17,7 +17,7 @@ from convergent_utils.paper.prepare import Prepared
 
 FEW = Sizes(
     per_label=3, label_images=64, label_recipe=cu.Recipe(epochs=2, batch=32), widths=(0.25, 1), per_rate=3,
-    images=192, recipe=cu.Recipe(epochs=1, batch=32), followed_epochs=3,
+    images=192, recipe=cu.Recipe(epochs=1, batch=32), followed_epochs=(3, 6), followed_times=3,
 )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_no_two_networks_start_alike(paper):
         for family in members(FEW)
         for member in paper.members(family)
     }
-    assert len(starts) == sum(members(FEW).values()) == 3 * 13
+    assert len(starts) == sum(members(FEW).values()) == 3 * 14
     assert "width 200%" in members(FEW), "the wide ones that are pruned"
 
 
@@ -71,22 +71,24 @@ def test_a_network_that_has_not_learned_its_labels_goes_on(paper):
         assert families.make(paper, LABELS[1], 1)["epochs"] == 2
 
 
-def test_a_followed_network_is_kept_after_each_epoch(paper):
-    found = paper.family(FOLLOWED, 2)
+@pytest.mark.parametrize("family", FOLLOWED)
+def test_a_followed_network_is_kept_on_its_way(paper, family):
+    found = paper.family(family, 2)
     assert list(found["on the way"]) == [0, 1, 2, 3]
     network = cu.build_network(**found["network"].configuration)
-    for epoch, weights in found["on the way"].items():
+    for time, weights in found["on the way"].items():
         network.load_state_dict(weights)
-        assert cu.accuracy(network, paper.test_set) == pytest.approx(float(found["curve"][epoch]), abs=1e-6)
-    assert torch.equal(found["on the way"][0]["conv1.0.weight"], weighted(start(paper, FOLLOWED, 2), "conv1").weight)
+        assert cu.accuracy(network, paper.test_set) == pytest.approx(float(found["curve"][time]), abs=1e-6)
+    assert torch.equal(found["on the way"][0]["conv1.0.weight"], weighted(start(paper, family, 2), "conv1").weight)
     assert found["accuracy"] == pytest.approx(float(found["curve"][-1]))
+    assert found["epochs"] == {"falling rate": 3, "constant rate": 6}[family]
 
 
 def test_pruning_keeps_the_largest_weights_and_chance_does_not(paper):
     wide = paper.family("width 200%", 1)["network"]
     kept, by_chance = families._kept_units(wide, None), families._kept_units(wide, 7)
     for layer in wide.layers[:-1]:
-        size = weighted(wide, layer).weight.flatten(1).norm(dim=1)
+        size = weighted(wide, layer).weight.detach().flatten(1).norm(dim=1)
         assert len(kept[layer]) == len(by_chance[layer]) == len(size) / 2
         assert float(size[kept[layer]].min()) >= float(size.sort().values[len(size) // 2])
     assert any(not torch.equal(kept[layer], by_chance[layer]) for layer in kept)
@@ -118,15 +120,15 @@ def test_rates_differ_and_nothing_else():
 
 def test_which_networks_meet_on_which_images(paper):
     needs = {which: positions for which, positions in MEASUREMENTS["07_pwcca"]}
-    for which in ("labels, test images", "labels, untrained", "widths, untrained", "followed"):
+    for which in ("labels, test images", "labels, untrained", "widths, untrained", FOLLOWED[1]):
         (networks, images, layers), options = to_measure(paper, which, needs[which])
         assert layers[-1] == "fc8"
         if which.startswith("labels"):
             assert list(networks)[::3] == [f"{label} 1" for label in LABELS]
             assert len(images) == FEW.label_images
             assert options["pairs"] is None
-    assert list(networks)[:5] == ["followed 1@0", "followed 1@1", "followed 1@2", "followed 1@3", "followed 2@0"]
-    assert ("followed 1@0.conv1", "followed 1@2.conv1") in options["pairs"]
+    assert list(networks)[:5] == [f"constant rate {name}" for name in ("1@0", "1@1", "1@2", "1@3", "2@0")]
+    assert ("constant rate 1@0.conv1", "constant rate 1@2.conv1") in options["pairs"]
     assert not any(a.split("@")[0] != b.split("@")[0] for a, b in options["pairs"])
     with pytest.raises(ValueError, match="which: expected one of"):
         to_measure(paper, "labels", "all")

@@ -64,3 +64,24 @@ def test_prediction_restores_the_mode(data, narrow):
     cu.predict(narrow, data[1])
     assert narrow.training
     narrow.eval()
+
+
+def test_a_rate_of_ones_own(data, narrow):
+    """At rate 0 nothing is learned; at a constant rate each step is as large, so the last epoch still moves weights."""
+    recipe = cu.Recipe(epochs=2, batch=32, weight_decay=0.0)
+    still = cu.train(narrow, data[0], recipe, seed=1, rate=lambda share: 0.0).network
+    assert torch.equal(still.fc8.weight, narrow.fc8.weight)
+    shares = []
+
+    def rate(share):
+        shares.append(share)
+        return 1.0
+
+    steady = cu.train(narrow, data[0], recipe, seed=1, rate=rate)
+    assert shares == pytest.approx([k / (len(shares) - 1) for k in range(len(shares))])
+    usual = cu.train(narrow, data[0], recipe, seed=1)
+
+    def moved(trained):
+        return float((trained.at(1.0).fc8.weight - trained.at(0.75).fc8.weight).detach().norm())
+
+    assert moved(steady) > 2 * moved(usual)

@@ -76,6 +76,7 @@ def train(
     *,
     seed: int,
     test: Dataset | None = None,
+    rate: Callable[[float], float] | None = None,
     intervene: Callable[[nn.Module, float], None] | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Trained:
@@ -87,6 +88,7 @@ def train(
         recipe: how.
         seed: of the order of the images; the initial weights are the network's own.
         test: images for the learning curve; they are not trained on.
+        rate: by the share of training done, as a share of the recipe's; None: it rises and falls as `Recipe` says.
         intervene: called before each step with the network and the share of training done, as `freezing` makes it;
             parameters that it freezes are free again in the end.
         report: called with the share of training done, now and then.
@@ -105,8 +107,7 @@ def train(
     total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    rise = 0.25 if total != 4 else 0.5  # a quarter of four steps is one, and torch divides by its length less one
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=max(total, 1), pct_start=rise)
+    schedule = _schedule(optimiser, recipe, max(total, 1), rate)
     generator = torch.Generator().manual_seed(seed)
     loss, accuracy = [_loss(network, test)], [_accuracy_or_nan(network, test)]
     checkpoints, step = {share: _weights(network) for share in CHECKPOINTS if round(share * total) == 0}, 0
@@ -142,6 +143,15 @@ def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor
         logits = [network(normalise(images).to(device)).cpu() for images in dataset.images.split(batch)]
     network.train(training)
     return torch.cat(logits)
+
+
+def _schedule(
+    optimiser: torch.optim.Optimizer, recipe: Recipe, total: int, rate: Callable[[float], float] | None
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if rate is not None:
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step / total))
+    rise = 0.25 if total != 4 else 0.5  # a quarter of four steps is one, and torch divides by its length less one
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=total, pct_start=rise)
 
 
 def _step(network: nn.Module, dataset: Dataset, chosen: Tensor, optimiser: torch.optim.Optimizer) -> Tensor:

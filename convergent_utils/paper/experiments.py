@@ -97,8 +97,8 @@ def _freezing_settings(paper: Prepared) -> dict[str, object]:
 
 
 def _family_keys(paper: Prepared) -> list[tuple]:
-    sizes = families.members(paper.settings.families)
-    return [(family, member) for family in sizes for member in paper.members(family)]
+    longest_first = sorted(families.members(paper.settings.families), key=lambda name: name != families.FOLLOWED[1])
+    return [(family, member) for family in longest_first for member in paper.members(family)]
 
 
 def _family_settings(paper: Prepared) -> dict[str, object]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .prepare import Prepared
 
 LABELS = ("true labels", "shared permutation", "own permutation")
-FOLLOWED, LONGER, PRUNED, RANDOM = "followed", "narrow, longer", "pruned", "pruned at random"
+FOLLOWED = ("falling rate", "constant rate")
+LONGER, PRUNED, RANDOM = "narrow, longer", "pruned", "pruned at random"
 RATES = (2.5e-4, 1e-3, 4e-3)
 LEARNED = 0.99  # share of the training images that a network must know to count as one that has learned them
 _PATIENCE = (1, 2, 4)  # times the recipe's epochs until it does
@@ -35,7 +36,9 @@ class Sizes:
         widths, per_width: factors on "alexnet-narrow", and networks of each, also of the pruned ones.
         per_rate: networks of each learning rate.
         images, recipe: of all other networks.
-        followed, followed_epochs: networks whose weights are kept after each epoch.
+        followed, followed_epochs: networks whose weights are kept on their way, and their epochs: of those trained as
+            all others, at a rate that falls to zero, and of those trained at a constant one.
+        followed_times: how often weights are kept, evenly; the numbers of epochs are multiples of it.
     """
 
     per_label: int = 4
@@ -47,7 +50,8 @@ class Sizes:
     images: int = 10_000
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=3))
     followed: int = 3
-    followed_epochs: int = 10
+    followed_epochs: tuple[int, int] = (10, 20)
+    followed_times: int = 10
 
 
 def width_name(width: float) -> str:
@@ -61,11 +65,11 @@ def rate_name(rate: float) -> str:
 
 
 def members(sizes: Sizes) -> dict[str, int]:
-    """How many networks each family has, those that take longest first and those made of others last."""
+    """How many networks each family has; their order decides their seeds."""
     found = {width_name(width): sizes.per_width for width in sorted({*sizes.widths, 1.0, _CUT}, reverse=True)}
-    found |= {FOLLOWED: sizes.followed, **dict.fromkeys(LABELS, sizes.per_label), LONGER: sizes.per_width}
+    found |= {FOLLOWED[0]: sizes.followed, **dict.fromkeys(LABELS, sizes.per_label), LONGER: sizes.per_width}
     found |= {rate_name(rate): sizes.per_rate for rate in RATES}
-    return {**found, PRUNED: sizes.per_width, RANDOM: sizes.per_width}
+    return {**found, PRUNED: sizes.per_width, RANDOM: sizes.per_width, FOLLOWED[1]: sizes.followed}
 
 
 def start(paper: Prepared, family: str, member: int) -> Network:
@@ -95,17 +99,16 @@ def make(paper: Prepared, family: str, member: int) -> dict[str, object]:
 
     Returns:
         "network"; "fitted" and "accuracy": share of training and of test images classified rightly (by the labels that
-        it was trained on, and by the true ones); "epochs"; of followed networks "on the way", their weights after each
-        epoch by its number, and "curve" (epochs + 1,), the share of test images.
+        it was trained on, and by the true ones); "epochs"; of followed networks "on the way", their weights by the
+        number of the time, from 0 before the first step on, and "curve" (times + 1,), the share of test images then.
     """
     sizes, seed = paper.settings.families, _seed(paper, family, member)
     if family in LABELS:
         return _learned_by_heart(paper, family, member)
     data, recipe = paper.train_set.part(sizes.images), sizes.recipe
-    network, kept, more = start(paper, family, member), {}, {}
-    if family == FOLLOWED:
-        recipe = replace(recipe, epochs=sizes.followed_epochs)
-        more = {"intervene": _keeping(kept, sizes.followed_epochs), "test": paper.test_set}
+    if family in FOLLOWED:
+        return _followed(paper, family, member, data)
+    network = start(paper, family, member)
     if family.startswith("rate"):
         recipe = replace(recipe, rate=RATES[[rate_name(rate) for rate in RATES].index(family)])
     if family == LONGER:
@@ -114,12 +117,21 @@ def make(paper: Prepared, family: str, member: int) -> dict[str, object]:
         wide = paper.result("family", width_name(_CUT), member)["network"]
         network = with_units(wide, _kept_units(wide, seed if family == RANDOM else None), width=1.0)
         recipe = replace(recipe, epochs=1)
-    trained = train(network, data, recipe, seed=seed, **more)
-    found = {**_judged(trained.network, data, paper.test_set), "epochs": recipe.epochs}
-    if family == FOLLOWED:
-        kept[sizes.followed_epochs] = trained.network.state_dict()
-        found |= {"on the way": kept, "curve": trained.history.test_accuracy}
-    return found
+    trained = train(network, data, recipe, seed=seed)
+    return {**_judged(trained.network, data, paper.test_set), "epochs": recipe.epochs}
+
+
+def _followed(paper: Prepared, family: str, member: int, data: Dataset) -> dict[str, object]:
+    sizes, seed, kept = paper.settings.families, _seed(paper, family, member), {}
+    epochs, times = sizes.followed_epochs[FOLLOWED.index(family)], sizes.followed_times
+    options = {"test": paper.test_set, "rate": (lambda share: 1.0) if family == FOLLOWED[1] else None}
+    recipe = replace(sizes.recipe, epochs=epochs)
+    keep = _keeping(kept, times)
+    trained = train(start(paper, family, member), data, recipe, seed=seed, intervene=keep, **options)
+    kept[times] = trained.network.state_dict()
+    curve = trained.history.test_accuracy[:: epochs // times]
+    judged = _judged(trained.network, data, paper.test_set)
+    return {**judged, "epochs": epochs, "on the way": kept, "curve": curve}
 
 
 def _learned_by_heart(paper: Prepared, family: str, member: int) -> dict[str, object]:
@@ -154,14 +166,14 @@ def _judged(network: nn.Module, train_set: Dataset, test_set: Dataset) -> dict[s
     return {"network": network, "fitted": accuracy(network, train_set), "accuracy": accuracy(network, test_set)}
 
 
-def _keeping(kept: dict[int, Mapping[str, Tensor]], epochs: int) -> Callable[[nn.Module, float], None]:
-    """To be called before each step: keeps the weights after each epoch."""
+def _keeping(kept: dict[int, Mapping[str, Tensor]], times: int) -> Callable[[nn.Module, float], None]:
+    """To be called before each step: keeps the weights at that many times, evenly spread."""
 
     def keep(network: nn.Module, share: float) -> None:
-        """Keep the weights if an epoch has just ended."""
-        if int(share * epochs + 1e-9) not in kept:
-            weights = network.state_dict().items()
-            kept[int(share * epochs + 1e-9)] = {name: value.detach().clone() for name, value in weights}
+        """Keep the weights if it is time."""
+        time = int(share * times + 1e-9)
+        if time not in kept:
+            kept[time] = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     return keep
 

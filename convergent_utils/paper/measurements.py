@@ -33,7 +33,8 @@ MEASUREMENTS = {
     ],
     "07_pwcca": [
         *(("widths", "all"), ("rates", "all"), ("labels, training images", "all"), ("labels, test images", "all")),
-        *(("pruned", "all"), ("followed", 4), ("labels, untrained", "all"), ("widths, untrained", "all")),
+        *(("pruned", "all"), ("labels, untrained", "all"), ("widths, untrained", "all")),
+        *(("falling rate", 4), ("constant rate", 4)),
     ],
 }
 _OF_FOUR = {"trained": "networks", "untrained": "untrained", "same start": "same_start", "training": "training",
@@ -44,11 +45,11 @@ _OF_FAMILIES = {
     "labels, untrained": LABELS,
     "rates": tuple(rate_name(rate) for rate in RATES),
     "pruned": (width_name(1), LONGER, PRUNED, RANDOM),
-    "followed": (FOLLOWED,),
+    **{family: (family,) for family in FOLLOWED},
     "widths": None,
     "widths, untrained": None,
 }
-_WITHIN = ("widths, untrained", "pruned", "followed")  # where networks meet those of their family alone
+_WITHIN = ("widths, untrained", "pruned", *FOLLOWED)  # where networks meet those of their family alone
 
 
 def before_training(which: str) -> bool:
@@ -80,7 +81,7 @@ def to_measure(paper: Prepared, which: str, positions: str | int) -> tuple[tuple
 
 
 def _families(paper: Prepared, which: str, options: dict[str, object]) -> tuple[tuple, dict[str, object]]:
-    """Networks are named "true labels 1", and those on their way "followed 1@3", which is after three epochs."""
+    """Networks are named "true labels 1", and those on their way "constant rate 1@3", at the third time."""
     families = _OF_FAMILIES[which] or [width_name(width) for width in paper.settings.families.widths]
     names = [(family, member) for family in families for member in paper.members(family)]
     made = start if before_training(which) else (lambda paper, *name: paper.family(*name)["network"])
@@ -91,8 +92,8 @@ def _families(paper: Prepared, which: str, options: dict[str, object]) -> tuple[
         images = part.images if which == "labels, training images" else paper.test_set.part(len(part)).images
     if which.startswith(("widths", "rates", "pruned")):
         images = images[::2]
-    if which == "followed":
-        networks, options = _at_all_times(paper, networks), {**options, "folds": 2}
+    if which in FOLLOWED:
+        networks, options = _at_all_times(paper, which, networks), {**options, "folds": 2}
     if which in _WITHIN:
         kin = {name: name.partition("@")[0] if "@" in name else name.rpartition(" ")[0] for name in networks}
         meet = [(a, b) for a, b in combinations(networks, 2) if kin[a] == kin[b]]
@@ -100,12 +101,12 @@ def _families(paper: Prepared, which: str, options: dict[str, object]) -> tuple[
     return (networks, images, paper.layers), options
 
 
-def _at_all_times(paper: Prepared, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Followed networks as they were after each epoch."""
+def _at_all_times(paper: Prepared, family: str, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Followed networks as they were on their way."""
     found = {}
     for name, network in networks.items():
-        weights = paper.family(FOLLOWED, int(name.rpartition(" ")[2]))["on the way"]
-        for epoch, at in sorted(weights.items()):
-            found[f"{name}@{epoch}"] = build_network(**network.configuration)
-            found[f"{name}@{epoch}"].load_state_dict(at)
+        weights = paper.family(family, int(name.rpartition(" ")[2]))["on the way"]
+        for time, at in sorted(weights.items()):
+            found[f"{name}@{time}"] = build_network(**network.configuration)
+            found[f"{name}@{time}"].load_state_dict(at)
     return found

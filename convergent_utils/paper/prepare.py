@@ -71,7 +71,8 @@ PROFILES = {
             per_rate=3,
             images=512,
             recipe=Recipe(epochs=1),
-            followed_epochs=3,
+            followed_epochs=(3, 3),
+            followed_times=3,
         ),
     ),
     "paper": Profile(Recipe(), 4),
@@ -89,7 +90,7 @@ PROFILES = {
             images=20_000,
             recipe=Recipe(epochs=6),
             followed=5,
-            followed_epochs=20,
+            followed_epochs=(20, 40),
         ),
     ),
 }
@@ -169,7 +170,8 @@ class Prepared:
                 of the images they were trained on; or "training", all networks, final and on their way, on half of the
                 test images, where each network on its way meets its final form layer by layer, and each start all.
                 Of families of networks (see `family`): "labels, training images", "labels, test images", equally many,
-                "rates", "widths", where all networks meet; "pruned", "followed", where those of one family do; "labels,
+                "rates", "widths", where all networks meet; "pruned", where those of one family do; "falling rate",
+                "constant rate", networks followed on their way, each at all times with itself; "labels,
                 untrained" and "widths, untrained".
             positions: as in `measure`.
         """
