@@ -65,6 +65,8 @@ ROLES = {
     "spatial means": {"color": _WIDE[4], "linestyle": "-", "marker": "X"},
     "correlations": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "weights": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "falling rate": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "constant rate": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "stable half": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "unstable half": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "true labels": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
@@ -85,7 +87,8 @@ def style() -> None:
 def learning_curves(ax: Axes, curves: Mapping[str, Tensor], *, ylabel: str, chance: float | None = None) -> Axes:
     """One curve per network over epochs, with the chance level."""
     for name, values in curves.items():
-        ax.plot(range(len(values)), values, color=NETWORKS.get(name), marker="o", markersize=4, label=name)
+        look = {"marker": "o", **ROLES.get(name, {"color": NETWORKS.get(name)}), "markersize": 4}
+        ax.plot(range(len(values)), values, label=name, **look)
     if chance is not None:
         ax.axhline(chance, **_line("finite sample"), label="guessing")
     ax.set(xlabel="epochs of training", ylabel=ylabel)
@@ -252,9 +255,19 @@ def accuracy_over_kept(
     return ax
 
 
-def layer_map(ax: Axes, matrix: np.ndarray, layers: Sequence[str], *, title: str, xlabel: str, ylabel: str) -> Axes:
-    """The similarity of each layer (rows) with each layer (columns), from 0 to 1."""
-    image = ax.imshow(matrix, cmap="mako", vmin=0, vmax=1, origin="lower", interpolation="nearest")
+def layer_map(
+    ax: Axes,
+    matrix: np.ndarray,
+    layers: Sequence[str],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    limits: tuple[float, float] = (0, 1),
+) -> Axes:
+    """The similarity of each layer or network (rows) with each (columns), with colours from one limit to the other."""
+    low, high = limits
+    image = ax.imshow(matrix, cmap="mako", vmin=low, vmax=high, origin="lower", interpolation="nearest")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.set_xticks(range(len(layers)), layers, rotation=90)
     ax.set_yticks(range(len(layers)), layers)
