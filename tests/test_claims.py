@@ -139,12 +139,16 @@ def test_two_runs_side_by_side():
             for k, v in numbers.items()
         ]
 
-    table = side_by_side(made(a=1, b=1, c=1), made(b=0, a=2), names=("here", "there")).splitlines()
+    table = side_by_side({"here": made(a=1, b=1, c=1), "there": made(b=0, a=2)}).splitlines()
     assert table[0] == "| claim | here; baseline | verdict | there; baseline | verdict |"
     assert table[2:] == [
         "| is a | 1.000 [1.000, 1.000]; 0.5 | new: holds | 2.000 [2.000, 2.000]; 0.5 | new: holds |",
         "| is b | 1.000 [1.000, 1.000]; 0.5 | **new: holds** | 0.000 [0.000, 0.000]; 0.5 | **open** |",
     ]
+    three = side_by_side({"here": made(a=1), "there": made(a=2), "elsewhere": made(a=0)}).splitlines()
+    assert three[0].count("verdict") == 3
+    assert three[2].count("**") == 4, "the first verdict and the one that differs from it"
+    assert side_by_side({"here": made(a=1), "there": []}).count("\n") == 1
 
 
 class Exchanged(cu.Network):

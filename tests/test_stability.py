@@ -9,7 +9,7 @@ from convergent_utils.paper.stability import SEEDS, compared, stability
 
 
 def row(id, value, *, notebook="00_x", rule="above 0", stable=True, source="new"):
-    numbers = {"our_value": value, "interval": [value - 1, value + 1], "rule": rule, "stable": stable}
+    numbers = {"our_value": value, "interval": [value - 1, value + 1], "rule": rule, "baseline": 0.5, "stable": stable}
     return {"id": id, "notebook": notebook, "source": source, **numbers}
 
 
@@ -21,7 +21,12 @@ def test_a_claim_is_unstable_when_two_verdicts_contradict():
     }
     found = {line["id"]: line for line in compared(rows, others)}
     assert [found[id]["stable"] for id in ("00.a", "00.b", "00.c", "00.d")] == [True, True, False, False]
-    assert found["00.b"]["seeds"]["10"] == {"our_value": 0.5, "interval": [-0.5, 1.5], "verdict": "open"}
+    assert found["00.b"]["seeds"]["10"] == {
+        "our_value": 0.5,
+        "interval": [-0.5, 1.5],
+        "baseline": 0.5,
+        "verdict": "open",
+    }
     verdicts = [numbers["verdict"] for numbers in found["00.c"]["seeds"].values()]
     assert verdicts == ["reproduced", "not reproduced", "open"]
     assert found["00.d"]["seeds"]["0"]["verdict"] == "new: holds", "by the rule alone, though published as open"

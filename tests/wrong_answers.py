@@ -319,4 +319,65 @@ WRONG = {
             ),
         ],
     ],
+    "07_pwcca": [
+        [
+            (
+                "the layer where labels matter least",
+                'v = similar[SEEN, "PWCCA"]\nanswer = layers[(within(v, true) - within(v, shared))[:7].argmin()]',
+            ),
+            (
+                "the layer where networks with a shared permutation are most alike",
+                'answer = layers[within(similar[SEEN, "PWCCA"], shared)[: len(layers)].argmax()]',
+            ),
+            ("the number of the layer, not its name", "answer = 5"),
+        ],
+        [
+            (
+                "the left-out numbers' own deviation",
+                "def standard_error(number, first, second):\n"
+                "    one = [number(np.delete(first, k), second) for k in range(len(first))]\n"
+                "    two = [number(first, np.delete(second, k)) for k in range(len(second))]\n"
+                "    return np.sqrt(np.var(one) + np.var(two))",
+            ),
+            (
+                "only the first group varies",
+                "def standard_error(number, first, second):\n"
+                "    one = [number(np.delete(first, k), second) for k in range(len(first))]\n"
+                "    return np.sqrt((len(first) - 1) * np.var(one))",
+            ),
+            (
+                "errors are added, not their squares",
+                "def standard_error(number, first, second):\n"
+                "    one = [number(np.delete(first, k), second) for k in range(len(first))]\n"
+                "    two = [number(first, np.delete(second, k)) for k in range(len(second))]\n"
+                "    return np.sqrt((len(first) - 1) * np.var(one)) + np.sqrt((len(second) - 1) * np.var(two))",
+            ),
+        ],
+        [
+            (
+                "judged where they were chosen",
+                "def chosen(units, images, generator):\n"
+                "    a, b = generator.normal(size=(2, images, units))\n"
+                "    rho = cu.cca(cu.pair_moments(a[: images // 2], b[: images // 2])).rho\n"
+                "    return [float(rho[: units // 2].mean() - rho[units // 2 :].mean())] * 2",
+            ),
+            (
+                "the same numbers whatever the generator",
+                "def chosen(units, images, generator):\n"
+                "    a, b = np.random.default_rng(0).normal(size=(2, images, units))\n"
+                "    here, there = (cu.pair_moments(a[k::2], b[k::2]) for k in (0, 1))\n"
+                "    found = cu.cca(here)\n"
+                "    rhos, n = (found.rho, found.rho_on(there)), units // 2\n"
+                "    return [float(rho[:n].mean() - rho[n:].mean()) for rho in rhos]",
+            ),
+            (
+                "sorted anew on the other samples",
+                "def chosen(units, images, generator):\n"
+                "    a, b = generator.normal(size=(2, images, units))\n"
+                "    here, there = (cu.pair_moments(a[k::2], b[k::2]) for k in (0, 1))\n"
+                "    rhos, n = (cu.cca(here).rho, cu.cca(there).rho), units // 2\n"
+                "    return [float(rho[:n].mean() - rho[n:].mean()) for rho in rhos]",
+            ),
+        ],
+    ],
 }  # fmt: skip

@@ -6,7 +6,7 @@ import html
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -224,17 +224,23 @@ def as_markdown(rows: Iterable[dict]) -> str:
     return "\n".join(lines)
 
 
-def side_by_side(rows: Iterable[dict], others: Iterable[dict], *, names: tuple[str, str]) -> str:
-    """The claims that two runs made, for a page: numbers, baselines and verdicts, verdicts that differ in bold."""
-    lines = [f"| claim | {' | '.join(f'{name}; baseline | verdict' for name in names)} |", f"|{'---|' * 5}"]
-    others = {row["id"]: row for row in others}
-    for row in rows:
-        if other := others.get(row["id"]):
-            mark, cells = "**" if other["verdict"] != row["verdict"] else "", [row["statement"]]
-            for one in (row, other):
-                chance = "–" if one["baseline"] is None else f"{one['baseline']:.3g}"
-                cells += [f"{_value(one)}; {chance}", f"{mark}{one['verdict']}{mark}"]
-            lines.append(f"| {' | '.join(cells)} |")
+def side_by_side(runs: Mapping[str, Iterable[dict]]) -> str:
+    """The claims that all of several runs made, for a page: numbers, baselines and verdicts.
+
+    Those verdicts are bold that differ from the first run's, and that one where any does.
+    """
+    head = [f"{name}; baseline | verdict" for name in runs]
+    lines = [f"| claim | {' | '.join(head)} |", f"|{'---|' * (1 + 2 * len(head))}"]
+    by_id = [{row["id"]: row for row in rows} for rows in runs.values()]
+    for id, row in by_id[0].items():
+        if not all(id in rows for rows in by_id):
+            continue
+        found, cells = [rows[id] for rows in by_id], [row["statement"]]
+        changed = [one["verdict"] != row["verdict"] for one in found]
+        for one, mark in zip(found, [any(changed), *changed[1:]], strict=True):
+            chance = "–" if one["baseline"] is None else f"{one['baseline']:.3g}"
+            cells += [f"{_value(one)}; {chance}", f"**{one['verdict']}**" if mark else one["verdict"]]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -276,10 +276,25 @@ def _opening(text: str, build: Path, rows: list[dict], books: dict[str, Notebook
     course = "```{toctree}\n:hidden:\n:caption: Course\n\nsyllabus\n```" if (PAGES / "syllabus.md").exists() else ""
     colour = RESULTS / "claims-cifar10.json"
     others = json.loads(colour.read_text(encoding="utf-8")) if colour.exists() else []
-    parts = {"colour": side_by_side(linked, others, names=("grey clothes", "photographs in colour"))}
+    parts = {"colour": side_by_side({"grey clothes": linked, "photographs in colour": others})}
+    parts["seeds"] = side_by_side(_at_other_seeds(linked))
     parts |= {"abstract": abstract, "alt": alt, "claims": "\n\n".join(tables), "course": course}
     parts["notebooks"] = "\n".join(f"{title} <notebooks/{name}>" for name, title in titles.items())
     return re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], text)
+
+
+def _at_other_seeds(rows: list[dict]) -> dict[str, list[dict]]:
+    """By base seed the claims of which not all verdicts are the same, as rows of a run."""
+    path, runs = RESULTS / "stability.json", {}
+    table = (
+        {line["id"]: line["seeds"] for line in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    )
+    for row in rows:
+        seeds = table.get(row["id"], {})
+        if len({numbers["verdict"] for numbers in seeds.values()}) > 1:
+            for seed, numbers in seeds.items():
+                runs.setdefault(f"base seed {seed}", []).append({**row, **numbers})
+    return runs or {"base seed 0": []}
 
 
 def _repository() -> str | None:

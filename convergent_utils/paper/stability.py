@@ -69,7 +69,7 @@ def compared(rows: list[dict], others: dict[int, list[dict]]) -> list[dict]:
 def _numbers(row: dict) -> dict[str, object]:
     interval = Interval(row["our_value"], *row["interval"])
     found = verdict(interval, as_rule(row["rule"]), own=row["source"] == OWN)
-    return {"our_value": row["our_value"], "interval": row["interval"], "verdict": found}
+    return {**{key: row[key] for key in ("our_value", "interval", "baseline")}, "verdict": found}
 
 
 def _ran(folder: Path, name: str) -> bool:
