@@ -72,6 +72,18 @@ def test_the_published_claims_stand_in_the_readme():
     assert set(beside) <= {row["id"] for row in rows}
 
 
+def test_the_abstract_has_five_sentences_and_each_is_a_claim():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    verdicts = {row["id"]: row["verdict"] for row in json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))}
+    abstract = re.search(r"in five sentences:\n\n(.*?)\n\n!\[", text, re.DOTALL)[1]
+    sentences = re.findall(r"([A-Z][^<]+?\.)\n<!-- (.+?) -->", abstract)
+    assert len(sentences) == abstract.count("<!--") == len(re.findall(r"\.(?=\n)", abstract)) == 5
+    for _sentence, claims in sentences:
+        for claim in claims.split("; "):
+            id, _, verdict = claim.partition(" ")
+            assert verdicts[id] == verdict, f"{id} is {verdicts[id]} now: does the sentence still say so?"
+
+
 def test_environment_follows_pyproject():
     text = environment.environment((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert (ROOT / "environment.yml").read_text(encoding="utf-8") == text

@@ -357,26 +357,26 @@ WRONG = {
             (
                 "judged where they were chosen",
                 "def chosen(units, images, generator):\n"
-                "    a, b = generator.normal(size=(2, images, units))\n"
-                "    rho = cu.cca(cu.pair_moments(a[: images // 2], b[: images // 2])).rho\n"
-                "    return [float(rho[: units // 2].mean() - rho[units // 2 :].mean())] * 2",
+                "    a, b = generator.normal(size=(2, images // 2, units))\n"
+                "    r = np.sort([np.corrcoef(x, y)[0, 1] for x, y in zip(a.T, b.T)])\n"
+                "    return [float(r[units // 2 :].mean() - r[: units // 2].mean())] * 2",
             ),
             (
                 "the same numbers whatever the generator",
                 "def chosen(units, images, generator):\n"
                 "    a, b = np.random.default_rng(0).normal(size=(2, images, units))\n"
-                "    here, there = (cu.pair_moments(a[k::2], b[k::2]) for k in (0, 1))\n"
-                "    found = cu.cca(here)\n"
-                "    rhos, n = (found.rho, found.rho_on(there)), units // 2\n"
-                "    return [float(rho[:n].mean() - rho[n:].mean()) for rho in rhos]",
+                "    here, there = (\n"
+                "        np.array([np.corrcoef(x, y)[0, 1] for x, y in zip(a[k::2].T, b[k::2].T)]) for k in (0, 1)\n"
+                "    )\n"
+                "    order, n = here.argsort(), units // 2\n"
+                "    return [float(r[order[n:]].mean() - r[order[:n]].mean()) for r in (here, there)]",
             ),
             (
-                "sorted anew on the other samples",
+                "sorted anew over the other images",
                 "def chosen(units, images, generator):\n"
                 "    a, b = generator.normal(size=(2, images, units))\n"
-                "    here, there = (cu.pair_moments(a[k::2], b[k::2]) for k in (0, 1))\n"
-                "    rhos, n = (cu.cca(here).rho, cu.cca(there).rho), units // 2\n"
-                "    return [float(rho[:n].mean() - rho[n:].mean()) for rho in rhos]",
+                "    rs = [np.sort([np.corrcoef(x, y)[0, 1] for x, y in zip(a[k::2].T, b[k::2].T)]) for k in (0, 1)]\n"
+                "    return [float(r[units // 2 :].mean() - r[: units // 2].mean()) for r in rs]",
             ),
         ],
     ],

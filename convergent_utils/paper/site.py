@@ -286,11 +286,10 @@ def _opening(text: str, build: Path, rows: list[dict], books: dict[str, Notebook
 def _at_other_seeds(rows: list[dict]) -> dict[str, list[dict]]:
     """By base seed the claims of which not all verdicts are the same, as rows of a run."""
     path, runs = RESULTS / "stability.json", {}
-    table = (
-        {line["id"]: line["seeds"] for line in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
-    )
+    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    at_seeds = {line["id"]: line["seeds"] for line in table}
     for row in rows:
-        seeds = table.get(row["id"], {})
+        seeds = at_seeds.get(row["id"], {})
         if len({numbers["verdict"] for numbers in seeds.values()}) > 1:
             for seed, numbers in seeds.items():
                 runs.setdefault(f"base seed {seed}", []).append({**row, **numbers})
