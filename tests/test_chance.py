@@ -164,8 +164,17 @@ def test_the_interval_of_two_groups_covers_what_it_claims():
     assert covered / rounds > 0.92
 
 
+def test_a_number_that_moves_in_steps_has_a_width():
+    """Whichever network is left out of a group, the count is the same, but another than of all."""
+    found = cu.groups_interval(lambda a, b: float(len(a) == 3) + float(len(b) == 4), [3, 4])
+    assert found.estimate == 2.0
+    assert found.low < 1.0 < 3.0 < found.high
+
+
 def test_groups_that_agree_have_no_width_and_bad_ones_are_refused():
     assert cu.groups_interval(lambda a, b: 2.0, [3, 4]) == cu.Interval(2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match="without one of group 0, .*inf"):
+        cu.groups_interval(lambda a, b: 1.0 if len(a) == 3 else float("inf"), [3, 4])
     for sizes in ([], [3, 2]):
         with pytest.raises(ValueError, match="n_networks: expected at least 3"):
             cu.groups_interval(lambda *nets: 0.0, sizes)

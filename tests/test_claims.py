@@ -46,7 +46,7 @@ def test_the_verdict_follows_from_interval_and_rule(low, high, rule, expected):
 def test_a_rule_can_be_read_back():
     for rule in (above(0.05), below(-0.5), between(-0.05, 1e-6), above(0)):
         assert as_rule(str(rule)) == rule
-    for text in ("over 3", "between 1", "above 1 and 2"):
+    for text in ("over 3", "between 1", "above 1 and 2", "hello", "above", "above three"):
         with pytest.raises(ValueError, match="expected above, below or between"):
             as_rule(text)
 
@@ -140,13 +140,13 @@ def test_two_runs_side_by_side():
         ]
 
     table = side_by_side({"here": made(a=1, b=1, c=1), "there": made(b=0, a=2)}).splitlines()
-    assert table[0] == "| claim | here; baseline | verdict | there; baseline | verdict |"
+    assert table[0] == "| claim | here; baseline | there; baseline |"
     assert table[2:] == [
-        "| is a | 1.000 [1.000, 1.000]; 0.5 | new: holds | 2.000 [2.000, 2.000]; 0.5 | new: holds |",
-        "| is b | 1.000 [1.000, 1.000]; 0.5 | **new: holds** | 0.000 [0.000, 0.000]; 0.5 | **open** |",
+        "| is a | 1.000 [1.000, 1.000]; 0.5<br>new: holds | 2.000 [2.000, 2.000]; 0.5<br>new: holds |",
+        "| is b | 1.000 [1.000, 1.000]; 0.5<br>**new: holds** | 0.000 [0.000, 0.000]; 0.5<br>**open** |",
     ]
     three = side_by_side({"here": made(a=1), "there": made(a=2), "elsewhere": made(a=0)}).splitlines()
-    assert three[0].count("verdict") == 3
+    assert three[0].count("baseline") == 3
     assert three[2].count("**") == 4, "the first verdict and the one that differs from it"
     assert side_by_side({"here": made(a=1), "there": []}).count("\n") == 1
 

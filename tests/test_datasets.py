@@ -147,3 +147,6 @@ def test_a_part_is_spread_over_the_whole_and_says_so():
     assert torch.equal(part.labels, data.labels[torch.arange(0, 100, 11)])
     assert part.source == f"{data.source}, 10 of 100"
     assert len(data.part(1000)) == 100
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match="limit: expected a positive number"):
+            data.part(limit)

@@ -98,3 +98,6 @@ def test_cutting_units_that_say_nothing_changes_nothing():
     assert torch.equal(weighted(cut, "conv3").bias, weighted(wide, "conv3").bias[kept["conv3"]])
     with pytest.raises(ValueError, match="units: expected 48 of conv1 at width 3, got 16"):
         cu.with_units(wide, kept, width=3)
+    for wrong in ({}, {**kept, "fc7": torch.tensor([0, 128])}):
+        with pytest.raises(ValueError, match=r"units: expected some of the \d+ of (conv1|fc7), got"):
+            cu.with_units(wide, wrong, width=1)

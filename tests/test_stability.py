@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -50,13 +52,12 @@ def test_what_has_been_run_as_it_is_now_is_not_run_again(tmp_path, monkeypatch, 
 
     def run(*, seed, only):
         ran.append((seed, only))
-        folder = tmp_path / "build" / "stability" / f"seed-{seed}"
+        folder = Path(os.environ["CONVERGENT_BUILD"])
+        assert folder == tmp_path / "build" / "stability" / f"seed-{seed}"
         (folder / "results" / "rows").mkdir(parents=True, exist_ok=True)
-        (folder / "notebooks").mkdir(exist_ok=True)
         for name in only:
-            (folder / "results" / "rows" / f"{name}.json").write_text("[]")
-            (folder / "notebooks" / f"{name}.ipynb").write_text((tmp_path / f"{name}.ipynb").read_text())
-        (folder / "results" / "claims.json").write_text(json.dumps([row("00.a", -seed)]))
+            rows = [row("00.a", -seed)] if name == "00_x" else []
+            (folder / "results" / "rows" / f"{name}.json").write_text(json.dumps(rows))
         return 0
 
     def write(name, source):
@@ -64,7 +65,6 @@ def test_what_has_been_run_as_it_is_now_is_not_run_again(tmp_path, monkeypatch, 
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
 
     monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
-    monkeypatch.setenv("CONVERGENT_STORE", str(tmp_path / "store"))
     for name, value in {
         "run": run,
         "NOTEBOOKS": tmp_path,
@@ -79,14 +79,18 @@ def test_what_has_been_run_as_it_is_now_is_not_run_again(tmp_path, monkeypatch, 
     assert stability((10, 20)) == 0
     assert ran == [(10, ["00_x", "01_y"]), (20, ["00_x", "01_y"])]
     write("01_y", "2")
-    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
     assert stability((10, 20)) == 0
     assert ran[2:] == [(10, ["01_y"]), (20, ["01_y"])]
+    assert os.environ["CONVERGENT_BUILD"] == str(tmp_path / "build")
+    (tmp_path / "package" / "kernels").mkdir(parents=True)
+    (tmp_path / "package" / "kernels" / "new.py").write_text("1")
+    monkeypatch.setattr(module, "PACKAGE", tmp_path / "package")
+    assert stability((10, 20)) == 0
+    assert len(ran) == 6, "other kernels: all notebooks again"
     assert [line["id"] for line in json.loads((tmp_path / "table.json").read_text())] == ["00.a"]
     assert "flipping: 00.a" in capsys.readouterr().out
     monkeypatch.setattr(module, "run", lambda **_: 1)
     write("00_x", "3")
     (tmp_path / "table.json").unlink()
-    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
     assert stability((10, 20)) == 1
     assert not (tmp_path / "table.json").exists()

@@ -322,12 +322,12 @@ WRONG = {
     "07_pwcca": [
         [
             (
-                "the layer where labels matter least",
-                'v = similar[SEEN, "PWCCA"]\nanswer = layers[(within(v, true) - within(v, shared))[:7].argmin()]',
+                "the layer where sharing does least",
+                'v = similar[SEEN, "PWCCA"]\nanswer = layers[(within(v, shared) - within(v, own))[:7].argmin()]',
             ),
             (
-                "the layer where networks with a shared permutation are most alike",
-                'answer = layers[within(similar[SEEN, "PWCCA"], shared)[: len(layers)].argmax()]',
+                "the layer where networks with a shared permutation are least alike",
+                'answer = layers[within(similar[SEEN, "PWCCA"], shared)[: len(layers)].argmin()]',
             ),
             ("the number of the layer, not its name", "answer = 5"),
         ],

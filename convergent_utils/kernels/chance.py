@@ -124,7 +124,7 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
 
     The leave-one-network-out jackknife: with :math:`\theta_{(k)}` the mean without network k,
 
-    .. math:: \theta \pm t_{n-1} \sqrt{\frac{n-1}{n} \sum_k (\theta_{(k)} - \bar\theta_{(\cdot)})^2}.
+    .. math:: \theta \pm t_{n-1} \sqrt{\frac{n-1}{n} \sum_k (\theta_{(k)} - \theta)^2}.
 
     Pairs that share a network are not independent, so a bootstrap over pairs (or over so few networks) is too narrow.
 
@@ -158,7 +158,7 @@ def groups_interval(
     The leave-one-network-out jackknife, one network of one group at a time: with :math:`\theta_{(gk)}` the number
     without network k of the :math:`n_g` of group g,
 
-    .. math:: v_g = \frac{n_g - 1}{n_g} \sum_k (\theta_{(gk)} - \bar\theta_{(g \cdot)})^2, \quad
+    .. math:: v_g = \frac{n_g - 1}{n_g} \sum_k (\theta_{(gk)} - \theta)^2, \quad
         \theta \pm t_\nu \sqrt{\textstyle\sum_g v_g}, \quad \nu = \frac{(\sum_g v_g)^2}{\sum_g v_g^2 / (n_g - 1)}.
 
     Args:
@@ -173,22 +173,27 @@ def groups_interval(
         ValueError: no group, fewer than 3 networks in one, a statistic that is not finite, level outside (0, 1).
 
     The sum over groups and its degrees of freedom (Welch 1938, Satterthwaite 1946) take the groups to be independent:
-    no network of one may share its start with one of another. With one group it is `network_interval`.
+    no network of one may share its start with one of another. With one group it is `network_interval`. Deviations are
+    from the number of all networks, not from the mean of those without one: for means over pairs these are the same;
+    for counts and other numbers that move in steps the interval is wider. Transform a number that cannot leave a range,
+    such as a correlation (by arctanh), or the interval may.
     """
     if not len(n_networks) or min(n_networks) < 3:
         raise ValueError(f"n_networks: expected at least 3 networks in each group, got {list(n_networks)}")
     if not 0 < level < 1:
         raise ValueError(f"level: expected a coverage between 0 and 1, got {level}")
-    everyone, variances = [list(range(n)) for n in n_networks], []
+    everyone = [list(range(n)) for n in n_networks]
+    estimate, variances = float(statistic(*everyone)), []
     for g, n in enumerate(n_networks):
         left_out = [
             float(statistic(*everyone[:g], [k for k in range(n) if k != out], *everyone[g + 1 :])) for out in range(n)
         ]
-        variances.append((n - 1) * float(np.var(left_out)))
-    estimate, variance = float(statistic(*everyone)), sum(variances)
-    if not (math.isfinite(estimate) and math.isfinite(variance)):
-        raise ValueError(f"statistic: expected finite numbers, got {estimate} and, without a network, {left_out}")
-    half = 0.0
+        if not np.isfinite([estimate, *left_out]).all():
+            raise ValueError(
+                f"statistic: expected finite numbers, got {estimate} and, without one of group {g}, {left_out}"
+            )
+        variances.append((n - 1) / n * sum((value - estimate) ** 2 for value in left_out))
+    half, variance = 0.0, sum(variances)
     if variance > 0:
         freedom = variance**2 / sum(v**2 / (n - 1) for v, n in zip(variances, n_networks, strict=True))
         half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)

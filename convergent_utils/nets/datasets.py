@@ -41,7 +41,11 @@ class Dataset:
         return len(self.images)
 
     def part(self, limit: int) -> Dataset:
-        """This many of the images, spread evenly, or all if there are fewer."""
+        """This many of the images, spread evenly, or all if there are fewer; its source tells of what it is a part.
+
+        Raises:
+            ValueError: limit below 1.
+        """
         kept = torch.from_numpy(_spread(len(self), limit))
         source = f"{self.source}, {len(kept)} of {len(self)}"
         return replace(self, images=self.images[kept], labels=self.labels[kept], source=source)
@@ -63,8 +67,7 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
         ValueError: unknown name or split, a file that is missing, altered or of another form.
     """
     require_known(split, ("train", "test"), "split")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected a positive number of images, got {limit}")
+    _require_positive(limit)
     kind, _, path = name.partition(":")
     if kind == "fashion-mnist":
         images, labels, classes = _read_npz(_DATA / "fashion-mnist.npz", split)
@@ -104,8 +107,14 @@ def _dataset(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], k
 
 def _spread(available: int, limit: int | None) -> np.ndarray:
     """Indices of `limit` evenly spread images, or of all."""
+    _require_positive(limit)
     count = available if limit is None else min(limit, available)
     return np.linspace(0, available - 1, count).round().astype(np.int64)
+
+
+def _require_positive(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected a positive number of images, got {limit}")
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:

@@ -101,9 +101,14 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
         width: as in `build_network`, of the new network; it says how many units each layer has.
 
     Raises:
-        ValueError: another kind of network, or another number of units than that width has.
+        ValueError: another kind of network, a hidden layer that is left out, units that the network does not have, or
+            another number of them than that width has.
     """
     _require_network(network)
+    for layer in network.layers[:-1]:
+        n_units = len(weighted(network, layer).weight)
+        if layer not in units or not all(0 <= int(unit) < n_units for unit in units[layer]):
+            raise ValueError(f"units: expected some of the {n_units} of {layer}, got {units.get(layer)}")
     made = build_network(**{**network.configuration, "width": width}).to(next(network.parameters()))
     incoming, below = None, 0
     with torch.no_grad():

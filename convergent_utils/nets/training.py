@@ -20,6 +20,8 @@ CHECKPOINTS = (0.0, 0.35, 0.75, 1.0)
 class Recipe:
     """How to train: AdamW with decoupled weight decay, its rate rising over the first quarter and falling to zero.
 
+    Its first momentum goes the other way, from .95 to .85 and back (the one-cycle schedule).
+
     Attributes:
         epochs: passes over the training images, the last of which may be in part; 0 leaves the network as it is.
         batch: images per step.
@@ -88,7 +90,8 @@ def train(
         recipe: how.
         seed: of the order of the images; the initial weights are the network's own.
         test: images for the learning curve; they are not trained on.
-        rate: by the share of training done, as a share of the recipe's; None: it rises and falls as `Recipe` says.
+        rate: by the share of training done, as a share of the recipe's, with AdamW's first momentum at .9 throughout;
+            None: both rise and fall as `Recipe` says.
         intervene: called before each step with the network and the share of training done, as `freezing` makes it;
             parameters that it freezes are free again in the end.
         report: called with the share of training done, now and then.

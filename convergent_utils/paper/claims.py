@@ -6,6 +6,7 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,11 +50,12 @@ def as_rule(text: str) -> Rule:
     Raises:
         ValueError: another text.
     """
-    word, _, numbers = text.partition(" ")
-    limits = [float(number) for number in numbers.split(" and ")]
-    if (word, len(limits)) not in {("above", 1), ("below", 1), ("between", 2)}:
-        raise ValueError(f"text: expected above, below or between and its numbers, got {text!r}")
-    return {"above": above, "below": below, "between": between}[word](*limits)
+    number = r"(-?[\d.]+(?:e[-+]\d+)?)"
+    forms = {f"above {number}": above, f"below {number}": below, f"between {number} and {number}": between}
+    for form, rule in forms.items():
+        if found := re.fullmatch(form, text):
+            return rule(*map(float, found.groups()))
+    raise ValueError(f"text: expected above, below or between and its numbers, got {text!r}")
 
 
 def verdict(interval: Interval, rule: Rule, *, own: bool, stable: bool = True) -> str:
@@ -166,9 +168,8 @@ def build_folder() -> Path:
 
 def gather(folder: Path) -> list[dict]:
     """All rows written under folder/results/rows, also written as folder/results/claims.json."""
-    rows = [
-        row for path in sorted((folder / "results" / "rows").glob("*.json")) for row in json.loads(path.read_text())
-    ]
+    paths = sorted((folder / "results" / "rows").glob("*.json"))
+    rows = [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
     write_json(folder / "results" / "claims.json", rows)
     return rows
 
@@ -229,8 +230,7 @@ def side_by_side(runs: Mapping[str, Iterable[dict]]) -> str:
 
     Those verdicts are bold that differ from the first run's, and that one where any does.
     """
-    head = [f"{name}; baseline | verdict" for name in runs]
-    lines = [f"| claim | {' | '.join(head)} |", f"|{'---|' * (1 + 2 * len(head))}"]
+    lines = [f"| claim | {' | '.join(f'{name}; baseline' for name in runs)} |", f"|{'---|' * (1 + len(runs))}"]
     by_id = [{row["id"]: row for row in rows} for rows in runs.values()]
     for id, row in by_id[0].items():
         if not all(id in rows for rows in by_id):
@@ -239,7 +239,7 @@ def side_by_side(runs: Mapping[str, Iterable[dict]]) -> str:
         changed = [one["verdict"] != row["verdict"] for one in found]
         for one, mark in zip(found, [any(changed), *changed[1:]], strict=True):
             chance = "–" if one["baseline"] is None else f"{one['baseline']:.3g}"
-            cells += [f"{_value(one)}; {chance}", f"**{one['verdict']}**" if mark else one["verdict"]]
+            cells.append(f"{_value(one)}; {chance}<br>" + (f"**{one['verdict']}**" if mark else one["verdict"]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -73,7 +73,8 @@ ROLES = {
     "shared permutation": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "own permutation": {"color": _WIDE[4], "linestyle": "-", "marker": "P"},
     "true with shared": {"color": _WIDE[9], "linestyle": "-", "marker": "X"},
-    "random units, untrained": {"color": "0.7", "linestyle": "--", "marker": "<"},
+    "equally many units": {"color": _WIDE[9], "linestyle": "-", "marker": "P"},
+    "equally many units, untrained": {"color": "0.7", "linestyle": "--", "marker": "<"},
 }
 
 

@@ -68,7 +68,7 @@ def to_measure(paper: Prepared, which: str, positions: str | int) -> tuple[tuple
     require_known(which, [*_OF_FOUR, *_OF_FAMILIES], "which")
     options = {"pairs": None, "positions": positions, "folds": _FOLDS, "top": 9, "seed": paper.seed}
     if which in _OF_FAMILIES:
-        return _families(paper, which, {**options, "top": 1, "sample": 64})
+        return _families(paper, which, {**options, "top": 1, "sample": 512})
     networks, images = getattr(paper, _OF_FOUR[which]), paper.test_set.images
     if which == "training images":
         images = paper.train_set.images[::4]
@@ -81,7 +81,13 @@ def to_measure(paper: Prepared, which: str, positions: str | int) -> tuple[tuple
 
 
 def _families(paper: Prepared, which: str, options: dict[str, object]) -> tuple[tuple, dict[str, object]]:
-    """Networks are named "true labels 1", and those on their way "constant rate 1@3", at the third time."""
+    """The networks of families, named "true labels 1", and on their way "constant rate 1@3", at the third time.
+
+    "labels, training images" and "labels, test images" are those learned by heart and as many others, "labels,
+    untrained" the latter; there, and with "rates" and "widths", on every second test image, all networks meet. With
+    "widths, untrained" and "pruned", on the same images, those of one family do; with "falling rate" and "constant
+    rate", on all test images, each network meets itself at all times.
+    """
     families = _OF_FAMILIES[which] or [width_name(width) for width in paper.settings.families.widths]
     names = [(family, member) for family in families for member in paper.members(family)]
     made = start if before_training(which) else (lambda paper, *name: paper.family(*name)["network"])

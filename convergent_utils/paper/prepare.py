@@ -169,10 +169,7 @@ class Prepared:
             which: "trained", "untrained", the "same start" pair; "training images", the trained networks on a quarter
                 of the images they were trained on; or "training", all networks, final and on their way, on half of the
                 test images, where each network on its way meets its final form layer by layer, and each start all.
-                Of families of networks (see `family`): "labels, training images", "labels, test images", equally many,
-                "rates", "widths", where all networks meet; "pruned", where those of one family do; "falling rate",
-                "constant rate", networks followed on their way, each at all times with itself; "labels,
-                untrained" and "widths, untrained".
+                Of families of networks (see `family`) all names, images and pairs are those of `to_measure`.
             positions: as in `measure`.
         """
         arguments, options = to_measure(self, which, positions)
@@ -469,7 +466,7 @@ def _train_job(
 def _measure_job(prepared: Prepared, which: str, positions: str | int, report: Callable[[float], None]) -> None:
     arguments, options = to_measure(prepared, which, positions)
     with prepared.store.lock("measurement", measurement_configuration(*arguments, **options)):
-        prepared.measured(which, positions)  # from the store, if another run made it while this one waited
+        measure(*arguments, **options, store=prepared.store)  # from there, if another run made it while this one waited
 
 
 def _experiment_job(prepared: Prepared, name: str, *key: object, report: Callable[[float], None]) -> None:

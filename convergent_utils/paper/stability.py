@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -10,19 +11,20 @@ from pathlib import Path
 import nbformat
 
 from ..kernels.chance import Interval
-from .claims import OWN, as_rule, build_folder, verdict, write_json
+from .claims import OWN, as_rule, build_folder, gather, verdict, write_json
 from .publish import code_hash
 from .run import NOTEBOOKS, RESULTS, notebook_names, run
 
 SEEDS = (10, 20)  # base seeds beside that of the paper; no network has the same seed in two of them
 ONLY = ("00", "01", "02", "03", "04", "05")
 TABLE = RESULTS / "stability.json"
+PACKAGE = Path(__file__).parents[1]
 
 
 def stability(seeds: tuple[int, ...] = SEEDS, only: tuple[str, ...] = ONLY) -> int:
     """Run notebooks at further base seeds and write beside each claim of the paper what it would have been.
 
-    A notebook that has been run at a seed as it is now is not run again.
+    A notebook that has been run at a seed, with kernels and networks as they are now, is not run again.
 
     Args:
         seeds: base seeds.
@@ -35,12 +37,10 @@ def stability(seeds: tuple[int, ...] = SEEDS, only: tuple[str, ...] = ONLY) -> i
     folders = {seed: build / "stability" / f"seed-{seed}" for seed in seeds}
     for seed, folder in folders.items():
         due = [name for name in names if not _ran(folder, name)]
-        os.environ["CONVERGENT_STORE"] = os.environ.get("CONVERGENT_STORE") or str(build / "store")
-        os.environ["CONVERGENT_BUILD"] = str(folder)
-        if due and run(seed=seed, only=due):
+        if due and _run_in(folder, seed, due):
             return 1
     rows = json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))
-    others = {seed: json.loads((folder / "results" / "claims.json").read_text()) for seed, folder in folders.items()}
+    others = {seed: gather(folder) for seed, folder in folders.items()}
     table = compared([row for row in rows if row["notebook"] in names], others)
     write_json(TABLE, table)
     flips = [row["id"] for row in table if not row["stable"]]
@@ -72,12 +72,37 @@ def _numbers(row: dict) -> dict[str, object]:
     return {**{key: row[key] for key in ("our_value", "interval", "baseline")}, "verdict": found}
 
 
+def _run_in(folder: Path, seed: int, due: list[str]) -> int:
+    """Run notebooks with their own build folder; the environment is left as it was."""
+    before = {name: os.environ.get(name) for name in ("CONVERGENT_BUILD", "CONVERGENT_RUN")}
+    os.environ["CONVERGENT_BUILD"] = str(folder)
+    try:
+        failed = run(seed=seed, only=due)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+    if not failed:
+        for name in due:
+            _stamp(folder, name).write_text(_code(name))
+    return failed
+
+
 def _ran(folder: Path, name: str) -> bool:
-    """Whether the notebook has been run there as it is now."""
-    executed, rows = folder / "notebooks" / f"{name}.ipynb", folder / "results" / "rows" / f"{name}.json"
-    if not (executed.exists() and rows.exists()):
-        return False
-    return code_hash(nbformat.read(executed, 4)) == code_hash(nbformat.read(NOTEBOOKS / executed.name, 4))
+    """Whether the notebook has been run there with code as it is now."""
+    rows, stamp = folder / "results" / "rows" / f"{name}.json", _stamp(folder, name)
+    return rows.exists() and stamp.exists() and stamp.read_text() == _code(name)
+
+
+def _stamp(folder: Path, name: str) -> Path:
+    return folder / "results" / f"{name}.code"
+
+
+def _code(name: str) -> str:
+    """A hash of the notebook's code and of all kernels and networks."""
+    digest = hashlib.sha256(code_hash(nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)).encode())
+    for path in sorted(PACKAGE.glob("kernels/*.py")) + sorted(PACKAGE.glob("nets/*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":
