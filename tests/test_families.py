@@ -1,5 +1,7 @@
 """Families of networks: what differs between them, and that nothing else does."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,19 @@ from convergent_utils.nets.store import Store
 from convergent_utils.nets.training import History
 from convergent_utils.paper import families
 from convergent_utils.paper import prepare as module
-from convergent_utils.paper.families import FOLLOWED, LABELS, PRUNED, RANDOM, RATES, Sizes, members, rate_name, start
+from convergent_utils.paper.experiments import EXPERIMENTS
+from convergent_utils.paper.families import (
+    FOLLOWED,
+    LABELS,
+    LONGER,
+    PRUNED,
+    RANDOM,
+    RATES,
+    Sizes,
+    members,
+    rate_name,
+    start,
+)
 from convergent_utils.paper.measurements import MEASUREMENTS, to_measure
 from convergent_utils.paper.prepare import Prepared
 
@@ -76,9 +90,9 @@ def test_a_followed_network_is_kept_on_its_way(paper, family):
     found = paper.family(family, 2)
     assert list(found["on the way"]) == [0, 1, 2, 3]
     network = cu.build_network(**found["network"].configuration)
-    for time, weights in found["on the way"].items():
+    for at, weights in found["on the way"].items():
         network.load_state_dict(weights)
-        assert cu.accuracy(network, paper.test_set) == pytest.approx(float(found["curve"][time]), abs=1e-6)
+        assert cu.accuracy(network, paper.test_set) == pytest.approx(float(found["curve"][at]), abs=1e-6)
     assert torch.equal(found["on the way"][0]["conv1.0.weight"], weighted(start(paper, family, 2), "conv1").weight)
     assert found["accuracy"] == pytest.approx(float(found["curve"][-1]))
     assert found["epochs"] == {"falling rate": 3, "constant rate": 6}[family]
@@ -92,8 +106,24 @@ def test_pruning_keeps_the_largest_weights_and_chance_does_not(paper):
         assert len(kept[layer]) == len(by_chance[layer]) == len(size) / 2
         assert float(size[kept[layer]].min()) >= float(size.sort().values[len(size) // 2])
     assert any(not torch.equal(kept[layer], by_chance[layer]) for layer in kept)
-    for family in (PRUNED, RANDOM):
-        assert paper.family(family, 1)["network"].configuration["width"] == 1
+
+
+def test_what_is_cut_from_a_wide_network_is_trained_for_one_epoch_more(paper):
+    recipes = []
+
+    def train(network, data, recipe, **_):
+        recipes.append(recipe)
+        return cu.Trained(network, History(torch.zeros(1), torch.zeros(1)), {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        wide = paper.family("width 200%", 2)["network"]
+        patch.setattr(families, "train", train)
+        cut = {family: families.make(paper, family, 2)["network"] for family in (PRUNED, RANDOM, LONGER)}
+    largest = cu.with_units(wide, families._kept_units(wide, None), width=1.0)
+    assert torch.equal(cut[PRUNED].fc8.weight, largest.fc8.weight)
+    assert not torch.equal(cut[RANDOM].fc8.weight, largest.fc8.weight)
+    assert cut[RANDOM].fc8.weight.shape == largest.fc8.weight.shape
+    assert [recipe.epochs for recipe in recipes] == [1, 1, FEW.recipe.epochs + 1]
 
 
 def test_rates_differ_and_nothing_else():
@@ -119,14 +149,20 @@ def test_rates_differ_and_nothing_else():
 
 
 def test_which_networks_meet_on_which_images(paper):
-    needs = {which: positions for which, positions in MEASUREMENTS["07_pwcca"]}
-    for which in ("labels, test images", "labels, untrained", "widths, untrained", FOLLOWED[1]):
+    needs, kin = dict(MEASUREMENTS["07_pwcca"]), {"pruned": 4, "widths, untrained": 2}
+    for which in ("labels, test images", "labels, untrained", "rates", *kin, FOLLOWED[1]):
         (networks, images, layers), options = to_measure(paper, which, needs[which])
         assert layers[-1] == "fc8"
         if which.startswith("labels"):
             assert list(networks)[::3] == [f"{label} 1" for label in LABELS]
             assert len(images) == FEW.label_images
-            assert options["pairs"] is None
+        if which in kin:
+            assert len(options["pairs"]) == kin[which] * 3 * len(layers), "three pairs in each family of three"
+            assert all(a.rpartition(" ")[0] == b.rpartition(" ")[0] for a, b in options["pairs"])
+        elif which not in FOLLOWED:
+            assert options["pairs"] is None, "all networks meet"
+        if which in ("rates", "pruned", "widths, untrained"):
+            assert torch.equal(images, paper.test_set.images[::2])
     assert list(networks)[:5] == [f"constant rate {name}" for name in ("1@0", "1@1", "1@2", "1@3", "2@0")]
     assert ("constant rate 1@0.conv1", "constant rate 1@2.conv1") in options["pairs"]
     assert not any(a.split("@")[0] != b.split("@")[0] for a, b in options["pairs"])
@@ -134,3 +170,21 @@ def test_which_networks_meet_on_which_images(paper):
         to_measure(paper, "labels", "all")
     with pytest.raises(ValueError, match="family: expected one of"):
         paper.members("width 33%")
+
+
+def test_a_result_that_is_being_made_is_waited_for_and_not_made_again(paper, tmp_path, monkeypatch):
+    """Another run holds the lock, keeps the result and lets go; this one finds it and makes nothing."""
+    alone, made = replace(paper, store=Store(tmp_path)), []
+    experiment = replace(EXPERIMENTS["family"], run=lambda paper, *key: made.append(key) or {"key": list(key)})
+    monkeypatch.setitem(EXPERIMENTS, "family", experiment)
+    configuration = alone._experiment("family", PRUNED, 1)
+    with ThreadPoolExecutor(1) as other:
+        with Store(tmp_path).lock("family", configuration):
+            waiting = other.submit(alone.family, PRUNED, 1)
+            time.sleep(0.5)
+            assert not waiting.done()
+            Store(tmp_path).keep("family", configuration, {"key": "of the other"})
+        assert waiting.result(timeout=30) == {"key": "of the other"}
+    assert made == []
+    assert alone.family(PRUNED, 2) == alone.family(PRUNED, 2) == {"key": [PRUNED, 2]}
+    assert made == [(PRUNED, 2)]
