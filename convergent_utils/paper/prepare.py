@@ -65,8 +65,8 @@ PROFILES = {
         freezing_limit=512,
         families=Sizes(
             per_label=3,
-            label_images=192,
-            label_recipe=Recipe(epochs=30, batch=32, weight_decay=0.0),
+            label_images=144,
+            label_recipe=Recipe(epochs=16, batch=16, weight_decay=0.0),
             widths=(0.25, 0.5, 1),
             per_rate=3,
             images=512,
