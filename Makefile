@@ -63,4 +63,4 @@ bench: env  ## ratios of timings against the usual tools
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks
 
 clean:  ## remove everything that was made, but the environment
-	rm -rf build/notebooks build/results build/site* build/screenshots build/course build/store
+	rm -rf build/notebooks build/results build/stability build/site* build/screenshots build/course build/store

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import nbformat
 
 from ..kernels.chance import Interval
 from .claims import OWN, as_rule, build_folder, gather, verdict, write_json
+from .pool import environment
 from .publish import code_hash
 from .run import NOTEBOOKS, RESULTS, notebook_names, run
 
-SEEDS = (10, 20)  # base seeds beside that of the paper; no network has the same seed in two of them
+SEEDS = (10, 20)  # base seeds beside that of the paper; no network of notebooks 00 to 05 has the same seed in two
 ONLY = ("00", "01", "02", "03", "04", "05")
 TABLE = RESULTS / "stability.json"
 PACKAGE = Path(__file__).parents[1]
@@ -74,13 +74,8 @@ def _numbers(row: dict) -> dict[str, object]:
 
 def _run_in(folder: Path, seed: int, due: list[str]) -> int:
     """Run notebooks with their own build folder; the environment is left as it was."""
-    before = {name: os.environ.get(name) for name in ("CONVERGENT_BUILD", "CONVERGENT_RUN")}
-    os.environ["CONVERGENT_BUILD"] = str(folder)
-    try:
+    with environment({"CONVERGENT_BUILD": str(folder), "CONVERGENT_RUN": "1"}):
         failed = run(seed=seed, only=due)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
     if not failed:
         for name in due:
             _stamp(folder, name).write_text(_code(name))
