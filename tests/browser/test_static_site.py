@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urldefrag, urlparse
@@ -33,38 +34,59 @@ def soup(page):
     return SOUPS[page]
 
 
-@pytest.fixture(scope="module")
-def addresses():
-    """Where the site begins, by the way it is reached."""
+@contextmanager
+def served(folder):
+    """Where a folder begins on a server of our own, which takes its time over anything that is called late."""
 
     class Silent(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=SITE))
+        def do_GET(self):
+            time.sleep(1 if "late" in self.path else 0)
+            with suppress(BrokenPipeError):  # the reader did not wait
+                super().do_GET()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield {"http": f"http://127.0.0.1:{server.server_port}/", "file": SITE.as_uri() + "/"}
+    yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def addresses():
+    """Where the site begins, by the way it is reached."""
+    with served(SITE) as address:
+        yield {"http": address, "file": SITE.as_uri() + "/"}
+
+
 @contextmanager
 def looking(chromium, start, **options):
-    """A page that notes every error, failed request and request to anywhere else; there must be none in the end."""
+    """A page that notes every error, failed request and request to anywhere else; there must be none in the end.
+
+    Going on to another page breaks off what the one before was still fetching (its icon comes after all else): a
+    request that failed in no other way, from a page that is no longer shown, is not the site's failure.
+    """
     context = chromium.new_context(**{"viewport": WIDE, "color_scheme": "light", **options})
-    page, wrong = context.new_page(), []
+    page, wrong, asked, failed = context.new_page(), [], {}, []
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on("request", lambda request: asked.update({request: page.url}))
+    page.on("requestfailed", lambda request: failed.append((request, request.failure)))
     page.on(
         "response", lambda response: wrong.append(f"{response.status}: {response.url}") if not_ok(response) else None
     )
-    page.on("request", lambda asked: wrong.append(f"elsewhere: {asked.url}") if elsewhere(asked.url, start) else None)
     yield page
     page.wait_for_load_state("networkidle")
-    found = list(wrong)  # before the page is closed, which breaks off what is still on its way
+    wrong += [f"elsewhere: {request.url}" for request in asked if elsewhere(request.url, start)]
+    wrong += [  # all of it before the page is closed, which breaks off what is still on its way
+        f"failed: {request.url}, {reason}"
+        for request, reason in failed
+        if reason != "net::ERR_ABORTED" or asked[request] == page.url
+    ]
     context.close()
-    assert not found, found
+    assert not wrong, wrong
 
 
 def not_ok(response):
@@ -73,6 +95,36 @@ def not_ok(response):
 
 def elsewhere(url, start):
     return not url.startswith((start, "data:", "blob:"))
+
+
+@pytest.mark.parametrize("way", ["http", "file"])
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ('<img src="none.png">', "none.png"),
+        ("<script>undefined.x</script>", "undefined"),
+        ('<img src="http://127.0.0.1:9/x.png">', "elsewhere"),
+    ],
+)
+def test_a_page_that_lacks_something_is_found_out(chromium, tmp_path, way, body, told):
+    (tmp_path / "index.html").write_text(f'<link rel="icon" href="data:,">{body}')
+    with served(tmp_path) as address, pytest.raises(AssertionError, match=told):
+        start = address if way == "http" else tmp_path.as_uri() + "/"
+        with looking(chromium, start) as page:
+            page.goto(start + "index.html")
+
+
+def test_who_goes_on_before_all_has_come_is_no_failure(chromium, tmp_path):
+    for name, other in [("one", "two"), ("two", "one")]:
+        (tmp_path / f"{name}.html").write_text(f'<link rel="icon" href="data:,"><a href="{other}.html">{other}</a>')
+    (tmp_path / "late.txt").write_text("")
+    with served(tmp_path) as address, looking(chromium, address) as page:
+        page.goto(address + "one.html")
+        with page.expect_request("**/late.txt"):
+            page.evaluate("void fetch('late.txt')")
+        with page.expect_event("requestfailed", lambda request: request.url.endswith("late.txt")):
+            page.get_by_role("link").click()
+        page.wait_for_url("**/two.html")
 
 
 def test_the_site_has_every_page():
