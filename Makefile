@@ -34,7 +34,7 @@ paper: env  ## regenerate every result under build/ and print the table of claim
 	  $(if $(ONLY),--only $(ONLY)) $(if $(PARAMETERS),--parameter $(PARAMETERS))
 
 stability: env  ## the verdicts of notebooks 00 to 05 at two further base seeds (about half an hour; can be resumed)
-	$(RUN) -m convergent_utils.paper.stability
+	$(RUN) -m convergent_utils.paper.run stability
 
 publish: env  ## copy the last run of the paper into notebooks/, data/ and README.md
 	$(RUN) -m convergent_utils.paper.run publish

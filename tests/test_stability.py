@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from convergent_utils.paper import stability as module
-from convergent_utils.paper.run import RESULTS
+from convergent_utils.paper.run import RESULTS, main
 from convergent_utils.paper.stability import SEEDS, compared, stability
 
 
@@ -92,5 +92,10 @@ def test_what_has_been_run_as_it_is_now_is_not_run_again(tmp_path, monkeypatch, 
     monkeypatch.setattr(module, "run", lambda **_: 1)
     write("00_x", "3")
     (tmp_path / "table.json").unlink()
-    assert stability((10, 20)) == 1
+    assert main(["stability"]) == 1
     assert not (tmp_path / "table.json").exists()
+    (tmp_path / "claims.json").unlink()
+    monkeypatch.setattr(module, "run", run)
+    capsys.readouterr()
+    assert main(["stability"]) == 2
+    assert "claims.json" in capsys.readouterr().err, "one line, no traceback"

@@ -208,6 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     paper.add_argument("--seed", type=int, default=0, help="base seed; net k has seed + k")
     paper.add_argument("--only", nargs="*", help="numbers of notebooks, such as 00 02")
     paper.add_argument("--parameter", nargs="*", default=[], metavar="NAME=VALUE", help="further notebook parameters")
+    commands.add_parser("stability", help="the verdicts of notebooks 00 to 05 at further base seeds")
     publishing = commands.add_parser("publish", help="copy the last run into notebooks/, data/ and README.md")
     publishing.add_argument("--beside", metavar="NAME", help="keep the claims of a run on other images under this name")
     commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
@@ -215,6 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
     checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "stability":
+            from .stability import stability
+
+            return stability()
         if chosen.command in ("course", "check"):
             from . import course
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import nbformat
@@ -98,7 +97,3 @@ def _code(name: str) -> str:
     for path in sorted(PACKAGE.glob("kernels/*.py")) + sorted(PACKAGE.glob("nets/*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-if __name__ == "__main__":
-    sys.exit(stability())
