@@ -95,6 +95,23 @@ def test_overwritten_outputs_are_refused_and_not_silently_wrong(inputs):
     assert (rows["1"] >= 0).all()
 
 
+def test_inference_mode_changes_nothing(inputs):
+    """Where tensors have no version, an overwritten output is still found out."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True))
+    with cu.record(network, ["1"]) as rows:
+        network(inputs)
+        expected = rows["1"].clone()
+        with torch.inference_mode():
+            network(inputs)
+        assert torch.equal(rows["1"], expected)
+        first, refused = cu.record(network, ["0"]), pytest.raises(ValueError, match="'0' is overwritten in place")
+        with refused, first, torch.inference_mode():
+            network(inputs)
+    with torch.inference_mode(), cu.record(network, ["1"]) as rows:
+        network(inputs)
+        assert torch.equal(rows["1"], expected)
+
+
 def test_bad_arguments_are_named(network, inputs):
     with pytest.raises(ValueError, match="did you mean 'conv1'"), cu.record(network, ["conv_1"]):
         pass

@@ -175,6 +175,12 @@ def test_partial_least_squares_is_scikit_learns(units, generator, device):
     assert (largest > 0).all()
 
 
+@pytest.mark.parametrize("tolerance", [0, 1, -1])
+def test_the_tolerance_of_partial_least_squares_is_a_share(tolerance, generator):
+    with pytest.raises(ValueError, match="rank_tolerance: expected a share between 0 and 1"):
+        partial_least_squares(cu.pair_moments(*nets(generator)), rank_tolerance=tolerance)
+
+
 def test_partial_least_squares_recovers_the_direction_that_two_nets_share(generator):
     shared, along_a, along_b = normal(generator, 20_000, 1), orthogonal(generator, 9)[:1], orthogonal(generator, 6)[:1]
     a = 3 * shared @ along_a + normal(generator, 20_000, 9)

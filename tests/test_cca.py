@@ -340,6 +340,12 @@ def test_too_few_samples_are_told_to_the_caller(similarity, generator):
         compare(similarity, normal(generator, 37, 20), normal(generator, 37, 16), **options)
 
 
+def test_few_samples_for_the_units_are_told_though_few_directions_are_kept(generator):
+    a, b = normal(generator, 19, 20), normal(generator, 19, 16)
+    with pytest.warns(UserWarning, match=r"19 samples are too few for 1 \+ 1 directions of up to 20 units: indep"):
+        compare(svcca, a, b, keep=0.05)
+
+
 def test_the_chance_that_the_warning_states(generator):
     with pytest.warns(UserWarning, match="about 1.00 to 1.00"):
         compare(cca, *torch.randn(2, 20, 30, generator=generator), rank_tolerance=1e-12)  # counts rounding as well

@@ -28,7 +28,10 @@ def test_interval_ignores_the_diagonal_and_grows_with_the_level():
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-@pytest.mark.parametrize("values", [np.zeros((2, 2)), np.zeros((3, 4)), np.zeros(9), np.full((3, 3), np.nan)])
+@pytest.mark.parametrize(
+    "values",
+    [np.zeros((2, 2)), np.zeros((3, 4)), np.zeros(9), np.full((3, 3), np.nan), 1.0, [[1, 2], [3]], np.eye(3) * 1j],
+)
 def test_interval_refuses_what_has_none(values):
     with pytest.raises(ValueError, match="values: expected"):
         cu.network_interval(values)
@@ -70,6 +73,8 @@ def test_chance_of_a_vector_and_bad_arguments(generator):
         cu.chance_level(mean_match, a, a, images=torch.tensor([0] * 31 + [1] * 29))
     with pytest.raises(ValueError, match="n_shuffles"):
         cu.chance_level(mean_match, a, a, n_shuffles=0)
+    with pytest.raises(ValueError, match="similarity: expected finite"):  # and not the smallest of p values
+        cu.chance_level(lambda x, y: (x * y).mean() + torch.nan, a, a)
 
 
 @pytest.mark.parametrize("n_networks", [3, 4, 5, 8])
@@ -131,6 +136,8 @@ def test_groups_that_cannot_be_compared(generator):
         cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(0)])
     with pytest.raises(ValueError, match="n_shuffles"):
         cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(3)], n_shuffles=0)
+    with pytest.raises(ValueError, match="members of one shape"):
+        cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(3, 2)])
 
 
 def test_one_group_is_the_interval_of_networks():

@@ -240,6 +240,12 @@ def test_bad_maps_are_named(spoil, message, generator):
         dft_cca(*spoil(*nets(generator)))
 
 
+@pytest.mark.parametrize("tolerance", [0, 1, 2, -1e-5])
+def test_a_tolerance_is_a_share(tolerance, generator):
+    with pytest.raises(ValueError, match="rank_tolerance: expected a share between 0 and 1"):
+        dft_cca(*nets(generator), rank_tolerance=tolerance)
+
+
 def test_results_are_frozen(generator):
     with pytest.raises(dataclasses.FrozenInstanceError):
         dft_cca(*nets(generator)).rho = None

@@ -152,6 +152,16 @@ def test_networks_are_left_as_they_were(networks, images):
     network.eval()
 
 
+def test_inference_mode_changes_nothing(networks, images):
+    expected = cu.measure(networks, images, ["conv1", "fc6"], sample=10)
+    with torch.inference_mode():
+        found = cu.measure(networks, images, ["conv1", "fc6"], sample=10)
+    pair = found.pair("net1.fc6", "net2.fc6", fold=np.int64(1))
+    assert pair.cov_ab.equal(expected.pair("net1.fc6", "net2.fc6", fold=1).cov_ab)
+    merged = found.folds[0].merge(found.folds[1])
+    merged.update({name: torch.zeros(1, units) for name, units in merged.blocks.items()})
+
+
 def test_the_store_is_used_and_follows_weights_images_and_options(networks, images, tmp_path, monkeypatch):
     kept = store.Store(tmp_path)
     options = {"sample": 10, "store": kept}
@@ -187,6 +197,11 @@ def test_bad_arguments_are_named(networks, images, options, message):
 
 
 def test_bad_images_and_names_are_named(networks, images):
+    for other in (images.numpy(), images.long(), cu.load_dataset("fashion-mnist", limit=10)):
+        with pytest.raises(ValueError, match="images: expected"):
+            cu.measure(networks, other, ["conv1"])
+    with pytest.raises(ValueError, match="device: expected 'auto' or"):
+        cu.measure(networks, images, ["conv1"], device="tpu")
     with pytest.raises(ValueError, match="without dots"):
         cu.measure({"net.1": networks["net1"]}, images, ["conv1"])
     spoilt = cu.normalise(images)

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -264,3 +266,81 @@ def test_full_precision_is_forced_and_the_setting_comes_back(monkeypatch, genera
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+SETTINGS = (
+    "pass",
+    "backends.fp32_precision = 'tf32'",
+    "backends.cuda.matmul.fp32_precision = 'tf32'",
+    "backends.cuda.matmul.allow_tf32 = True",
+    "backends.cudnn.allow_tf32 = False",
+    "backends.cudnn.conv.fp32_precision = 'ieee'",
+    "backends.mkldnn.conv.fp32_precision = 'bf16'",
+    "torch.set_float32_matmul_precision('medium')",
+)
+PROBE = """
+import sys, torch, convergent_utils.kernels.precision as precision
+backends = torch.backends
+parts = [backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn]
+parts += [backends.mkldnn, backends.mkldnn.matmul, backends.mkldnn.conv]
+exec(sys.argv[1])
+before = [part.fp32_precision for part in parts]
+with precision.full_precision():
+    within = [part.fp32_precision for part in precision._backends()]
+assert set(within) <= {"none", "ieee"}, within
+assert [part.fp32_precision for part in parts] == before, (before, [part.fp32_precision for part in parts])
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="these settings came with torch 2.9")
+def test_full_precision_by_whatever_name_it_is_set():
+    """Each in a process of its own, since torch's older settings cannot be read once the newer ones have been used."""
+    running = [subprocess.Popen([sys.executable, "-c", PROBE, line], stderr=subprocess.PIPE) for line in SETTINGS]
+    told = [process.communicate()[1].decode()[-500:] for process in running]
+    assert [process.returncode for process in running] == [0] * len(SETTINGS), told
+
+
+def test_autocast_rounds_nothing(generator):
+    a, b = activations(generator, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = cu.pair_moments(a, b)
+        assert torch.is_autocast_enabled("cpu")
+    assert_close(found, cu.pair_moments(a, b), 0)
+
+
+def test_moments_begun_in_inference_mode_go_on_outside_it(generator):
+    a, b = activations(generator)
+    with torch.inference_mode():
+        moments = of(a[:100], b[:100])
+        moments = moments.merge(of(a[100:200], b[100:200]))
+    moments.update({"a": a[200:], "b": b[200:]})
+    assert_close(moments.pair("a", "b"), of(a, b).pair("a", "b"), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("resolution/a"), "expected 'resolution/a' of shape"),
+        (lambda state: state.update({"comoment/a|b": torch.zeros(2, 2)}), r"'comoment/a\|b' of shape \(7, 5\)"),
+        (lambda state: state.update({"count/b": torch.tensor(3)}), r"one count of a, b, got \[3, 500\]"),
+        (lambda state: state.update({"colour/b": torch.tensor(3)}), "tensors: expected one of count"),
+    ],
+)
+def test_a_state_that_lacks_something_is_refused(generator, change, message):
+    state = of(*activations(generator)).state()
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        cu.Moments.from_state(state)
+
+
+def test_numpy_arrays_of_any_layout_are_read_and_others_named(generator, recwarn):
+    a, b = (part.numpy() for part in activations(generator))
+    expected = cu.pair_moments(a, b)
+    locked = a.copy()
+    locked.setflags(write=False)
+    for same in (locked, a.astype(">f8"), np.asfortranarray(a), a[::-1][::-1]):
+        assert_close(cu.pair_moments(same, b), expected, 1e-12)
+    assert not recwarn.list
+    for other in (a.astype(np.longdouble), a.astype(object), a.astype(str), a.astype(int), a[:, :0]):
+        with pytest.raises(ValueError, match="acts_a: expected"):
+            cu.pair_moments(other, b)

@@ -33,6 +33,16 @@ def test_the_seed_decides_the_weights_and_nothing_else_does():
     assert not torch.equal(first["conv1.0.weight"], other["conv1.0.weight"])
 
 
+def test_the_global_generator_is_left_alone(tmp_path):
+    network, before = cu.build_network("alexnet-narrow"), torch.get_rng_state()
+    cu.build_network("alexnet-narrow", seed=3)
+    cu.permuted_copy(network, seed=1)
+    cu.truncated(network, "fc6", torch.eye(64)[:, :3], torch.zeros(64))
+    cu.save(network, tmp_path / "network.safetensors")
+    cu.load(tmp_path / "network.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_hardly_a_unit_is_dead_before_training():
     images = cu.normalise(cu.load_dataset("fashion-mnist", split="test", limit=500).images)
     for seed in range(1, 5):

@@ -4,6 +4,8 @@ To add a similarity, add a row. Every change is made to the units of net b alone
 says what a change of net a does in a row of its own.
 """
 
+import inspect
+
 import pytest
 import torch
 
@@ -173,3 +175,13 @@ def test_nets_of_dead_units_alone(generator):
             assert match.mean == 0
         chance = cu.chance_level(lambda x, y: cu.correlation(cu.pair_moments(x, y)).matrix, a, b, n_shuffles=3)
         assert all(getattr(chance, name).isfinite().all() for name in ("observed", "null", "mean", "low", "high"))
+
+
+@pytest.mark.parametrize("name", [name for name in cu.__all__ if inspect.isfunction(getattr(cu, name))])
+def test_a_docstring_says_what_readme_promises(name):
+    function = getattr(cu, name)
+    said, code = inspect.getdoc(function), inspect.getsource(function)
+    asked = ["Raises:"] if "raise ValueError" in code else []
+    if ".kernels." in function.__module__:
+        asked += ["Args:", "Returns:", "Source: "]
+    assert not [word for word in asked if word not in said], f"{name} lacks them"

@@ -107,7 +107,7 @@ def test_dead_units(acts):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("batch", 0), ("batch", 3001), ("decay", -1), ("momentum", 1.5), ("loss_units", 0), ("steps", [5, 5]),
-     ("schedule", "orginal"), ("start", "one"), ("rate", 1e3)],
+     ("steps", 1.5), ("batch", 32.0), ("schedule", "orginal"), ("start", "one"), ("rate", 1e3)],
 )  # fmt: skip
 def test_bad_arguments(acts, name, value):
     with pytest.raises(ValueError, match=f"{name}: "):

@@ -211,6 +211,26 @@ def test_unpenalised_maps_explode_on_units_that_rarely_fire():
     assert (cu.sparse_mapping(train, [0.3]).r2_on(test) > 0.2).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("solver", ["coordinate descent", "fista"])
+def test_a_copy_in_float32_is_found_to_the_last_of_the_gap(solver, generator):
+    """By rounding a unit and its copy may correlate by a little more than 1; the gap is of the moments as they are."""
+    for _ in range(20):
+        acts, order = torch.randn(3000, 8, generator=generator), torch.randperm(8, generator=generator)
+        path = cu.sparse_mapping(cu.pair_moments(acts, acts[:, order]), [1e-3], solver=solver)
+        assert path.duality_gap.max() < 1e-10
+        assert path.coefficients[0].argmax(0).equal(order)
+
+
+def test_numbers_of_numpy_are_numbers(acts):
+    pair = cu.pair_moments(*acts)
+    expected = cu.least_squares(pair, ridge=0.5).coefficients
+    for ridge in (np.float64(0.5), torch.tensor(0.5), np.array([0.5])):
+        assert cu.least_squares(pair, ridge=ridge).coefficients.equal(expected)
+    few = cu.best_subset_mapping(pair, np.int64(2)).coefficients
+    assert few.equal(cu.best_subset_mapping(pair, 2).coefficients)
+
+
 def test_bad_arguments(acts):
     pair = cu.pair_moments(*acts)
     for penalties in ([], [-0.1], [float("nan")], 0.1):
@@ -224,6 +244,8 @@ def test_bad_arguments(acts):
         cu.least_squares(pair, ridge=-1)
     with pytest.raises(ValueError, match="ridge"):
         cu.least_squares(pair, ridge=[])
+    with pytest.raises(ValueError, match="rank_tolerance: expected a share between 0 and 1"):
+        cu.least_squares(pair, rank_tolerance=-1)
     for k in (0, 13, 2.0):
         with pytest.raises(ValueError, match="k: expected 1 to 12"):
             cu.best_subset_mapping(pair, k)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_everything_comes_back_as_it_was(tmp_path, pair, generator):
     assert torch.equal(back["trained"].at(0.35).fc8.weight, trained.at(0.35).fc8.weight)
     assert back["trained"].network.configuration == trained.network.configuration
     assert torch.equal(back["trained"].network.fc8.weight, trained.network.fc8.weight)
+
+
+def test_every_kind_of_result_comes_back(tmp_path, pair, generator):
+    acts = torch.randn(50, 6, generator=generator)
+    embedding = cu.spectral_embedding(cu.correlation_affinity(pair), 3)
+    maps = torch.randn(2, 40, 4, 4, 3, generator=generator)
+    results = [cu.cca(pair), cu.significant_correlations(cu.cca(pair)), cu.sparse_mapping(pair, [0.1, 0.0])]
+    results += [embedding, cu.hierarchical_clustering(embedding), cu.bin_edges(acts), cu.partial_least_squares(pair)]
+    results += [cu.dft_cca(*maps), cu.bipartite_matching(pair.cov_ab), cu.network_interval(torch.eye(3))]
+    results += [cu.chance_level(lambda a, b: (a * b).sum(0), acts, acts, n_shuffles=3)]
+    cu.save(results, tmp_path / "x.safetensors")
+    for result, back in zip(results, cu.load(tmp_path / "x.safetensors"), strict=True):
+        assert type(back) is type(result)
+        for field in fields(result):
+            was, now = getattr(result, field.name), getattr(back, field.name)
+            assert torch.equal(now, was) if isinstance(was, torch.Tensor) else now == was, field.name
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,6 +60,15 @@ def test_too_few_images_and_unknown_checkpoints(data, narrow):
         cu.train(narrow, data[0], cu.Recipe(batch=1000), seed=1)
     with pytest.raises(ValueError, match=r"share: expected one of 0.0, 0.35"):
         cu.train(narrow, data[0], cu.Recipe(epochs=0), seed=1).at(0.5)
+    for label in (-1, 10):
+        with pytest.raises(ValueError, match=f"expected labels 0 to 9, .* got {label} to {label}"):
+            cu.train(narrow, replace(data[0], labels=torch.full((len(data[0]),), label)), cu.Recipe(batch=16), seed=1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", -1), ("batch", 0), ("rate", -1e-3), ("weight_decay", math.nan)])
+def test_recipes_that_cannot_be_followed(name, value):
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        cu.Recipe(**{name: value})
 
 
 def test_prediction_restores_the_mode(data, narrow):

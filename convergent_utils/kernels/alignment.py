@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_same_samples
+from .checks import as_activations, require_same_samples, require_share
 from .moments import Moments, PairMoments
 
 _CHUNK_ROWS = 1024  # that are copied to float64 at a time
@@ -142,10 +142,14 @@ def partial_least_squares(pair: PairMoments, *, rank_tolerance: float = 1e-7) ->
     Returns:
         PartialLeastSquares, on the device of the moments. Directions of dead units have covariance and correlation 0.
 
+    Raises:
+        ValueError: rank_tolerance not between 0 and 1.
+
     Canonical correlations are the largest that any directions have; these are correlations of directions with much
     variance in both nets, so few samples for the units harm them less.
     Source: Tucker 1958; Wegelin 2000. The symmetric variant, in which neither net predicts the other.
     """
+    require_share(rank_tolerance, "rank_tolerance")
     left, covariance, right = torch.linalg.svd(pair.cov_ab, full_matrices=False)
     sign = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
     directions, correlation = (left * sign, right.T * sign), covariance

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_finite_units, require_known
+from .checks import as_activations, is_count, require_finite_units, require_known
 
 _BINNINGS = ("relu-quantile", "quantile", "uniform")
 MOST_CELLS = 256  # of one unit: codes are uint8
@@ -91,7 +91,7 @@ def edges_of(rows: Tensor, name: str, bins: int, binning: str) -> BinEdges:
     """Bins of the units whose activations are the rows (units, samples)."""
     require_known(binning, _BINNINGS, "binning")
     zero_bin = binning == "relu-quantile"
-    if isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= MOST_CELLS - zero_bin:
+    if not is_count(bins) or not 2 <= bins <= MOST_CELLS - zero_bin:
         raise ValueError(f"bins: expected 2 to {MOST_CELLS - zero_bin}, got {bins!r}")
     low, high = rows.aminmax(dim=1, keepdim=True)  # NaN is passed on
     require_finite_units(torch.maximum(low.abs(), high.abs())[:, 0], name)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_known
+from .checks import as_activations, require_known, require_share
 from .moments import PairMoments
 
 _RANK_TOLERANCE = 1e-5
@@ -130,7 +130,8 @@ def cca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCARes
 
     Dead units are left out; with no live unit in a net rho is empty and the similarity 0. Where a spectrum falls
     without a gap the ranks depend on the tolerance: both are in the result. Where rho are tied the variates are not
-    unique. With fewer samples than directions in both nets together some rho are 1 whatever the data: a warning.
+    unique. With fewer samples than directions in both nets together some rho are 1 whatever the data: a warning, also
+    where samples are fewer than the units of a net.
     Source: Hotelling 1936; Björck and Golub 1973, through second moments.
     """
     return _compared(pair, _inverse_deviation, rank_tolerance)
@@ -250,8 +251,7 @@ def _axes(
 
     Those above the relative cut; of them the fewest that make up the share `keep`. A unit of weight 0 is left out.
     """
-    if not 0 < rank_tolerance < 1:
-        raise ValueError(f"rank_tolerance: expected a share between 0 and 1, got {rank_tolerance}")
+    require_share(rank_tolerance, "rank_tolerance")
     weight = weigh(covariance.diagonal())
     values, vectors = torch.linalg.eigh(covariance * weight[:, None] * weight)
     values, vectors = values.flip(0), vectors.flip(1)
@@ -266,12 +266,14 @@ def _compared(pair: PairMoments, weigh: Callable[[Tensor], Tensor], rank_toleran
     axes_a, axes_b = (_axes(covariance, weigh, rank_tolerance, **share) for covariance in (pair.cov_aa, pair.cov_bb))
     left, rho, right = torch.linalg.svd(axes_a.T @ pair.cov_ab @ axes_b, full_matrices=False)
     rank_a, rank_b = axes_a.shape[1], axes_b.shape[1]
-    surplus = rank_a + rank_b - (pair.n_samples - 1)
-    if surplus > 0:
+    surplus, units = rank_a + rank_b - (pair.n_samples - 1), max(pair.cov_ab.shape)
+    if surplus > 0 or pair.n_samples < units:
         chance = min(1.0, max(rank_a, rank_b) / (pair.n_samples - 1))
+        of_units = f" of up to {units} units" if pair.n_samples < units else ""
+        ones = f"{surplus} or more correlations are 1 whatever the data, and " if surplus > 0 else ""
         warnings.warn(
-            f"{pair.n_samples} samples are too few for {rank_a} + {rank_b} directions: {surplus} or more correlations "
-            f"are 1 whatever the data, and independent units would score about {chance:.2f} to {math.sqrt(chance):.2f}",
+            f"{pair.n_samples} samples are too few for {rank_a} + {rank_b} directions{of_units}: {ones}independent "
+            f"units would score about {chance:.2f} to {math.sqrt(chance):.2f}, so the value is meaningless",
             stacklevel=3,
         )
     return CCAResult(

@@ -66,7 +66,9 @@ def chance_level(
         Chance.
 
     Raises:
-        ValueError: shapes that do not pair, images with unequal rows, n_shuffles < 1.
+        ValueError: shapes that do not pair, images with unequal rows, n_shuffles < 1, a similarity that is not finite.
+
+    Source: Fisher 1935, the test by permutation; Phipson and Smyth 2010, why p counts the observed value, too.
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
@@ -105,11 +107,16 @@ def label_chance(
         are more alike than draws from one pool, as when something regulates each of them.
 
     Raises:
-        ValueError: fewer than two groups, an empty one, n_shuffles < 1.
+        ValueError: fewer than two groups, an empty one, members of unlike shapes, n_shuffles < 1, a statistic that is
+            not finite.
+
+    Source: Fisher 1935; Phipson and Smyth 2010.
     """
     groups = [torch.as_tensor(group) for group in groups]
     if len(groups) < 2 or any(len(group) == 0 for group in groups):
         raise ValueError(f"groups: expected at least two with members, got sizes {[len(group) for group in groups]}")
+    if len({group.shape[1:] for group in groups}) > 1:
+        raise ValueError(f"groups: expected members of one shape, got {[tuple(group.shape[1:]) for group in groups]}")
     _require_shuffles(n_shuffles)
     generator, pooled, sizes = torch.Generator().manual_seed(seed), torch.cat(groups), [len(group) for group in groups]
     null = []
@@ -137,10 +144,18 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
 
     Raises:
         ValueError: not a square matrix, fewer than 3 networks, NaN or infinity, level outside (0, 1).
+
+    Source: Tukey 1958, the jackknife.
     """
-    values = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
-    n = len(values)
-    if values.ndim != 2 or values.shape != (n, n) or n < 3:
+    try:
+        values = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"values: expected a matrix (nets, nets), got {error}") from error
+    if values.is_complex():
+        raise ValueError(f"values: expected real numbers, got {values.dtype}")
+    values = values.detach().cpu().double().numpy()
+    n = values.shape[0] if values.ndim else 0
+    if values.shape != (n, n) or n < 3:
         raise ValueError(f"values: expected (nets, nets) with at least 3 networks, got {values.shape}")
     between = ~np.eye(n, dtype=bool)
     if not np.isfinite(values[between]).all():
@@ -172,11 +187,12 @@ def groups_interval(
     Raises:
         ValueError: no group, fewer than 3 networks in one, a statistic that is not finite, level outside (0, 1).
 
-    The sum over groups and its degrees of freedom (Welch 1938, Satterthwaite 1946) take the groups to be independent:
+    The sum over groups and its degrees of freedom take the groups to be independent:
     no network of one may share its start with one of another. With one group it is `network_interval`. Deviations are
     from the number of all networks, not from the mean of those without one: for means over pairs these are the same;
     for counts and other numbers that move in steps the interval is wider. Transform a number that cannot leave a range,
     such as a correlation (by arctanh), or the interval may.
+    Source: Tukey 1958, the jackknife; Welch 1938 and Satterthwaite 1946, the degrees of freedom.
     """
     if not len(n_networks) or min(n_networks) < 3:
         raise ValueError(f"n_networks: expected at least 3 networks in each group, got {list(n_networks)}")
@@ -202,6 +218,8 @@ def groups_interval(
 
 def _beside(observed: Tensor, null: Tensor) -> Chance:
     """The observed value beside its null (n_shuffles, ...)."""
+    if not (observed.isfinite().all() and null.isfinite().all()):  # no comparison with NaN would ever be reached
+        raise ValueError("similarity: expected finite numbers, observed and shuffled, got NaN or infinity")
     low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
     p_value = (1 + (null >= observed).sum(0)).double() / (1 + len(null))
     return Chance(observed, null, null.mean(0), low, high, p_value)

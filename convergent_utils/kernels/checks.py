@@ -1,6 +1,8 @@
 """Checks of arguments: each error names the argument, what was expected and what came."""
 
 import difflib
+import numbers
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,14 +17,24 @@ def as_activations(value: Tensor | np.ndarray, name: str) -> Tensor:
     Values are not looked at here: what accumulates them checks that they are finite.
     """
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = _from_numpy(value, name)
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: expected a float tensor or NumPy array (samples, units), got {type(value).__name__}")
     if not value.is_floating_point():
         raise ValueError(f"{name}: expected floating-point activations, got {value.dtype}")
-    if value.ndim != 2:
-        raise ValueError(f"{name}: expected shape (samples, units), got {tuple(value.shape)}")
+    if value.ndim != 2 or value.shape[1] == 0:
+        raise ValueError(f"{name}: expected shape (samples, units) with at least one unit, got {tuple(value.shape)}")
     return value.detach() if value.dtype in (torch.float32, torch.float64) else value.detach().float()
+
+
+def _from_numpy(value: np.ndarray, name: str) -> Tensor:
+    """A tensor over the same memory where it is contiguous and in the machine's byte order, also if it is read-only."""
+    if value.dtype.kind != "f" or value.dtype.itemsize > 8:
+        raise ValueError(f"{name}: expected floating-point activations or scores, got {value.dtype}")
+    value = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing is written
+        return torch.from_numpy(value)
 
 
 def require_same_samples(acts_a: Tensor, acts_b: Tensor) -> None:
@@ -47,7 +59,7 @@ def require_finite_units(per_unit: Tensor, name: str) -> None:
 def as_score(score: Tensor | np.ndarray) -> Tensor:
     """A finite floating-point score matrix (units_a, units_b)."""
     if isinstance(score, np.ndarray):
-        score = torch.from_numpy(np.ascontiguousarray(score))
+        score = _from_numpy(score, "score")
     if not isinstance(score, Tensor) or score.ndim != 2 or not score.is_floating_point():
         came = f"{tuple(score.shape)} {score.dtype}" if isinstance(score, Tensor) else type(score).__name__
         raise ValueError(f"score: expected a floating-point matrix (units_a, units_b), got {came}")
@@ -69,10 +81,21 @@ def as_live(live: Tensor | np.ndarray | None, units: int, name: str, like: Tenso
     return live
 
 
+def is_count(value: object) -> bool:
+    """Whether it is a whole number, of Python or of NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def require_share(value: float, name: str) -> None:
+    """`value` lies between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name}: expected a share between 0 and 1, got {value}")
+
+
 def require_known(name: str, known: Iterable[str], argument: str) -> None:
     """`name` is one of `known`; the error names the nearest one that is."""
     known = list(known)
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{argument}: expected one of {', '.join(known)}, got {name!r}{hint}")
+        raise ValueError(f"{argument}: expected one of {', '.join(filter(None, known))}, got {name!r}{hint}")

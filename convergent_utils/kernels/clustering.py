@@ -28,10 +28,11 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from .cca import cca
-from .checks import require_known
+from .checks import is_count, require_known
 from .moments import PairMoments
 from .sparse_mapping import MappingPath, standardised
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LINKAGES = ("average", "complete", "single", "ward")
 _MOST_DENSE_UNITS = 2048  # up to here all eigenvectors by LAPACK are as fast, and no repeated eigenvalue is missed
 
@@ -127,6 +128,7 @@ def correlation_affinity(pair: PairMoments) -> Tensor:
     It sees groups of units that vary apart from the others and outnumber the dimensions of their subspace. It does not
     see them behind a factor that all units share, as when every unit of a layer fires more on a bright image;
     `subspace_affinity` does.
+    Source: ours.
     """
     return _joint_correlation(pair).abs().clamp(max=1).fill_diagonal_(0)
 
@@ -220,6 +222,7 @@ def spectral_embedding(affinity: Tensor | np.ndarray, n_components: int) -> Spec
     one start vector misses repeated eigenvalues. With fewer components than parts every component is a fixed mixture of
     all parts, in the order of their weight; units of one part then share one place. Up to 2,048 units the others come
     from LAPACK, beyond from ARPACK (scipy's `eigsh`, fixed start vector), which may miss other repeated eigenvalues.
+    Source: Ng, Jordan and Weiss 2001.
     """
     return _embedding(affinity, n_components, "n_components")
 
@@ -289,6 +292,8 @@ def crossing_share(tree: MergeTree, units_a: int) -> Tensor:
 
     Raises:
         ValueError: units_a is not between 0 and the number of units.
+
+    Source: Li et al. 2016, many-to-many.
     """
     _require_count(units_a, tree.n_units, "units_a", "units", least=0)
     of_a = tree.leaf_merges < units_a
@@ -307,8 +312,10 @@ def cluster_composition(labels: Tensor, units_a: int) -> Tensor:
 
     Raises:
         ValueError: labels that are not a row of integers of at least -1, units_a not between 0 and their number.
+
+    Source: Li et al. 2016, many-to-many.
     """
-    if labels.ndim != 1 or labels.is_floating_point() or (labels < -1).any():
+    if labels.ndim != 1 or labels.dtype not in _INTEGERS or (labels < -1).any():
         raise ValueError(f"labels: expected a row of integers of at least -1, got {tuple(labels.shape)} {labels.dtype}")
     _require_count(units_a, len(labels), "units_a", "units", least=0)
     n_clusters = int(labels.max()) + 1 if len(labels) else 0
@@ -447,5 +454,5 @@ def _members(units: Tensor | Sequence[int], covariance: Tensor, name: str) -> Te
 
 
 def _require_count(value: int, most: int, name: str, what: str, *, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if not is_count(value) or not least <= value <= most:
         raise ValueError(f"{name}: expected {least} to {most}, as there are {most} {what}, got {value!r}")

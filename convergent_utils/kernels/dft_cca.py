@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_finite_units
+from .checks import as_activations, require_finite_units, require_share
 
 _BLOCK_ROWS = 512  # of a product of which only the sum of squares is wanted
 
@@ -57,7 +57,7 @@ def dft_cca(maps_a: Tensor, maps_b: Tensor, *, rank_tolerance: float = 1e-7) -> 
 
     Raises:
         ValueError: not four dimensions, one of them empty, fewer than 2 images, unequal images, heights or widths,
-            integer or complex types, NaN or infinity (naming the channel as unit).
+            integer or complex types, NaN or infinity (naming the channel as unit), rank_tolerance not between 0 and 1.
 
     At each frequency an image is one sample, so the mean squared rho of independent channels is max(channels) / images.
     With images <= channels_a + channels_b some rho are 1 whatever the maps are: a warning says so.
@@ -67,6 +67,7 @@ def dft_cca(maps_a: Tensor, maps_b: Tensor, *, rank_tolerance: float = 1e-7) -> 
     image is compared with itself: a few images of independent pixels would seem to have most of it off the diagonal.
     Source: Raghu et al. 2017, convolutional layers; off_diagonal is ours.
     """
+    require_share(rank_tolerance, "rank_tolerance")
     maps_a, maps_b = _as_maps(maps_a, "maps_a"), _as_maps(maps_b, "maps_b")
     if maps_a.shape[:3] != maps_b.shape[:3]:
         expected, came = tuple(maps_a.shape[:3]), tuple(maps_b.shape[:3])

@@ -25,6 +25,7 @@ def spatial_frequency(filters: Tensor) -> Tensor:
         ValueError: not four dimensions, a filter larger than 64 pixels, NaN or infinity.
 
     Scale and sign of a filter do not matter, nor where in the window its pattern lies.
+    Source: ours.
     """
     if filters.ndim != 4 or max(filters.shape[2:]) > _GRID:
         raise ValueError(

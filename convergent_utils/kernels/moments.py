@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_finite_units, require_known, require_same_samples
+from .checks import as_activations, is_count, require_finite_units, require_known, require_same_samples
 from .precision import full_precision
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
@@ -68,14 +68,15 @@ class Moments:
 
     def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
         for name, units in blocks.items():
-            if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+            if not is_count(units) or units < 1:
                 raise ValueError(f"blocks: expected a positive number of units for {name!r}, got {units!r}")
             if "|" in name:
                 raise ValueError(f"blocks: expected names without '|', got {name!r}")
-        self.blocks = dict(sorted(blocks.items()))
+        self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
         self.pairs = _ordered_pairs(self.blocks, pairs)
         self._parts = [(group, _Part()) for group in _connected(self.blocks, self.pairs)]
 
+    @torch.inference_mode(False)  # what is made in inference mode could not be updated outside it
     def update(self, rows: Mapping[str, Tensor]) -> None:
         """Merge a batch: rows[name] is (samples, units) of that block. Blocks joined by pairs must come together.
 
@@ -93,8 +94,13 @@ class Moments:
         for part, batch in batches:
             part.merge(batch)
 
+    @torch.inference_mode(False)
     def merge(self, other: Moments) -> Moments:
-        """The moments of both parts together, as a new object."""
+        """The moments of both parts together, as a new object.
+
+        Raises:
+            ValueError: other blocks or pairs.
+        """
         if not isinstance(other, Moments) or self.blocks != other.blocks or self.pairs != other.pairs:
             raise ValueError("other: expected moments of the same blocks and pairs")
         merged = copy.deepcopy(self)
@@ -142,8 +148,14 @@ class Moments:
         return tensors
 
     @classmethod
+    @torch.inference_mode(False)
     def from_state(cls, tensors: Mapping[str, Tensor]) -> Moments:
-        """The moments whose `state` was `tensors`."""
+        """The moments whose `state` was `tensors`.
+
+        Raises:
+            ValueError: tensors that no state has, are missing or of another shape; unequal counts of blocks that come
+                together.
+        """
         found: dict[str, dict[str, Tensor]] = {"count": {}, "resolution": {}, "mean": {}, "comoment": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
@@ -151,8 +163,16 @@ class Moments:
             found[kind][name] = value
         pairs = [tuple(name.split("|")) for name in found["comoment"]]
         moments = cls({name: len(mean) for name, mean in found["mean"].items()}, pairs=pairs)
+        for key, like in moments.state().items():
+            came = tensors.get(key)
+            if came is None or came.shape != like.shape:
+                shape = "none" if came is None else tuple(came.shape)
+                raise ValueError(f"tensors: expected {key!r} of shape {tuple(like.shape)}, got {shape}")
         for group, part in moments._parts:
-            part.count = int(found["count"][group[0]])
+            counts = {int(found["count"][name]) for name in group}
+            if len(counts) > 1:
+                raise ValueError(f"tensors: expected one count of {', '.join(group)}, got {sorted(counts)}")
+            part.count = counts.pop()
             if part.count:
                 part.resolution = {name: float(found["resolution"][name]) for name in group}
                 part.mean = {name: found["mean"][name].clone() for name in group}
@@ -263,6 +283,8 @@ def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
     Raises:
         ValueError: shapes that do not pair, fewer than 2 samples, NaN or infinity (naming the unit), integer or
             complex types.
+
+    Source: Chan, Golub and LeVeque 1979, the merge of the parts.
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
@@ -291,7 +313,10 @@ def _ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None
     if pairs is None:
         return [(a, b) for a in names for b in names if a <= b]
     wanted = {(a, a) for a in names}
-    for a, b in pairs:
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"pairs: expected pairs of names, got {pair!r}")
+        a, b = pair
         for name in (a, b):
             require_known(name, names, "pairs")
         wanted.add((min(a, b), max(a, b)))

@@ -119,6 +119,7 @@ class JointHistogram:
     identity, merging commutes and is associative, and any split of the rows equals one batch.
     """
 
+    @torch.inference_mode(False)  # what is made in inference mode could not be updated outside it
     def __init__(self, edges_a: BinEdges, edges_b: BinEdges, *, method: str = "auto"):
         shape = (len(edges_a.cuts), len(edges_b.cuts), edges_a.n_cells, edges_b.n_cells)
         if 4 * math.prod(shape) > _MOST_BYTES:
@@ -131,6 +132,7 @@ class JointHistogram:
         self.counts = torch.zeros(shape, dtype=torch.int32, device=device)
         self._largest = torch.zeros(shape[0] + shape[1], device=device)
 
+    @torch.inference_mode(False)
     def update(self, a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> None:
         """Count a batch: (samples, units_a) and (samples, units_b), the same samples.
 
@@ -155,6 +157,7 @@ class JointHistogram:
         codes_b = codes_of(b.T.contiguous(), self.edges_b, compiled=compiled)
         _COUNTING[self.method](self.counts, codes_a, codes_b)
 
+    @torch.inference_mode(False)
     def merge(self, other: JointHistogram) -> JointHistogram:
         """The histogram of both parts together, as a new object.
 

@@ -1,19 +1,50 @@
-"""Full float32 products: TF32 keeps ten bits of mantissa, which is not enough for a correlation."""
+"""Full float32 products: TF32 keeps ten bits of mantissa, bfloat16 seven; neither is enough for a correlation."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it float32 products and convolutions are not rounded to TF32; the caller's settings come back after it."""
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    """Within it float32 products and convolutions are not rounded, neither to TF32 nor by autocast.
+
+    The caller's settings come back after it, whether made by torch's older names or, from torch 2.9 on, by
+    `fp32_precision`. The older ones cannot be read once the newer ones have been used.
+    """
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        for backend in _backends():
+            stack.callback(_restore, backend, backend.fp32_precision)
+        with suppress(RuntimeError):
+            matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+            if matmul != "highest":
+                torch.set_float32_matmul_precision("highest")
+                stack.callback(torch.set_float32_matmul_precision, matmul)
+            if convolution:
+                torch.backends.cudnn.allow_tf32 = False
+                stack.callback(setattr, torch.backends.cudnn, "allow_tf32", True)
+        for backend in _backends():
+            if backend.fp32_precision not in ("none", "ieee"):
+                backend.fp32_precision = "ieee"
         yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
+
+
+def _backends() -> list[object]:
+    """What rounds for itself; none before torch 2.9."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        return []
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv]
+
+
+def _restore(backend: object, before: str) -> None:
+    """As it was: what a backend has from the setting above it is not made its own."""
+    if backend.fp32_precision == before:
+        return
+    backend.fp32_precision = "none"
+    if backend.fp32_precision != before:
+        backend.fp32_precision = before

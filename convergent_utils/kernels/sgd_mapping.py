@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .chance import rows_of_images
-from .checks import as_activations, require_known, require_same_samples
+from .checks import as_activations, is_count, require_known, require_same_samples
 from .moments import PairMoments, pair_moments
 from .precision import full_precision
 from .sparse_mapping import MappingPath, path_of, standardised
@@ -113,10 +114,14 @@ def sgd_mappings(
 
     Raises:
         ValueError: as `sgd_mapping`, or no run.
+
+    Source: as `sgd_mapping`; runs that share their batches are ours.
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
     rows, runs = rows_of_images(images, len(acts_a)), _checked_runs(runs, acts_b.shape[1])
+    if not is_count(batch):
+        raise ValueError(f"batch: expected a whole number of images, got {batch!r}")
     _require_within(batch=(batch, 1, len(rows)), rate=(rate, 0, 1e9))
     _require_within(halve_every=(halve_every, 1, 1e9), momentum=(momentum, 0, 1))
     wanted, pair = _checked_steps(steps), pair_moments(acts_a, acts_b)
@@ -182,9 +187,10 @@ def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[SgdRun]:
 
 
 def _checked_steps(steps: int | Sequence[int]) -> list[int]:
-    wanted = [steps] if isinstance(steps, int) else list(steps)
-    if not wanted or wanted[0] < 0 or any(later <= earlier for earlier, later in pairwise(wanted)):
-        raise ValueError(f"steps: expected a number or several in rising order, got {steps}")
+    wanted = np.atleast_1d(steps).tolist()
+    rising = all(map(is_count, wanted)) and all(earlier < later for earlier, later in pairwise(wanted))
+    if not wanted or not rising or wanted[0] < 0:
+        raise ValueError(f"steps: expected a whole number or several in rising order, got {steps}")
     return wanted
 
 

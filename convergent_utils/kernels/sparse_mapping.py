@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_known
+from .checks import as_activations, is_count, require_known, require_share
 from .moments import PairMoments
 from .precision import full_precision
 
@@ -82,7 +82,17 @@ class MappingPath:
         return torch.where(live, 1 - (error + missed.square()) / variance.where(variance > 0, 1.0), 0.0)
 
     def predict(self, acts_a: Tensor) -> Tensor:
-        """Predicted activations of net b (penalties, samples, units_b), from (samples, units_a), in their precision."""
+        """Predicted activations of net b.
+
+        Args:
+            acts_a: (samples, units_a) float tensor or NumPy array.
+
+        Returns:
+            (penalties, samples, units_b), in the precision of `acts_a`, computed in float64.
+
+        Raises:
+            ValueError: another number of units; integer or complex types.
+        """
         acts_a = as_activations(acts_a, "acts_a")
         if acts_a.shape[1] != self.coefficients.shape[1]:
             raise ValueError(f"acts_a: expected {self.coefficients.shape[1]} units, got {acts_a.shape[1]}")
@@ -161,13 +171,15 @@ def least_squares(
         MappingPath with one entry for each ridge, whose penalties are 0.
 
     Raises:
-        ValueError: negative ridge.
+        ValueError: negative ridge, rank_tolerance not between 0 and 1.
 
     Without a ridge, R^2 on *other* data may be far below 0, where units fire rarely.
+    Source: Penrose 1956 for the minimum norm, Hoerl and Kennard 1970 for the ridge.
     """
-    ridges = [ridge] if isinstance(ridge, int | float) else list(ridge)
+    ridges = torch.as_tensor(ridge, dtype=torch.float64).flatten().tolist()
     if not ridges or not all(r >= 0 and math.isfinite(r) for r in ridges):
         raise ValueError(f"ridge: expected a number of at least 0, or several, got {ridge}")
+    require_share(rank_tolerance, "rank_tolerance")
     gram, cross, _, _ = standardised(pair)
     values, vectors = torch.linalg.eigh(gram)
     kept = values > rank_tolerance * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
@@ -192,10 +204,12 @@ def best_subset_mapping(pair: PairMoments, k: int) -> MappingPath:
 
     Raises:
         ValueError: k below 1 or above units_a.
+
+    Source: forward selection by orthogonalisation (Miller 1984), here on second moments.
     """
     gram, cross, _, _ = standardised(pair)
     units_a, units_b = cross.shape
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= units_a:
+    if not is_count(k) or not 1 <= k <= units_a:
         raise ValueError(f"k: expected 1 to {units_a} predictors, got {k!r}")
     left = gram.diagonal().expand(units_b, units_a).clone()  # variance of each unit of a not explained by the chosen
     shared = cross.T.clone()  # covariance of what is left of each unit of a with what is left of the target
@@ -319,24 +333,29 @@ def _relative_gap(target, weight, fit, penalty):  # pragma: no cover - compiled
         energy += weight[i] * fit[i]
         size += abs(weight[i])
         steepest = max(steepest, abs(target[i] - fit[i]))
-    residual = max(1.0 - 2.0 * explained + energy, 0.0)
+    variance = max(1.0, 2.0 * explained - energy)
+    residual = variance - 2.0 * explained + energy
     primal = residual / 2.0 + penalty * size
     scale = 1.0 if steepest <= penalty else penalty / steepest
-    return max(primal - scale * (1.0 - explained) + scale**2 * residual / 2.0, 0.0) / max(primal, 1e-300)
+    return max(primal - scale * (variance - explained) + scale**2 * residual / 2.0, 0.0) / max(primal, 1e-300)
 
 
 def _gap_of(gram: Tensor, cross: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
     r"""Primal minus dual objective over the primal, for each unit of b.
 
     The dual point is the residual :math:`r`, scaled by :math:`s = \min(1, \lambda / \|X^\top r\|_\infty)` so that it is
-    feasible; its value is :math:`s\, y^\top r - s^2 r^\top r / 2`.
+    feasible; its value is :math:`s\, y^\top r - s^2 r^\top r / 2`. The variance of y is 1, or what is explained of it
+    where rounding of the moments makes that more: a unit and its copy may correlate by 1 + 3e-7 in float32.
     """
     fitted = gram @ weights
     explained = (weights * cross).sum(0)
-    residual = (1 - 2 * explained + (weights * fitted).sum(0)).clamp(min=0)
+    energy = (weights * fitted).sum(0)
+    variance = (2 * explained - energy).clamp(min=1)
+    residual = variance - 2 * explained + energy
     primal = residual / 2 + penalty * weights.abs().sum(0)
     scale = (penalty / (cross - fitted).abs().amax(0).clamp(min=torch.finfo(cross.dtype).tiny)).clamp(max=1)
-    return (primal - scale * (1 - explained) + scale.square() * residual / 2).clamp(min=0) / primal.clamp(min=1e-300)
+    dual = scale * (variance - explained) - scale.square() * residual / 2
+    return (primal - dual).clamp(min=0) / primal.clamp(min=1e-300)
 
 
 def _fista(gram: Tensor, cross: Tensor, penalties: Tensor, tolerance: float) -> list[tuple[Tensor, Tensor]]:

@@ -79,7 +79,9 @@ def captured(
     for name in layers:
         require_known(name, modules, "layers")
     kept: dict[str, object] = {}
-    watched: dict[str, tuple[Tensor, int]] = {}  # outputs and their versions; from the second call only whole maps
+    watched: dict[
+        str, tuple[Tensor, int | Tensor]
+    ] = {}  # outputs, their versions; from the second call only whole maps
     calls = 0
 
     def hook_of(name: str) -> Callable:
@@ -90,8 +92,8 @@ def captured(
             if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
                 came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"layers: {name!r}: expected a tensor of 2, 3 or 4 dimensions as output, got {came}")
-            if keep is None or calls == 0:
-                watched[name] = (output, output._version)
+            if keep is None or calls == 0:  # in inference mode a tensor has no version
+                watched[name] = (output, output.clone() if output.is_inference() else output._version)
             kept[name] = _as_map(output) if keep is None else keep(name, _as_map(output))
 
         return hook
@@ -102,8 +104,8 @@ def captured(
         for name in layers:
             if name not in kept:
                 raise ValueError(f"layers: {name!r} was not called by the network")
-        for name, (output, version) in watched.items():
-            if output._version != version:
+        for name, (output, was) in watched.items():
+            if not torch.equal(output, was) if isinstance(was, Tensor) else output._version != was:
                 raise ValueError(f"layers: {name!r} is overwritten in place by a later module; record that one instead")
         watched.clear()
         calls += 1
@@ -115,7 +117,7 @@ def captured(
     modes = {module: module.training for module in modules.values()}
     network.eval()
     try:
-        with torch.no_grad(), full_precision():
+        with torch.inference_mode(False), torch.no_grad(), full_precision():
             yield read
     finally:
         for hook in hooks:

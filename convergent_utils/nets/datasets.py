@@ -93,7 +93,11 @@ def absolute_name(name: str) -> str:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images (n, height, width, channels) uint8 as network input (n, channels, height, width) float32 in [-1, 1]."""
+    """Images (n, height, width, channels) uint8 as network input (n, channels, height, width) float32 in [-1, 1].
+
+    Raises:
+        ValueError: images of another shape or type.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4:
         came = f"{tuple(images.shape)} {images.dtype}"
         raise ValueError(f"images: expected (n, height, width, channels) uint8, got {came}")
@@ -136,6 +140,9 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
     if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images),):
         came = f"{images.shape} {images.dtype} and {labels.shape}"
         raise ValueError(f"name: {path}: expected images (n, height, width, channels) uint8 with n labels, got {came}")
+    if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
+        came = f"{labels.dtype} {labels.min()} to {labels.max()}" if len(labels) else labels.dtype
+        raise ValueError(f"name: {path}: expected integer labels of {len(classes)} classes from 0 on, got {came}")
     return images, labels, classes
 
 
@@ -144,7 +151,10 @@ def _image_folder(path: Path) -> torch.utils.data.Dataset:
 
     if not path.is_dir():
         raise ValueError(f"name: there is no folder {path}")
-    return ImageFolder(str(path))
+    try:
+        return ImageFolder(str(path))
+    except FileNotFoundError as error:  # no class, or one without an image
+        raise ValueError(f"name: {path}: {error}") from error
 
 
 def _torchvision_dataset(kind: str, split: str) -> torch.utils.data.Dataset:
@@ -166,8 +176,11 @@ def _from_torchvision(found: torch.utils.data.Dataset, kind: str, limit: int | N
     """Read the images that are kept, and no other, into memory."""
     images, labels = [], []
     for index in _spread(len(found), limit):
-        image, label = found[int(index)]
-        images.append(np.asarray(image.convert("RGB")))
+        try:
+            image, label = found[int(index)]
+            images.append(np.asarray(image.convert("RGB")))
+        except OSError as error:
+            raise ValueError(f"name: an image cannot be read: {error}") from error
         labels.append(label)
     shapes = {image.shape for image in images}
     if len(shapes) > 1:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from ..kernels.checks import require_known
 from .networks import Network, weighted
@@ -31,7 +32,7 @@ def subspace_projection(directions: Tensor, *, covariance: Tensor | None = None)
         (units, units) float64 P; centred activations (samples, units) become `acts @ P`. P P = P.
 
     Raises:
-        ValueError: shapes that do not pair, directions that are not finite.
+        ValueError: shapes that do not pair, numbers that are not finite.
 
     Source: Raghu et al. 2017, section 2.1, which projects in the space of samples. For principal components both agree.
     """
@@ -45,6 +46,8 @@ def subspace_projection(directions: Tensor, *, covariance: Tensor | None = None)
     basis = _orthonormal(directions.double())
     if covariance is None:
         return basis @ basis.T
+    if not covariance.isfinite().all():
+        raise ValueError("covariance: expected finite numbers, got NaN or infinity")
     covariance = covariance.double()
     seen = basis.T @ covariance
     return basis @ torch.linalg.pinv(seen @ basis, rtol=_RANK_TOLERANCE, hermitian=True) @ seen
@@ -60,6 +63,9 @@ def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
 
     Returns:
         A new tensor like `acts`.
+
+    Raises:
+        ValueError: other numbers of units.
     """
     last = acts.movedim(1, -1) if acts.ndim == 4 else acts
     if last.shape[-1] != len(mean) or matrix.shape != (len(mean), len(mean)):
@@ -81,6 +87,9 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
         network: any torch module.
         layer: name of one of its submodules.
         matrix, mean: see `project`.
+
+    Raises:
+        ValueError: a layer that the network lacks; when it is called, other numbers of units.
     """
     modules = dict(network.named_modules())
     require_known(layer, modules, "layer")
@@ -92,7 +101,11 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
 
 
 def split_after(network: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.Sequential]:
-    """The part of a chain of modules up to `layer`, and the part after it; both share the network's weights."""
+    """The part of a chain of modules up to `layer`, and the part after it; both share the network's weights.
+
+    Raises:
+        ValueError: a layer that the network lacks.
+    """
     names = list(dict(network.named_children()))
     require_known(layer, names, "layer")
     after = names.index(layer) + 1
@@ -116,7 +129,7 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
         The modules of `network` by the same names, copied; see `multiply_adds` for what is saved.
 
     Raises:
-        ValueError: a layer that is pooled, or the last one.
+        ValueError: a layer that is pooled, or the last one; other numbers of units.
 
     Source: Raghu et al. 2017, compression by projection.
     """
@@ -125,6 +138,10 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
     following = names[min(names.index(layer) + 1, len(names) - 1)]
     if following not in network.layers or following == layer:
         raise ValueError(f"layer: expected one whose units the next layer reads directly, got {layer!r}")
+    units = len(weighted(network, layer).weight)
+    if directions.ndim != 2 or len(directions) != units or mean.shape != (units,):
+        came = f"{tuple(directions.shape)} and {tuple(mean.shape)}"
+        raise ValueError(f"directions: expected ({units}, k) and mean ({units},), the units of {layer}, got {came}")
     smaller = nn.Sequential(OrderedDict(copy.deepcopy(network).named_children()))
     basis, mean = _orthonormal(directions.double()), mean.double()
     encode = torch.cat([basis.T, torch.zeros(1, len(mean), dtype=torch.float64)])
@@ -177,6 +194,9 @@ def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None
         schedule: share of training in [0, 1] by layer. Layers that it does not name learn to the end. Once all layers
             below are frozen, too, no gradient is computed for them: that is what is saved.
 
+    Raises:
+        ValueError: a share that is not from 0 to 1.
+
     Source: Raghu et al. 2017, freeze training, where layer i of L is frozen after i / L of training.
     """
     for layer, share in schedule.items():
@@ -199,9 +219,14 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
         forward: multiply-adds by layer, from the bottom up.
         schedule: see `freezing`.
 
+    Raises:
+        ValueError: no layer.
+
     A layer costs its multiply-adds once forward, once for the gradient of its weights while it learns, and once for
     the gradient of its inputs while anything below it learns. The time of the optimiser's own steps is left out.
     """
+    if not forward:
+        raise ValueError("forward: expected at least one layer, got none")
     bottom, spent, whole = next(iter(forward)), 0.0, 0.0
     latest_below = 0.0
     for layer, cost in forward.items():
@@ -225,10 +250,10 @@ def _chain(module: nn.Module) -> list[nn.Module]:
 def _like(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor, **geometry: int) -> nn.Conv2d | nn.Linear:
     """A module of the same kind with other weights."""
     if isinstance(module, nn.Linear):
-        made = nn.Linear(weight.shape[1], weight.shape[0])
+        made = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
     else:
         geometry = {"padding": module.padding, "stride": module.stride, **geometry}
-        made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2:], **geometry)
+        made = skip_init(nn.Conv2d, weight.shape[1], weight.shape[0], weight.shape[2:], **geometry)
     made = made.to(module.weight)
     with torch.no_grad():
         made.weight.copy_(weight)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
 from ..kernels import moments as moments_module
-from ..kernels.checks import require_known
+from ..kernels.checks import is_count, require_known
 from ..kernels.moments import Moments, PairMoments
 from . import activations, distributed
 from .activations import Positions, captured, draw_places, flat_places, require_positions, rows_of
@@ -76,10 +76,13 @@ class Measurement:
         """Moments of two blocks, over all images, or those of one fold or several merged.
 
         Image k is in fold k modulo the number of folds.
+
+        Raises:
+            ValueError: unknown blocks or fold, a pair that was not measured.
         """
         if fold is None:
             return self._merged(range(len(self.folds))).pair(a, b)
-        chosen = [fold] if isinstance(fold, int) else list(fold)
+        chosen = [fold] if is_count(fold) else list(fold)
         if not chosen or any(k not in range(len(self.folds)) for k in chosen):
             raise ValueError(f"fold: expected 0 to {len(self.folds) - 1}, or several of them, got {fold}")
         return self._merged(chosen).pair(a, b)
@@ -123,17 +126,29 @@ class Measurement:
         return replace(pair, cov_ab=pair.cov_ab - self.layout(a, b).cov_ab)
 
     def sample(self, block: str) -> Tensor:
-        """(rows, units) float32 of the aligned sample; row k is the same image and place in every block."""
+        """(rows, units) float32 of the aligned sample; row k is the same image and place in every block.
+
+        Raises:
+            ValueError: unknown block.
+        """
         require_known(block, self.blocks, "block")
         return self.samples[block]
 
     def top(self, block: str) -> Top:
-        """The strongest stimuli of each unit."""
+        """The strongest stimuli of each unit.
+
+        Raises:
+            ValueError: unknown block.
+        """
         require_known(block, self.blocks, "block")
         return self.tops[block]
 
     def mean_map(self, block: str) -> Tensor:
-        """(height, width, units) float64, each unit's mean activation at each place over images."""
+        """(height, width, units) float64, each unit's mean activation at each place over images.
+
+        Raises:
+            ValueError: unknown block, places drawn anew for each image.
+        """
         require_known(block, self.blocks, "block")
         if block not in self.maps:
             raise ValueError(f"positions: places drawn anew for each image have no mean map, got {self.positions!r}")
@@ -144,11 +159,16 @@ class Measurement:
         return self.pair(block, block).mean_a
 
     def active_share(self, block: str) -> Tensor:
-        """(units,) float64, the share of rows on which the activation is not zero."""
+        """(units,) float64, the share of rows on which the activation is not zero.
+
+        Raises:
+            ValueError: unknown block.
+        """
         require_known(block, self.blocks, "block")
         return self.active[block]
 
 
+@torch.inference_mode(False)  # sums are brought up to date in place, which what is made in inference mode forbids
 def measure(
     networks: Mapping[str, nn.Module],
     images: Tensor,
@@ -216,6 +236,15 @@ def _require_arguments(networks: Mapping[str, nn.Module], images: Tensor, option
     require_positions(options["positions"])
     if not networks:
         raise ValueError("networks: expected at least one, got none")
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim != 4
+        or not (images.dtype == torch.uint8 or images.is_floating_point())
+    ):
+        came = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(
+            f"images: expected (n, height, width, channels) uint8 or (n, channels, height, width) float, got {came}"
+        )
     for argument, least in (("folds", 1), ("sample", 2), ("top", 1)):
         if options[argument] < least:
             raise ValueError(f"{argument}: expected at least {least}, got {options[argument]}")
@@ -467,7 +496,10 @@ def _strongest(value: Tensor, image: Tensor, place: Tensor, n_top: int) -> tuple
 
 def _device(device: str) -> torch.device:
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device: expected 'auto' or a device that torch knows, got {device!r}") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

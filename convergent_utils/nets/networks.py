@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,17 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
         if value <= 0:
             raise ValueError(f"{argument}: expected a positive number, got {value}")
     convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
+    with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
+        modules = _modules(channels, convolutions, connected, classes)
+    configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
+    return _initialised(Network(modules, configuration), seed)
+
+
+def _modules(
+    inputs: int, convolutions: Sequence[int], connected: Sequence[int], classes: int
+) -> OrderedDict[str, nn.Module]:
+    """The chain of a network."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    inputs = channels
     for k, (units, size) in enumerate(zip(convolutions, _KERNELS, strict=True), start=1):
         modules[f"conv{k}"] = nn.Sequential(nn.Conv2d(inputs, units, size, padding=size // 2), nn.ReLU(inplace=True))
         if k in (1, 2):
@@ -70,8 +79,7 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
         modules[f"fc{k}"] = nn.Sequential(nn.Linear(inputs, units), nn.ReLU(inplace=True))
         inputs = units
     modules["fc8"] = nn.Linear(inputs, classes)
-    configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
-    return _initialised(Network(modules, configuration), seed)
+    return modules
 
 
 def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Tensor]]:
@@ -84,6 +92,9 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
     Returns:
         The copy, and for each hidden layer a permutation (units,) int64 whose entry j is the original unit that stands
         at place j of the copy. The units of the last layer are classes and keep their places.
+
+    Raises:
+        ValueError: another kind of network.
     """
     _require_network(network)
     generator, permutations = torch.Generator().manual_seed(seed), {}

@@ -244,18 +244,14 @@ def _plain(value: object) -> object:
 
 def _classes() -> dict[str, type]:
     """The results that files may hold; nothing else is ever made from a file."""
-    from ..kernels import chance, correlation, matching, moments
-    from . import datasets, measuring, networks, training
+    from ..kernels import alignment, binning, cca, chance, clustering, correlation, dft_cca, matching, moments
+    from ..kernels import sparse_mapping as mapping
+    from . import activations, datasets, measuring, networks, training
 
-    known = [
-        moments.Moments,
-        moments.PairMoments,
-        correlation.Correlation,
-        matching.Match,
-        chance.Interval,
-        chance.Chance,
-    ]
-    known += [measuring.Measurement, measuring.Top, datasets.Dataset]
+    known = [moments.Moments, moments.PairMoments, correlation.Correlation, matching.Match, binning.BinEdges]
+    known += [cca.CCAResult, cca.CorrelationCount, dft_cca.DFTCCA, alignment.PartialLeastSquares, mapping.MappingPath]
+    known += [clustering.SpectralEmbedding, clustering.MergeTree, chance.Interval, chance.Chance]
+    known += [measuring.Measurement, measuring.Top, datasets.Dataset, activations.ReceptiveField]
     known += [training.Recipe, training.History, training.Trained, networks.Network]
     return {known_class.__name__: known_class for known_class in known}
 
@@ -269,7 +265,7 @@ def _encode(value: object, tensors: dict[str, Tensor]) -> object:
         key = f"{len(tensors):06d}"
         tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": key}
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return {kind: [_encode(item, tensors) for item in value]}
     if isinstance(value, Mapping):
         return {"dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}

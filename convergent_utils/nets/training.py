@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,12 +28,23 @@ class Recipe:
         batch: images per step.
         rate: peak learning rate; larger ones kill units of fc6.
         weight_decay: per step, times the rate.
+
+    Raises:
+        ValueError: an attribute out of range.
     """
 
     epochs: float = 6
     batch: int = 64
     rate: float = 2e-3
     weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        for argument, value, least in (("epochs", self.epochs, 0), ("batch", self.batch, 1)):
+            if not value >= least:
+                raise ValueError(f"{argument}: expected at least {least}, got {value}")
+        for argument, value in (("rate", self.rate), ("weight_decay", self.weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{argument}: expected a finite number of at least 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,11 @@ class Trained:
     checkpoints: dict[float, dict[str, Tensor]]
 
     def at(self, share: float) -> nn.Module:
-        """A copy of the network as it was after that share of training; 0 is the untrained network."""
+        """A copy of the network as it was after that share of training; 0 is the untrained network.
+
+        Raises:
+            ValueError: a share of which no checkpoint was kept.
+        """
         if share not in self.checkpoints:
             raise ValueError(f"share: expected one of {', '.join(map(str, self.checkpoints))}, got {share}")
         network = copy.deepcopy(self.network)
@@ -107,6 +123,10 @@ def train(
     per_epoch = len(dataset) // recipe.batch
     if per_epoch == 0:
         raise ValueError(f"dataset: expected at least one batch of {recipe.batch} images, got {len(dataset)}")
+    outputs, labels = predict(network, dataset.part(1)).shape[1], dataset.labels
+    if labels.min() < 0 or labels.max() >= outputs:
+        came = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"dataset: expected labels 0 to {outputs - 1}, for which the network has outputs, got {came}")
     total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
@@ -134,12 +154,26 @@ def train(
 
 
 def accuracy(network: nn.Module, dataset: Dataset) -> float:
-    """Share of the images that the network classifies rightly."""
+    """Share of the images that the network classifies rightly, in eval mode, a number from 0 to 1.
+
+    Args:
+        network: takes normalised images and returns logits (n, classes).
+        dataset: images, and the labels that are right.
+    """
     return float((predict(network, dataset).argmax(1) == dataset.labels).double().mean())
 
 
 def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor:
-    """Logits (n, classes) on the CPU, in eval mode, without gradients; the network's mode is restored."""
+    """What the network says of each image, in eval mode, without gradients; its mode is restored.
+
+    Args:
+        network: takes normalised images (n, channels, height, width) float32 and returns logits (n, classes).
+        dataset: images.
+        batch: images that are passed at a time.
+
+    Returns:
+        (n, classes) float32 logits on the CPU.
+    """
     training, device = network.training, next(network.parameters()).device
     network.eval()
     with torch.no_grad():
