@@ -342,8 +342,14 @@ def test_too_few_samples_are_told_to_the_caller(similarity, generator):
 
 def test_few_samples_for_the_units_are_told_though_few_directions_are_kept(generator):
     a, b = normal(generator, 19, 20), normal(generator, 19, 16)
-    with pytest.warns(UserWarning, match=r"19 samples are too few for 1 \+ 1 directions of up to 20 units: indep"):
+    with pytest.warns(UserWarning, match=r"19 samples are too few for 1 \+ 1 directions kept of 18 \+ 16: indep"):
         compare(svcca, a, b, keep=0.05)
+    dead, copies = torch.cat([a[:, :3], torch.zeros(19, 30)], 1), a[:, :3].repeat(1, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for few in (dead, copies):
+            compare(svcca, few, b[:, :3])
+            compare(cca, few, torch.zeros(19, 40))
 
 
 def test_the_chance_that_the_warning_states(generator):

@@ -24,6 +24,8 @@ def test_interval_ignores_the_diagonal_and_grows_with_the_level():
     other = values.copy()
     np.fill_diagonal(other, np.nan)
     assert cu.network_interval(values) == cu.network_interval(torch.from_numpy(other))
+    for same in (values[::-1, ::-1][::-1, ::-1], values.astype(">f8"), values.tolist(), values.astype(object)):
+        assert cu.network_interval(same) == cu.network_interval(values)
     wide, narrow = cu.network_interval(values, level=0.99), cu.network_interval(values, level=0.5)
     assert wide.low < narrow.low < narrow.high < wide.high
 
@@ -136,6 +138,8 @@ def test_groups_that_cannot_be_compared(generator):
         cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(0)])
     with pytest.raises(ValueError, match="n_shuffles"):
         cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(3)], n_shuffles=0)
+    with pytest.raises(ValueError, match="statistic: expected finite"):
+        cu.label_chance(lambda groups: torch.nan, [torch.ones(3), torch.ones(3)])
     with pytest.raises(ValueError, match="members of one shape"):
         cu.label_chance(spread_of_means, [torch.ones(3), torch.ones(3, 2)])
 

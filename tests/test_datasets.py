@@ -83,7 +83,7 @@ def test_a_folder_of_images(tmp_path):
     with pytest.raises(ValueError, match="one size"):
         cu.load_dataset(f"folder:{tmp_path}")
     (tmp_path / "train" / "cat" / "odd.png").write_bytes(b"not an image")
-    with pytest.raises(ValueError, match=r"cannot be read: .*odd\.png"):
+    with pytest.raises(ValueError, match=r"odd\.png cannot be read"):
         cu.load_dataset(f"folder:{tmp_path}")
     (tmp_path / "train" / "bird").mkdir()
     with pytest.raises(ValueError, match="bird"):
@@ -126,14 +126,14 @@ def test_a_file_of_another_form_is_refused(tmp_path):
     (tmp_path / "y.npz").write_bytes(b"not a zip file")
     with pytest.raises(ValueError, match="cannot read"):
         cu.load_dataset(f"npz:{tmp_path / 'y.npz'}")
-    for labels in ([0, 1, 2, 0], [0, -1, 0, 0], [0.0, 0.5, 1.0, 0.0]):
+    for labels in ([0, 1, 2, 0], [0, -1, 0, 0], [0.0, 0.5, 1.0, 0.0], ["a", "b", "a", "b"]):
         np.savez(
             tmp_path / "z.npz",
             train_images=np.zeros((4, 8, 8, 1), np.uint8),
             train_labels=np.array(labels),
             classes=["a", "b"],
         )
-        with pytest.raises(ValueError, match="integer labels of 2 classes"):
+        with pytest.raises(ValueError, match="whole labels of 2 classes"):
             cu.load_dataset(f"npz:{tmp_path / 'z.npz'}")
 
 

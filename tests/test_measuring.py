@@ -210,3 +210,22 @@ def test_bad_images_and_names_are_named(networks, images):
         cu.measure(networks, spoilt, ["conv1"])
     with pytest.raises(ValueError, match="block: .*did you mean 'net1.conv1'"):
         cu.measure(networks, images, ["conv1"], sample=10).sample("net1.conv")
+
+
+class CallsItselfInInferenceMode(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(20, 5)
+
+    @torch.inference_mode()
+    def forward(self, rows):
+        return self.inner(rows)
+
+
+def test_networks_of_rows_and_of_their_own_mode(generator):
+    rows = torch.randn(40, 20, generator=generator)
+    networks = {"a": CallsItselfInInferenceMode(), "b": torch.nn.Sequential()}
+    networks["b"].add_module("inner", torch.nn.Linear(20, 7))
+    found = cu.measure(networks, rows, ["inner"], sample=10)
+    expected = cu.pair_moments(networks["a"].inner(rows), networks["b"].inner(rows))
+    assert torch.allclose(found.pair("a.inner", "b.inner").cov_ab, expected.cov_ab, atol=1e-6)

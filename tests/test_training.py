@@ -65,7 +65,10 @@ def test_too_few_images_and_unknown_checkpoints(data, narrow):
             cu.train(narrow, replace(data[0], labels=torch.full((len(data[0]),), label)), cu.Recipe(batch=16), seed=1)
 
 
-@pytest.mark.parametrize(("name", "value"), [("epochs", -1), ("batch", 0), ("rate", -1e-3), ("weight_decay", math.nan)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", -1), ("epochs", math.inf), ("batch", 0), ("batch", 1.5), ("rate", -1e-3), ("weight_decay", math.nan)],
+)
 def test_recipes_that_cannot_be_followed(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected"):
         cu.Recipe(**{name: value})

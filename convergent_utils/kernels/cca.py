@@ -131,7 +131,7 @@ def cca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCARes
     Dead units are left out; with no live unit in a net rho is empty and the similarity 0. Where a spectrum falls
     without a gap the ranks depend on the tolerance: both are in the result. Where rho are tied the variates are not
     unique. With fewer samples than directions in both nets together some rho are 1 whatever the data: a warning, also
-    where samples are fewer than the units of a net.
+    where one net alone has as many directions as its samples can have and only some of them are kept.
     Source: Hotelling 1936; Björck and Golub 1973, through second moments.
     """
     return _compared(pair, _inverse_deviation, rank_tolerance)
@@ -196,7 +196,7 @@ def pwcca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCAR
     projection = pair.cov_aa @ found.directions_a  # <h_i, z_j> / n_samples, (units_a, k)
     alpha, coverage = projection.abs().sum(0), found.coverage
     if found.rank_a > found.rank_b:
-        every = pair.cov_aa @ _axes(pair.cov_aa, _inverse_deviation, rank_tolerance)
+        every = pair.cov_aa @ _axes(pair.cov_aa, _inverse_deviation, rank_tolerance)[0]
         left, size, _ = torch.linalg.svd(every - projection @ (found.directions_a.T @ every), full_matrices=False)
         coverage = alpha.sum() / (alpha.sum() + (left * size).abs().sum())
     return replace(found, weights=alpha / alpha.sum(), coverage=coverage)
@@ -246,33 +246,36 @@ def significant_correlations(
 
 def _axes(
     covariance: Tensor, weigh: Callable[[Tensor], Tensor], rank_tolerance: float, keep: float = 1.0, power: float = 1.0
-) -> Tensor:
+) -> tuple[Tensor, int]:
     """Axes (units, rank) with variance 1: principal directions of the weighted units, the largest first.
 
-    Those above the relative cut; of them the fewest that make up the share `keep`. A unit of weight 0 is left out.
+    Those above the relative cut, whose number is returned as well; of them the fewest that make up the share `keep`. A
+    unit of weight 0 is left out.
     """
     require_share(rank_tolerance, "rank_tolerance")
     weight = weigh(covariance.diagonal())
     values, vectors = torch.linalg.eigh(covariance * weight[:, None] * weight)
     values, vectors = values.flip(0), vectors.flip(1)
     values = values[values > rank_tolerance * values[:1]]
-    share = values.pow(power)
+    share, n_directions = values.pow(power), len(values)
     values = values[share.cumsum(0) - share < keep * share.sum()]
-    return weight[:, None] * vectors[:, : len(values)] / values.sqrt()
+    return weight[:, None] * vectors[:, : len(values)] / values.sqrt(), n_directions
 
 
 def _compared(pair: PairMoments, weigh: Callable[[Tensor], Tensor], rank_tolerance: float, **share: float) -> CCAResult:
     """CCA along the axes of both nets, all correlations of equal weight; warns the caller's caller of few samples."""
-    axes_a, axes_b = (_axes(covariance, weigh, rank_tolerance, **share) for covariance in (pair.cov_aa, pair.cov_bb))
+    (axes_a, all_a), (axes_b, all_b) = (
+        _axes(covariance, weigh, rank_tolerance, **share) for covariance in (pair.cov_aa, pair.cov_bb)
+    )
     left, rho, right = torch.linalg.svd(axes_a.T @ pair.cov_ab @ axes_b, full_matrices=False)
-    rank_a, rank_b = axes_a.shape[1], axes_b.shape[1]
-    surplus, units = rank_a + rank_b - (pair.n_samples - 1), max(pair.cov_ab.shape)
-    if surplus > 0 or pair.n_samples < units:
-        chance = min(1.0, max(rank_a, rank_b) / (pair.n_samples - 1))
-        of_units = f" of up to {units} units" if pair.n_samples < units else ""
+    rank_a, rank_b, most = axes_a.shape[1], axes_b.shape[1], pair.n_samples - 1
+    surplus = rank_a + rank_b - most
+    if surplus > 0 or max(all_a, all_b) >= most:  # the second: a net has as many directions as samples can have
+        chance = min(1.0, max(rank_a, rank_b) / most)
+        kept = f" kept of {all_a} + {all_b}" if (all_a, all_b) != (rank_a, rank_b) else ""
         ones = f"{surplus} or more correlations are 1 whatever the data, and " if surplus > 0 else ""
         warnings.warn(
-            f"{pair.n_samples} samples are too few for {rank_a} + {rank_b} directions{of_units}: {ones}independent "
+            f"{pair.n_samples} samples are too few for {rank_a} + {rank_b} directions{kept}: {ones}independent "
             f"units would score about {chance:.2f} to {math.sqrt(chance):.2f}, so the value is meaningless",
             stacklevel=3,
         )

@@ -75,12 +75,12 @@ def chance_level(
     _require_shuffles(n_shuffles)
     rows = rows_of_images(images, len(acts_b))
     generator = torch.Generator().manual_seed(seed)
-    observed = torch.as_tensor(similarity(acts_a, acts_b), dtype=torch.float64)
+    observed = _finite(similarity(acts_a, acts_b), "similarity")
     null = []
     for _ in range(n_shuffles):
         order = torch.empty(len(acts_b), dtype=torch.int64)
         order[rows.flatten()] = rows[torch.randperm(len(rows), generator=generator)].flatten()
-        null.append(torch.as_tensor(similarity(acts_a, acts_b[order.to(acts_b.device)]), dtype=torch.float64))
+        null.append(_finite(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity"))
     return _beside(observed, torch.stack(null))
 
 
@@ -119,11 +119,11 @@ def label_chance(
         raise ValueError(f"groups: expected members of one shape, got {[tuple(group.shape[1:]) for group in groups]}")
     _require_shuffles(n_shuffles)
     generator, pooled, sizes = torch.Generator().manual_seed(seed), torch.cat(groups), [len(group) for group in groups]
-    null = []
+    observed, null = _finite(statistic(groups), "statistic"), []
     for _ in range(n_shuffles):
         dealt = pooled[torch.randperm(len(pooled), generator=generator).to(pooled.device)].split(sizes)
-        null.append(torch.as_tensor(statistic(dealt), dtype=torch.float64))
-    return _beside(torch.as_tensor(statistic(groups), dtype=torch.float64), torch.stack(null))
+        null.append(_finite(statistic(dealt), "statistic"))
+    return _beside(observed, torch.stack(null))
 
 
 def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Interval:
@@ -147,13 +147,15 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
 
     Source: Tukey 1958, the jackknife.
     """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values if values.is_complex() else values.double()).numpy()
     try:
-        values = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"values: expected a matrix (nets, nets), got {error}") from error
-    if values.is_complex():
-        raise ValueError(f"values: expected real numbers, got {values.dtype}")
-    values = values.detach().cpu().double().numpy()
+        if np.iscomplexobj(values):
+            raise ValueError("complex ones")
+        values = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"values: expected real numbers (nets, nets), got {error}") from error
     n = values.shape[0] if values.ndim else 0
     if values.shape != (n, n) or n < 3:
         raise ValueError(f"values: expected (nets, nets) with at least 3 networks, got {values.shape}")
@@ -218,11 +220,17 @@ def groups_interval(
 
 def _beside(observed: Tensor, null: Tensor) -> Chance:
     """The observed value beside its null (n_shuffles, ...)."""
-    if not (observed.isfinite().all() and null.isfinite().all()):  # no comparison with NaN would ever be reached
-        raise ValueError("similarity: expected finite numbers, observed and shuffled, got NaN or infinity")
     low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
     p_value = (1 + (null >= observed).sum(0)).double() / (1 + len(null))
     return Chance(observed, null, null.mean(0), low, high, p_value)
+
+
+def _finite(value: Tensor | float, argument: str) -> Tensor:
+    """The number or vector in float64; nothing reaches NaN, which would have the smallest of p values."""
+    value = torch.as_tensor(value, dtype=torch.float64)
+    if not value.isfinite().all():
+        raise ValueError(f"{argument}: expected finite numbers, got NaN or infinity")
+    return value
 
 
 def _require_shuffles(n_shuffles: int) -> None:

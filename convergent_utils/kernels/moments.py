@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .checks import as_activations, is_count, require_finite_units, require_known, require_same_samples
-from .precision import full_precision
+from .precision import full_precision, ordinary_tensors
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
@@ -76,7 +76,7 @@ class Moments:
         self.pairs = _ordered_pairs(self.blocks, pairs)
         self._parts = [(group, _Part()) for group in _connected(self.blocks, self.pairs)]
 
-    @torch.inference_mode(False)  # what is made in inference mode could not be updated outside it
+    @ordinary_tensors()
     def update(self, rows: Mapping[str, Tensor]) -> None:
         """Merge a batch: rows[name] is (samples, units) of that block. Blocks joined by pairs must come together.
 
@@ -94,7 +94,7 @@ class Moments:
         for part, batch in batches:
             part.merge(batch)
 
-    @torch.inference_mode(False)
+    @ordinary_tensors()
     def merge(self, other: Moments) -> Moments:
         """The moments of both parts together, as a new object.
 
@@ -148,7 +148,7 @@ class Moments:
         return tensors
 
     @classmethod
-    @torch.inference_mode(False)
+    @ordinary_tensors()
     def from_state(cls, tensors: Mapping[str, Tensor]) -> Moments:
         """The moments whose `state` was `tensors`.
 
@@ -205,7 +205,7 @@ class Moments:
         n_rows = len(rows[group[0]])
         if n_rows == 0:
             return _Part()
-        with torch.no_grad(), full_precision():
+        with full_precision():
             columns, shift = _columns(rows), torch.cat([_shift(block) for block in rows.values()])
             runs = [
                 (a, b, columns[a], slice(columns[b[0]].start, columns[b[-1]].stop)) for a, b in _runs(group, self.pairs)

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .binning import MOST_CELLS, BinEdges, codes_of, edges_of, require_units
 from .checks import as_activations, require_finite_units, require_known, require_same_samples
+from .precision import ordinary_tensors
 
 _CountsOf = Callable[[slice, slice], Tensor]
 _CORRECTIONS = ("miller-madow",)
@@ -119,7 +120,7 @@ class JointHistogram:
     identity, merging commutes and is associative, and any split of the rows equals one batch.
     """
 
-    @torch.inference_mode(False)  # what is made in inference mode could not be updated outside it
+    @ordinary_tensors()
     def __init__(self, edges_a: BinEdges, edges_b: BinEdges, *, method: str = "auto"):
         shape = (len(edges_a.cuts), len(edges_b.cuts), edges_a.n_cells, edges_b.n_cells)
         if 4 * math.prod(shape) > _MOST_BYTES:
@@ -132,7 +133,7 @@ class JointHistogram:
         self.counts = torch.zeros(shape, dtype=torch.int32, device=device)
         self._largest = torch.zeros(shape[0] + shape[1], device=device)
 
-    @torch.inference_mode(False)
+    @ordinary_tensors()
     def update(self, a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> None:
         """Count a batch: (samples, units_a) and (samples, units_b), the same samples.
 
@@ -157,7 +158,7 @@ class JointHistogram:
         codes_b = codes_of(b.T.contiguous(), self.edges_b, compiled=compiled)
         _COUNTING[self.method](self.counts, codes_a, codes_b)
 
-    @torch.inference_mode(False)
+    @ordinary_tensors()
     def merge(self, other: JointHistogram) -> JointHistogram:
         """The histogram of both parts together, as a new object.
 

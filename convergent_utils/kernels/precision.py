@@ -14,9 +14,10 @@ def full_precision() -> Iterator[None]:
     `fp32_precision`. The older ones cannot be read once the newer ones have been used.
     """
     with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            with suppress(RuntimeError):  # a device that this torch cannot do it for
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
         for backend in _backends():
             stack.callback(_restore, backend, backend.fp32_precision)
         with suppress(RuntimeError):
@@ -33,12 +34,19 @@ def full_precision() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Tensors made within it have no gradients, and can be changed in place also outside inference mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
 def _backends() -> list[object]:
     """What rounds for itself; none before torch 2.9."""
     if not hasattr(torch.backends.cudnn, "conv"):
         return []
     cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv]
+    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
 
 
 def _restore(backend: object, before: str) -> None:

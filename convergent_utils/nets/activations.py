@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.checks import require_known
-from ..kernels.precision import full_precision
+from ..kernels.precision import full_precision, ordinary_tensors
 
 Positions = str | int
 
@@ -27,7 +27,8 @@ def record(
             rows["conv1"]  # (images x places, units)
 
     Args:
-        network: any torch module; within the block it is in eval mode, without gradients, in full float32.
+        network: any torch module; within the block it is in eval mode, without gradients, in full float32; autocast
+            around the block is off, and a network in half precision takes input in half precision.
         layers: names of its submodules, as in `named_modules`. A module called more than once keeps its last output.
         positions: which places of a map become rows: "all" (images x height x width), "centre", "mean" (the mean over
             places), or a number of random places per image, drawn from (seed, how many images came before), the same
@@ -105,7 +106,8 @@ def captured(
             if name not in kept:
                 raise ValueError(f"layers: {name!r} was not called by the network")
         for name, (output, was) in watched.items():
-            if not torch.equal(output, was) if isinstance(was, Tensor) else output._version != was:
+            same = _same(output, was) if isinstance(was, Tensor) else output._version == was
+            if not same:
                 raise ValueError(f"layers: {name!r} is overwritten in place by a later module; record that one instead")
         watched.clear()
         calls += 1
@@ -117,7 +119,7 @@ def captured(
     modes = {module: module.training for module in modules.values()}
     network.eval()
     try:
-        with torch.inference_mode(False), torch.no_grad(), full_precision():
+        with ordinary_tensors(), full_precision():
             yield read
     finally:
         for hook in hooks:
@@ -233,6 +235,10 @@ def _square(module: nn.Module, field: str) -> int:
     if len(values) != 1 or isinstance(value, str):
         raise ValueError(f"network: expected square windows, got {field} {value} in {module}")
     return values.pop()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _as_map(output: Tensor) -> Tensor:

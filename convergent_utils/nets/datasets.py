@@ -140,9 +140,11 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
     if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images),):
         came = f"{images.shape} {images.dtype} and {labels.shape}"
         raise ValueError(f"name: {path}: expected images (n, height, width, channels) uint8 with n labels, got {came}")
-    if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
-        came = f"{labels.dtype} {labels.min()} to {labels.max()}" if len(labels) else labels.dtype
-        raise ValueError(f"name: {path}: expected integer labels of {len(classes)} classes from 0 on, got {came}")
+    came = str(labels.dtype)
+    if labels.dtype.kind in "iub" and len(labels):
+        came = f"{labels.min()} to {labels.max()}"
+    if labels.dtype.kind not in "iub" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
+        raise ValueError(f"name: {path}: expected whole labels of {len(classes)} classes, from 0 on, got {came}")
     return images, labels, classes
 
 
@@ -180,7 +182,8 @@ def _from_torchvision(found: torch.utils.data.Dataset, kind: str, limit: int | N
             image, label = found[int(index)]
             images.append(np.asarray(image.convert("RGB")))
         except OSError as error:
-            raise ValueError(f"name: an image cannot be read: {error}") from error
+            path = found.samples[int(index)][0] if hasattr(found, "samples") else f"image {index}"
+            raise ValueError(f"name: {path} cannot be read: {error}") from error
         labels.append(label)
     shapes = {image.shape for image in images}
     if len(shapes) > 1:

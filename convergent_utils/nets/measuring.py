@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
 from ..kernels import moments as moments_module
-from ..kernels.checks import is_count, require_known
+from ..kernels.checks import require_known
 from ..kernels.moments import Moments, PairMoments
+from ..kernels.precision import ordinary_tensors
 from . import activations, distributed
 from .activations import Positions, captured, draw_places, flat_places, require_positions, rows_of
 from .datasets import normalise
@@ -82,7 +83,7 @@ class Measurement:
         """
         if fold is None:
             return self._merged(range(len(self.folds))).pair(a, b)
-        chosen = [fold] if is_count(fold) else list(fold)
+        chosen = [fold] if isinstance(fold, int | np.integer) else list(fold)
         if not chosen or any(k not in range(len(self.folds)) for k in chosen):
             raise ValueError(f"fold: expected 0 to {len(self.folds) - 1}, or several of them, got {fold}")
         return self._merged(chosen).pair(a, b)
@@ -168,7 +169,7 @@ class Measurement:
         return self.active[block]
 
 
-@torch.inference_mode(False)  # sums are brought up to date in place, which what is made in inference mode forbids
+@ordinary_tensors()
 def measure(
     networks: Mapping[str, nn.Module],
     images: Tensor,
@@ -187,7 +188,8 @@ def measure(
 
     Args:
         networks: by name; names without dots.
-        images: (n, height, width, channels) uint8, normalised here, or (n, channels, height, width) float, used as is.
+        images: (n, height, width, channels) uint8, normalised here; or (n, channels, height, width) float, or what else
+            the networks take, (n, ...), used as is.
         layers: names of submodules that every network has.
         pairs: of blocks "network.layer" that meet; None: the same layer in all networks. Blocks of different map sizes
             can meet with positions="mean", "centre" or a number of places.
@@ -236,10 +238,8 @@ def _require_arguments(networks: Mapping[str, nn.Module], images: Tensor, option
     require_positions(options["positions"])
     if not networks:
         raise ValueError("networks: expected at least one, got none")
-    if (
-        not isinstance(images, Tensor)
-        or images.ndim != 4
-        or not (images.dtype == torch.uint8 or images.is_floating_point())
+    if not isinstance(images, Tensor) or (
+        images.ndim == 4 and images.dtype != torch.uint8 and not images.is_floating_point()
     ):
         came = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(
@@ -324,6 +324,7 @@ class _Pass:
             for layer, rows in read().items():
                 self.waiting.setdefault(f"{name}.{layer}", []).append(rows)
 
+    @ordinary_tensors()  # also where a network calls itself in inference mode
     def _kept(self, network: str, layer: str, maps: Tensor) -> _Rows:
         """What is kept of a layer's maps until it is digested; the aligned sample is filled at once."""
         places, name = flat_places(maps, self.positions, self.places), f"{network}.{layer}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from ..kernels.checks import is_count
 from .datasets import Dataset, normalise
 
 VERSION = 1  # raise it when the same recipe and seed would train another network than before
@@ -39,10 +40,10 @@ class Recipe:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        for argument, value, least in (("epochs", self.epochs, 0), ("batch", self.batch, 1)):
-            if not value >= least:
-                raise ValueError(f"{argument}: expected at least {least}, got {value}")
-        for argument, value in (("rate", self.rate), ("weight_decay", self.weight_decay)):
+        if not is_count(self.batch) or self.batch < 1:
+            raise ValueError(f"batch: expected a whole number of at least 1, got {self.batch}")
+        for argument in ("epochs", "rate", "weight_decay"):
+            value = getattr(self, argument)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{argument}: expected a finite number of at least 0, got {value}")
 
@@ -123,10 +124,6 @@ def train(
     per_epoch = len(dataset) // recipe.batch
     if per_epoch == 0:
         raise ValueError(f"dataset: expected at least one batch of {recipe.batch} images, got {len(dataset)}")
-    outputs, labels = predict(network, dataset.part(1)).shape[1], dataset.labels
-    if labels.min() < 0 or labels.max() >= outputs:
-        came = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"dataset: expected labels 0 to {outputs - 1}, for which the network has outputs, got {came}")
     total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
@@ -195,7 +192,11 @@ def _step(network: nn.Module, dataset: Dataset, chosen: Tensor, optimiser: torch
     device = next(network.parameters()).device
     network.train()
     optimiser.zero_grad()
-    loss = F.cross_entropy(network(normalise(dataset.images[chosen]).to(device)), dataset.labels[chosen].to(device))
+    logits, labels = network(normalise(dataset.images[chosen]).to(device)), dataset.labels
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        expected, came = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"dataset: expected labels {expected}, for which the network has outputs, got {came}")
+    loss = F.cross_entropy(logits, labels[chosen].to(device))
     loss.backward()
     optimiser.step()
     return loss.detach()
