@@ -1,4 +1,5 @@
 import copy
+import os
 import subprocess
 import sys
 
@@ -279,25 +280,29 @@ SETTINGS = (
     "torch.set_float32_matmul_precision('medium')",
 )
 PROBE = """
-import sys, torch, convergent_utils.kernels.precision as precision
+import os, sys, torch, convergent_utils.kernels.precision as precision
 backends = torch.backends
 parts = [backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn]
-parts += [backends.mkldnn, backends.mkldnn.matmul, backends.mkldnn.conv]
-exec(sys.argv[1])
-before = [part.fp32_precision for part in parts]
-with precision.full_precision():
-    within = [part.fp32_precision for part in precision._backends()]
-assert set(within) <= {"none", "ieee"}, within
-assert [part.fp32_precision for part in parts] == before, (before, [part.fp32_precision for part in parts])
+parts += [backends.mkldnn, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+for line in sys.argv[1:]:
+    if os.fork():  # each in a process of its own: the older settings cannot be read once the newer ones have been used
+        assert os.wait()[1] == 0, line
+        continue
+    exec(line)
+    before = [part.fp32_precision for part in parts]
+    with precision.full_precision():
+        within = [part.fp32_precision for part in precision._backends()]
+    assert set(within) <= {"none", "ieee"}, within
+    assert [part.fp32_precision for part in parts] == before, (before, [part.fp32_precision for part in parts])
+    os._exit(0)
 """
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="these settings came with torch 2.9")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_full_precision_by_whatever_name_it_is_set():
-    """Each in a process of its own, since torch's older settings cannot be read once the newer ones have been used."""
-    running = [subprocess.Popen([sys.executable, "-c", PROBE, line], stderr=subprocess.PIPE) for line in SETTINGS]
-    told = [process.communicate()[1].decode()[-500:] for process in running]
-    assert [process.returncode for process in running] == [0] * len(SETTINGS), told
+    run = subprocess.run([sys.executable, "-c", PROBE, *SETTINGS], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-1000:]
 
 
 def test_autocast_rounds_nothing(generator):
