@@ -13,6 +13,18 @@ torch.set_num_threads(1)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--base-seed", type=int, default=0, help="base seed of the planted networks that the tests look at"
+    )
+
+
+@pytest.fixture(scope="session")
+def base_seed(request):
+    """Whatever it is, every test of trained networks must hold: another processor trains others from the same one."""
+    return request.config.getoption("base_seed")
+
+
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
@@ -36,7 +48,7 @@ def paper():
 
 
 @pytest.fixture(scope="session")
-def smoke(paper, tmp_path_factory):
+def smoke(paper, base_seed, tmp_path_factory):
     """The whole paper on planted networks, from nothing: its folder, what it said, and the seconds it took.
 
     Where several processes share the tests, the first to ask runs it, and the others wait.
@@ -47,7 +59,7 @@ def smoke(paper, tmp_path_factory):
     with FileLock(folder / "lock"):
         record, start = folder / "said.json", time.monotonic()
         if not record.exists():
-            done = paper(folder, "--profile", "smoke")
+            done = paper(folder, "--profile", "smoke", "--seed", str(base_seed))
             said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
             record.write_text(json.dumps([said, time.monotonic() - start]))
         said, seconds = json.loads(record.read_text())

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Ran:
     panels: list[tuple[Callable[..., object], dict[str, list[object]]]]
 
 
-def run_through(name):
+def run_through(name, seed):
     """Run the code cells of a notebook on the planted networks, and keep its exercises and its panels."""
     namespace, exercises, panels = {"__name__": "__main__", "display": display}, [], []
     cells = [cell for cell in cells_of(name) if cell.cell_type == "code"]
@@ -103,12 +103,12 @@ def run_through(name):
             patch.setattr(widgets, "kernel_free_slider", lambda *_, **__: None)  # drawn where the paper is run
             exec(compile(cell.source, f"{name}, code cell {k}", "exec"), namespace)
         if "parameters" in tags(cell):
-            namespace["profile"] = "smoke"
+            namespace |= {"profile": "smoke", "seed": seed}
     return Ran(exercises, [(draw, {control: list(values) for control, values in c.items()}) for draw, c in panels])
 
 
 @pytest.fixture(scope="module")
-def ran(smoke, tmp_path_factory):
+def ran(smoke, base_seed, tmp_path_factory):
     """What is kept of a notebook, by its name; each notebook is run once, when it is first asked for."""
     plt.switch_backend("Agg")
     with pytest.MonkeyPatch.context() as patch, mpl.rc_context():
@@ -116,7 +116,7 @@ def ran(smoke, tmp_path_factory):
         patch.setenv("CONVERGENT_BUILD", str(tmp_path_factory.mktemp("build")))  # where claims are written, too
         patch.setenv("CONVERGENT_STORE", str(smoke[0] / "store"))
         patch.setattr(plt, "show", lambda: plt.close("all"))
-        yield cache(run_through)
+        yield cache(partial(run_through, seed=base_seed))
 
 
 def test_mistakes_are_kept_for_notebooks_that_there_are():

@@ -56,6 +56,13 @@ def test_no_two_networks_start_alike(paper):
     assert "width 200%" in members(FEW), "the wide ones that are pruned"
 
 
+def test_no_two_widths_or_rates_have_one_name():
+    widths = (0.12, 0.125, 0.25, 0.5, 1, 2, 3)
+    assert len({families.width_name(width) for width in widths}) == len(widths)
+    assert families.width_name(0.125) == "width 12.5%"
+    assert [rate_name(rate) for rate in (*RATES, 1.25e-4)] == ["rate 25%", "rate 100%", "rate 400%", "rate 12.5%"]
+
+
 @pytest.mark.parametrize("family", ["width 25%", "width 100%", "rate 400%"])
 def test_signals_keep_their_size_at_any_width(paper, family):
     for layer in ("conv1", "conv3", "conv5"):

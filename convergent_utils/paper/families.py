@@ -56,12 +56,12 @@ class Sizes:
 
 def width_name(width: float) -> str:
     """The name of the family of networks of this width."""
-    return f"width {width:.0%}"
+    return f"width {100 * width:g}%"
 
 
 def rate_name(rate: float) -> str:
     """The name of the family of networks of this learning rate, as a share of the middle one."""
-    return f"rate {rate / RATES[1]:.0%}"
+    return f"rate {100 * rate / RATES[1]:g}%"
 
 
 def members(sizes: Sizes) -> dict[str, int]:

@@ -55,11 +55,12 @@ def sliders(name):
 NAMES = [name for name in notebook_names() if name[:2] in ("02", "04", "06")]
 
 
-def copy_for_smoke(name, folder):
+def copy_for_smoke(name, seed, folder):
     """Copy a notebook, with the smoke profile and a panel that refuses some choices."""
     book = original(name)
     for tag, old, new in [
         ("parameters", 'profile: str = "paper"', 'profile: str = "smoke"'),
+        ("parameters", "seed: int = 0", f"seed: int = {seed}"),
         ("live-only", "live_panel(draw,", "live_panel(refusing(draw),"),
     ]:
         cell = book.cells[tagged(book, tag)[0]]
@@ -81,12 +82,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def lab(smoke, tmp_path_factory):
+def lab(smoke, base_seed, tmp_path_factory):
     """JupyterLab on copies of the notebooks, with settings, files and port of its own."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
     for name in NAMES:
-        copy_for_smoke(name, folder / "notebooks")
+        copy_for_smoke(name, base_seed, folder / "notebooks")
     announcements = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     (folder / "config" / "labconfig").mkdir(parents=True)
     (folder / "config" / "labconfig" / "page_config.json").write_text(json.dumps(announcements))
