@@ -1,37 +1,45 @@
 # Two commands: `make paper` regenerates every result, `make test` checks every part. Both make their own environment.
 #   make paper PROFILE=smoke|paper|full DATASET=npz:my.npz SEED=0 ONLY="00 02" PARAMETERS="shown=conv3"
 #   PYTHON=path uses an environment that already has torch (conda, a CPU build) instead of making .venv.
+# ONLY and PARAMETERS are lists: a value that holds a space is given by `convergent paper --parameter 'NAME=a value'`.
 
-PROFILE ?= paper
-DATASET ?= fashion-mnist
-SEED ?= 0
-ifdef PYTHON
-RUN := $(PYTHON)
-else
-RUN := .venv/bin/python
-endif
-STAMP := build/environment-$(subst /,-,$(RUN)).stamp
-BASE ?= $(shell for python in python3.11 python3.12 python3.13 python3; do command -v $$python && break; done)
+# What these hold is data, whatever its signs: make does not expand it, and a shell reads it from its environment.
+override DATASET := $(value DATASET)
+override SEED := $(value SEED)
+override ONLY := $(value ONLY)
+override PARAMETERS := $(value PARAMETERS)
+override PROFILE := $(value PROFILE)
+override PYTHON := $(value PYTHON)
+override BASE := $(value BASE)
+export DATASET SEED ONLY PARAMETERS PROFILE PYTHON BASE
+RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper stability publish lab site site-test course test lint bench clean
+.PHONY: help env paper stability publish lab site site-test course test kills lint bench clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-env: $(STAMP)  ## make the environment (torch's default Linux build is several GB)
-
-$(STAMP): pyproject.toml constraints.txt
-ifndef PYTHON
-	@test -n "$(BASE)" || { echo "Python 3.11 or newer is needed; none was found on PATH"; exit 1; }
-	test -x .venv/bin/python || $(BASE) -m venv .venv
-endif
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[paper,site,test]"
-	@mkdir -p build && touch $@
+env:  ## make the environment (torch's default Linux build is several GB)
+	@stamp="build/environment-$$(printf %s $(RUN) | tr -c 'A-Za-z0-9._' -).stamp"; \
+	test -e "$$stamp" && test ! pyproject.toml -nt "$$stamp" && test ! constraints.txt -nt "$$stamp" && exit; \
+	if test -z "$$PYTHON" && ! test -x .venv/bin/python; then \
+	  for python in python3.11 python3.12 python3.13 python3; do \
+	    BASE="$${BASE:-$$(command -v $$python)}"; \
+	  done; \
+	  test -n "$$BASE" || { echo "Python 3.11 or newer is needed; none was found on PATH"; exit 1; }; \
+	  "$$BASE" -m venv .venv || exit; \
+	fi; \
+	set -x; \
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[paper,site,test]" && \
+	  mkdir -p build && touch "$$stamp"
 
 paper: env  ## regenerate every result under build/ and print the table of claims
-	$(RUN) -m convergent_utils.paper.run paper --profile $(PROFILE) --dataset $(DATASET) --seed $(SEED) \
-	  $(if $(ONLY),--only $(ONLY)) $(if $(PARAMETERS),--parameter $(PARAMETERS))
+	@set -f; \
+	for name in $$ONLY; do set -- "$$@" --only="$$name"; done; \
+	for pair in $$PARAMETERS; do set -- "$$@" --parameter="$$pair"; done; \
+	exec $(RUN) -m convergent_utils.paper.run paper $${PROFILE:+--profile="$$PROFILE"} \
+	  $${DATASET:+--dataset="$$DATASET"} $${SEED:+--seed="$$SEED"} "$$@"
 
 stability: env  ## the verdicts of notebooks 00 to 05 at two further base seeds (about half an hour; can be resumed)
 	$(RUN) -m convergent_utils.paper.run stability
@@ -40,7 +48,7 @@ publish: env  ## copy the last run of the paper into notebooks/, data/ and READM
 	$(RUN) -m convergent_utils.paper.run publish
 
 lab: env  ## open the notebooks in JupyterLab, for this machine alone and with a token
-	$(RUN) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR)/notebooks
+	$(RUN) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD/notebooks"
 
 site: env  ## the paper as static pages in build/site, from its last run
 	$(RUN) -m convergent_utils.paper.site
@@ -57,7 +65,10 @@ lint: env  ## style of code, docstrings and notebooks; environment.yml up to dat
 	$(RUN) convergent_utils/paper/environment.py --check
 
 test: lint  ## lint, unit tests and the notebooks on planted networks
-	$(RUN) -m pytest -m "not benchmark and not site" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -m "not benchmark and not site and not kills" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+kills: env  ## kill the paper on planted networks ten times and see what it leaves (a quarter of an hour)
+	$(RUN) -m pytest -m kills -s tests/test_resume.py
 
 bench: env  ## ratios of timings against the usual tools
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks

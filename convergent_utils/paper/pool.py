@@ -7,18 +7,28 @@ import itertools
 import multiprocessing
 import os
 import queue
+import shutil
+import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import resource_tracker, util
+from pathlib import Path
 
+import filelock
 import torch
 
 if sys.platform == "linux":
     from multiprocessing import forkserver
 
+_SCRATCH = "cl-run-"  # how the names of folders for passing files begin
+_LONGEST = 59  # characters of the temporary folder: names of sockets below it may have 107
+_SECONDS_TO_END = 5.0  # before a process that was asked to end is killed
 _reports: multiprocessing.Queue | None = None
 
 
@@ -31,24 +41,70 @@ def workers(
     On Linux they are forked from one that imports the package once and computes nothing; elsewhere each imports it.
     `start` is called in each with the arguments before its first job.
     """
-    with one_thread_each():  # libraries read how many threads they may start when they are imported
-        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    with one_thread_each(), environment({"TMPDIR": str(scratch())}):  # libraries read them when they are imported
         if sys.platform == "linux":
             context.set_forkserver_preload(["convergent_utils.paper.prepare"])
-            forkserver.ensure_running()
+            _start_forkserver()
         executor = ProcessPoolExecutor(count, context, _begin, (dict(os.environ), start, arguments))
         try:
             yield executor
+        except BaseException:
+            _end_processes(executor)
+            raise
         finally:
             executor.shutdown(cancel_futures=True)
 
 
+def _start_forkserver() -> None:
+    """Start the process that workers are forked from, deaf to the interrupt that a terminal sends to all."""
+    resource_tracker.ensure_running()  # starting it would undo the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_processes(executor: ProcessPoolExecutor) -> None:
+    """Ask all workers to end, and kill those that do not."""
+    processes, latest = list((executor._processes or {}).values()), time.monotonic() + _SECONDS_TO_END
+    for process in processes:
+        process.terminate()
+    while any(process.is_alive() for process in processes):
+        if time.monotonic() > latest:
+            for process in processes:
+                process.kill()
+        time.sleep(0.02)
+
+
 def _begin(environment: dict[str, str], start: Callable[..., None] | None, arguments: tuple) -> None:
+    os.environ.clear()  # what the process had from which it was forked may be out of date
     os.environ.update(environment)
+    tempfile.tempdir = None  # to be looked up anew
     torch.set_num_threads(1)
+    _heed_signals()
     _follow_parent()
     if start is not None:
         start(*arguments)
+
+
+def _heed_signals() -> None:
+    """An interrupt is the parent's affair; a request to end is heeded at once, without a word."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which kernels started here would inherit
+    signal.signal(signal.SIGTERM, lambda *_: _end())
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _end() -> None:
+    """End this process, and first those that it has started: kernels of notebooks, in sessions of their own."""
+    with contextlib.suppress(Exception):  # without the extra `paper` there is no psutil, and no kernel
+        import psutil
+
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+    os._exit(1)
 
 
 def _report_to(reports: multiprocessing.Queue) -> None:
@@ -63,9 +119,57 @@ def _follow_parent() -> None:
     def follow() -> None:
         """Wait for the parent's end, then end at once."""
         parent.join()
-        os._exit(1)
+        _end()
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+@cache
+def scratch() -> Path:
+    """The folder for what this process and its workers need in passing, gone when it ends.
+
+    It lies in the temporary folder and is locked as long as the process lives: those that killed processes have left
+    are the unlocked ones, and are swept away.
+    """
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > _LONGEST and os.access("/tmp", os.W_OK):
+        parent = Path("/tmp")
+    _sweep(parent)
+    folder, lock = _locked_folder(parent)
+    # after the folder that multiprocessing makes within, and removes with priority -100
+    util.Finalize(None, _remove_scratch, (folder, lock, os.getpid()), exitpriority=-200)
+    with environment({"TMPDIR": str(folder)}):
+        before, tempfile.tempdir = tempfile.tempdir, None
+        util.get_temp_dir()
+        tempfile.tempdir = before
+    return folder
+
+
+def _locked_folder(parent: Path) -> tuple[Path, filelock.FileLock]:
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, FileNotFoundError):  # swept by another run before it was locked
+        return _locked_folder(parent)
+    return folder, lock
+
+
+def _remove_scratch(folder: Path, lock: filelock.FileLock, owner: int) -> None:
+    if os.getpid() == owner:  # and not a process forked from it
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        _sweep(folder.parent)  # once more: kernels of a run just killed may have outlived it by a moment
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of processes that are gone."""
+    for folder in parent.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):  # held, another user's, or just gone
+            if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
+                continue
+            with filelock.FileLock(folder / "lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _job(number: int, function: Callable, arguments: tuple) -> None:
@@ -107,7 +211,7 @@ class Pool:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._stack.close()
+        self._stack.__exit__(*problem)
 
     def run(self, jobs: list[Job], *, extra: int = 0) -> None:
         """Run the jobs, as many at once as there are cores.
@@ -123,7 +227,7 @@ class Pool:
         line = Progress(_title(jobs), sum(job.seconds for job in jobs) / min(len(jobs), n_cores()))
         waiting = [(next(self._numbers), job) for job in reversed(jobs)]
         shares, pending = {number: 0.0 for number, _ in waiting}, {}
-        try:
+        with line:
             while waiting or pending:
                 while waiting and len(pending) < at_once:
                     number, job = waiting.pop()
@@ -134,11 +238,6 @@ class Pool:
                     shares[pending.pop(future)] = 1.0
                     future.result()
                 line.show(sum(shares.values()) / len(jobs))
-        except BaseException:
-            for process in list(self._started()._processes.values()):
-                process.terminate()
-            raise
-        line.close()
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
@@ -180,9 +279,13 @@ class Progress:
             self._write(f"{self.title}: {share:.0%}, {_minutes(elapsed * (1 - share) / share)} left")
             self.shown = share
 
-    def close(self) -> None:
-        """Say how long it took."""
-        self._write(f"{self.title}: done in {_minutes(time.monotonic() - self.start)}")
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Say how long it took, if it is done; what is said next begins a line."""
+        if problem[0] is None:
+            self._write(f"{self.title}: done in {_minutes(time.monotonic() - self.start)}")
         if self.live:
             sys.stderr.write("\n")
 

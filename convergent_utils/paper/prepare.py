@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.checks import require_known
+from ..kernels.checks import is_count, require_known
 from ..kernels.sgd_mapping import SgdRun
 from ..nets.activations import patch, receptive_field
 from ..nets.datasets import Dataset, load_dataset
@@ -290,9 +290,13 @@ def prepare(
         ValueError: unknown names, a data set that cannot be read, a store that cannot be written, or a network that did
             not learn: below 85 % accuracy (twice chance on other data), or more than a quarter of a layer's units dead.
     """
-    require_known(profile, PROFILES, "profile")
+    require_settings(profile=profile, dataset=dataset, seed=seed)
     for notebook in notebooks:
+        if not isinstance(notebook, str):
+            raise ValueError(f"notebooks: expected names, one by one, got {notebook!r:.80}")
         require_known(notebook, MEASUREMENTS, "notebooks")
+    if not isinstance(store, Store | None):
+        raise ValueError(f"store: expected a Store, such as Store({str(store)!r:.80}), got {type(store).__name__}")
     store = store or Store()
     settings = PROFILES[profile]
     train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
@@ -332,6 +336,17 @@ def prepare(
             _require_live_units(result)
         run([job for jobs in due.values() for job in jobs])
     return result
+
+
+def require_settings(*, profile: str, dataset: str, seed: int) -> None:
+    """What every run is given is of the right type; what a data set holds is seen when it is read."""
+    if not isinstance(profile, str):
+        raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, got {profile!r:.80}")
+    require_known(profile, PROFILES, "profile")
+    if not isinstance(dataset, str):
+        raise ValueError(f"dataset: expected a name such as 'npz:PATH', got {dataset!r:.80}")
+    if not is_count(seed) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected a whole number from 0 to 2^32 - 1, got {seed!r:.80}")
 
 
 def _train_jobs(prepared: Prepared, configurations: dict[str, dict], lacking: list[str], dataset: str) -> list[Job]:

@@ -21,7 +21,7 @@ from .prepare import (
     published_form,
     published_path,
 )
-from .run import DEFAULTS, NOTEBOOKS, RESULTS, ROOT
+from .run import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings
 
 _MARK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.DOTALL)
 _TABLE_NAME, _ADDRESS = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])"), re.compile(r" at 0x[0-9a-f]+")
@@ -35,8 +35,7 @@ def publish() -> int:
         ValueError: there is no run with the committed parameters to publish.
     """
     build = build_folder()
-    run = build / "results" / "run.json"
-    if not run.exists() or json.loads(run.read_text(encoding="utf-8")) != DEFAULTS:
+    if last_settings(build) != DEFAULTS:
         raise ValueError("publish: the last run was not `make paper` with the committed parameters; run that first")
     changed = [f"notebooks/{path.name}" for path in sorted(NOTEBOOKS.glob("*.ipynb")) if _publish_notebook(build, path)]
     prepared = prepare(**DEFAULTS, published=False)
@@ -59,10 +58,12 @@ def publish_beside(name: str) -> int:
     """Keep the claims of the last run, on other images, as data/results/claims-NAME.json; the site shows them.
 
     Raises:
-        ValueError: the last run was not of the paper profile with the base seed 0, or it was on the paper's own images.
+        ValueError: the last run was not of the paper profile with the base seed 0, or it was on the paper's own images;
+            a name that is no part of a file's name.
     """
-    run = build_folder() / "results" / "run.json"
-    settings = json.loads(run.read_text(encoding="utf-8")) if run.exists() else {}
+    if not re.fullmatch(r"[\w-]{1,80}", name):
+        raise ValueError(f"beside: expected a short name such as cifar10, got {name!r:.80}")
+    settings = last_settings(build_folder())
     if (
         settings.get("dataset") in (None, DEFAULTS["dataset"])
         or {**settings, "dataset": DEFAULTS["dataset"]} != DEFAULTS
@@ -70,7 +71,7 @@ def publish_beside(name: str) -> int:
         raise ValueError(
             "publish: the last run was not `make paper DATASET=...` on other images, with nothing else changed"
         )
-    shutil.copyfile(run.with_name("claims.json"), RESULTS / f"claims-{name}.json")
+    shutil.copyfile(build_folder() / "results" / "claims.json", RESULTS / f"claims-{name}.json")
     print(f"published data/results/claims-{name}.json")
     return 0
 

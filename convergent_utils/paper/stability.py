@@ -73,7 +73,7 @@ def _numbers(row: dict) -> dict[str, object]:
 
 def _run_in(folder: Path, seed: int, due: list[str]) -> int:
     """Run notebooks with their own build folder; the environment is left as it was."""
-    with environment({"CONVERGENT_BUILD": str(folder), "CONVERGENT_RUN": "1"}):
+    with environment({"CONVERGENT_BUILD": str(folder)}):
         failed = run(seed=seed, only=due)
     if not failed:
         for name in due:
