@@ -8,10 +8,11 @@ override DATASET := $(value DATASET)
 override SEED := $(value SEED)
 override ONLY := $(value ONLY)
 override PARAMETERS := $(value PARAMETERS)
+override SEEDS := $(value SEEDS)
 override PROFILE := $(value PROFILE)
 override PYTHON := $(value PYTHON)
 override BASE := $(value BASE)
-export DATASET SEED ONLY PARAMETERS PROFILE PYTHON BASE
+export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
@@ -64,8 +65,14 @@ lint: env  ## style of code, docstrings and notebooks; environment.yml up to dat
 	$(RUN) -m ruff format --check --exclude '*.ipynb' .
 	$(RUN) convergent_utils/paper/environment.py --check
 
-test: lint  ## lint, unit tests and the notebooks on planted networks
-	$(RUN) -m pytest -m "not benchmark and not site and not kills" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: lint  ## lint, unit tests and the notebooks on planted networks; SEEDS="0 1 2" trains them from several base seeds
+	@asked="not benchmark and not site and not kills"; failed=; set -f; \
+	for seed in $${SEEDS:-0}; do \
+	  echo "base seed $$seed:"; \
+	  $(RUN) -m pytest -m "$$asked" --base-seed="$$seed" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder || failed="$$failed $$seed"; \
+	  asked="trained and not kills"; \
+	done; \
+	test -z "$$failed" || { echo "failed at base seeds$$failed"; exit 1; }
 
 kills: env  ## kill the paper on planted networks ten times and see what it leaves (a quarter of an hour)
 	$(RUN) -m pytest -m kills -s tests/test_resume.py

@@ -67,12 +67,18 @@ def smoke(paper, base_seed, tmp_path_factory):
     return folder, subprocess.CompletedProcess("make paper", **said), seconds
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
-    """One file of tests that need the planted paper comes first, the other files of that kind last.
+    """Mark tests of trained networks, which are run again at other base seeds, and put tests in order.
+
+    One file of tests that need the planted paper comes first, the other files of that kind last.
 
     While one process makes the paper, the others go on with what does not need it. Files are dealt out one ahead, by
     name: a file of one long test is best named last, so that it is not queued behind another.
     """
+    for item in items:
+        if "smoke" in item.fixturenames:
+            item.add_marker("trained")
     needy = {item.path for item in items if "smoke" in item.fixturenames}
     first = next((item.path for item in items if item.path in needy), None)
     items.sort(key=lambda item: 0 if item.path == first else 2 if item.path in needy else 1)
