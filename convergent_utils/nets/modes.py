@@ -47,7 +47,7 @@ def require_module(network: object) -> None:
 def require_hooks(network: nn.Module) -> None:
     """It calls hooks that are placed from now on: a compiled or traced network passes over them without a word."""
     require_module(network)
-    compiled = hasattr(network, "_orig_mod") or any(m._compiled_call_impl is not None for m in network.modules())
+    compiled = hasattr(network, "_orig_mod") or any(getattr(m, "_compiled_call_impl", None) for m in network.modules())
     if compiled or isinstance(network, torch.jit.ScriptModule):
         kind = "compiled" if compiled else "traced or scripted"
         raise ValueError(f"network: a {kind} network passes over hooks; pass the module that it was made from")
@@ -77,7 +77,7 @@ def called(network: nn.Module, inputs: Tensor, argument: str) -> object:
 
 
 def in_one_line(error: object, most: int = _LONGEST) -> str:
-    """What another said, or the end of a long path, short enough to stand within a sentence."""
+    """What another said, short enough to stand within a sentence."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
