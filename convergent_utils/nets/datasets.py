@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
+from .arguments import form_of, has_rows
 from .folders import read_folder
 from .modes import in_one_line, shown
 
@@ -148,8 +149,8 @@ def _expanded(path: str) -> Path:
 def _as_images(images: Tensor) -> Tensor:
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and not np.ma.is_masked(images):
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or _without_rows(images):
-        raise ValueError(f"images: expected (n, height, width, channels) uint8, got {_form(images)}")
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not has_rows(images):
+        raise ValueError(f"images: expected (n, height, width, channels) uint8, got {form_of(images)}")
     return images
 
 
@@ -159,22 +160,9 @@ def _as_labels(labels: Tensor) -> Tensor:
             array = np.array(labels)
             labels = torch.from_numpy(array.astype(np.int64)) if array.dtype.kind in "iu" else array
     inexact = not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex()
-    if inexact or labels.dtype == torch.bool or labels.ndim != 1 or _without_rows(labels):
-        raise ValueError(f"labels: expected whole numbers (n,), got {_form(labels)}")
+    if inexact or labels.dtype == torch.bool or labels.ndim != 1 or not has_rows(labels):
+        raise ValueError(f"labels: expected whole numbers (n,), got {form_of(labels)}")
     return labels.long()
-
-
-def _form(value: object) -> str:
-    if not isinstance(value, (Tensor, np.ndarray)):
-        return type(value).__name__
-    layout = value.layout if isinstance(value, Tensor) and value.layout != torch.strided else ""
-    shape = "nested" if isinstance(value, Tensor) and value.is_nested else tuple(value.shape)
-    return f"{shape} {value.dtype} {layout}".strip()
-
-
-def _without_rows(value: Tensor) -> bool:
-    """Whether it is a tensor that has no values in rows: sparse, quantised, or on the meta device."""
-    return value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested
 
 
 def _dataset(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], kind: str) -> Dataset:
