@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -48,6 +49,19 @@ def as_floats(value: object, name: str, what: str) -> Tensor:
     if not value.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     return value
+
+
+def as_whole(value: object, name: str, *, what: str) -> Tensor:
+    """Whole numbers (n,) as int64, from a tensor, NumPy array or list of whole numbers of any type."""
+    read = value
+    if isinstance(value, (np.ndarray, list, tuple)) and not np.ma.is_masked(value):
+        with suppress(ValueError, TypeError):  # what NumPy does not take is refused below
+            array = np.array(value)
+            read = torch.from_numpy(array.astype(np.int64)) if array.dtype.kind in "iu" else array
+    whole = isinstance(read, Tensor) and not (read.is_floating_point() or read.is_complex() or read.dtype == torch.bool)
+    if not whole or read.ndim != 1 or not has_rows(read):
+        raise ValueError(f"{name}: expected {what}, got {form_of(read)}")
+    return read.long()
 
 
 def has_rows(value: Tensor) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
-from .arguments import form_of, has_rows
+from .arguments import as_whole, form_of, has_rows
 from .folders import read_folder
 from .modes import in_one_line, shown
 
@@ -49,7 +48,7 @@ class Dataset:
     source: str
 
     def __post_init__(self) -> None:
-        images, labels = _as_images(self.images), _as_labels(self.labels)
+        images, labels = _as_images(self.images), as_whole(self.labels, "labels", what="whole numbers (n,)")
         if len(labels) != len(images):
             raise ValueError(f"labels: expected {len(images)}, one for each of images, got {len(labels)}")
         if not isinstance(self.classes, (tuple, list)) or not all(isinstance(name, str) for name in self.classes):
@@ -152,17 +151,6 @@ def _as_images(images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not has_rows(images):
         raise ValueError(f"images: expected (n, height, width, channels) uint8, got {form_of(images)}")
     return images
-
-
-def _as_labels(labels: Tensor) -> Tensor:
-    if isinstance(labels, (np.ndarray, list, tuple)) and not np.ma.is_masked(labels):
-        with suppress(ValueError, TypeError):  # what NumPy does not take is refused below
-            array = np.array(labels)
-            labels = torch.from_numpy(array.astype(np.int64)) if array.dtype.kind in "iu" else array
-    inexact = not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex()
-    if inexact or labels.dtype == torch.bool or labels.ndim != 1 or not has_rows(labels):
-        raise ValueError(f"labels: expected whole numbers (n,), got {form_of(labels)}")
-    return labels.long()
 
 
 def _dataset(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], kind: str) -> Dataset:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.checks import require_known
-from .arguments import as_count, as_seed, form_of, has_rows, is_number
+from .arguments import as_count, as_seed, as_whole, is_number
 from .modes import in_one_line, require_module
 
 _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
@@ -18,7 +18,6 @@ _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
     "alexnet-narrow": ((16, 24, 32, 32, 24), (64, 64)),
 }
 _KERNELS = (5, 5, 3, 3, 3)
-_INDICES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _WIDEST = 100  # times the usual widths: 1.5 thousand million weights
 _CONVOLUTION_STD = 0.02  # AlexNet's own was .01
 _CONNECTED_BIAS = 1.0  # as AlexNet's
@@ -63,7 +62,7 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
     require_known(name, _WIDTHS, "name")
     channels, classes, seed = as_count(channels, "channels"), as_count(classes, "classes"), as_seed(seed)
     if not is_number(width) or not 0 < width <= _WIDEST:
-        raise ValueError(f"width: expected a number above 0 and at most {_WIDEST}, got {in_one_line(repr(width))}")
+        raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {in_one_line(repr(width))}")
     width = width.item() if isinstance(width, np.generic) else width
     convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
     try:
@@ -169,12 +168,10 @@ def _as_units(network: Network, units: Mapping[str, Tensor]) -> dict[str, Tensor
     found = {}
     for layer in hidden:
         n_units, given = len(weighted(network, layer).weight), units.get(layer)
-        index = torch.from_numpy(np.array(given)) if isinstance(given, (np.ndarray, list, tuple)) else given
-        whole = isinstance(index, Tensor) and index.dtype in _INDICES and index.ndim == 1 and has_rows(index)
-        if not whole or not ((index >= 0) & (index < n_units)).all():
-            came = in_one_line(index.tolist(), 80) if whole else form_of(given)
-            raise ValueError(f"units: expected some of the {n_units} of {layer}, got {came}")
-        found[layer] = index.long()
+        found[layer] = as_whole(given, "units", what=f"some of the {n_units} of {layer}")
+        wrong = found[layer][(found[layer] < 0) | (found[layer] >= n_units)]
+        if len(wrong):
+            raise ValueError(f"units: expected some of the {n_units} of {layer}, got {int(wrong[0])}")
     return found
 
 
