@@ -1,4 +1,8 @@
+import io
 import os
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +172,146 @@ def test_a_part_is_spread_over_the_whole_and_says_so():
     for limit in (0, -1):
         with pytest.raises(ValueError, match="limit: expected a positive number"):
             data.part(limit)
+
+
+@pytest.fixture
+def image_module():
+    return pytest.importorskip("PIL.Image", reason="reading folders of images needs Pillow")
+
+
+@pytest.fixture
+def folder(tmp_path, image_module):
+    """Two splits; what a pixel holds is its class: 10 for a, 20 for b, 30 for c, which the test images lack."""
+    for split, classes in (("train", "abc"), ("test", "bc")):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            pixels = image_module.new("RGB", (12, 12), (10 * (1 + "abc".index(name)), 0, 0))
+            pixels.save(tmp_path / split / name / "1.png")
+    return tmp_path
+
+
+def test_a_label_means_the_same_in_both_splits(folder):
+    for split in ("train", "test"):
+        data = cu.load_dataset(f"folder:{folder}", split=split)
+        assert data.classes == ("a", "b", "c")
+        assert (data.images[:, 0, 0, 0] // 10 - 1).tolist() == data.labels.tolist()
+    (folder / "test" / "0").mkdir()
+    (folder / "test" / "c" / "1.png").rename(folder / "test" / "0" / "1.png")
+    with pytest.raises(ValueError, match=r"name: expected an image in .*test/c"):
+        cu.load_dataset(f"folder:{folder}", split="test")
+    assert cu.load_dataset(f"folder:{folder}").classes == ("0", "a", "b", "c")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_hidden_files_and_links_that_lead_back_do_not_count(folder):
+    before = cu.load_dataset(f"folder:{folder}")
+    image = (folder / "train" / "a" / "1.png").read_bytes()
+    for hidden in (".ipynb_checkpoints/1-checkpoint.png", "a/.ipynb_checkpoints/1.png", "a/._1.png", "a/.trash/1.png"):
+        path = folder / "train" / hidden
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image)
+    links = {"a/itself": "a", "a/up": "", "a/other": "b", "self": "", "b/splits": "..", "c/all": "/"}
+    for link, target in links.items():
+        (folder / "train" / link).symlink_to(folder / "train" / target if target != "/" else "/")
+    (folder / "train" / "a" / "2.png").symlink_to(folder / "train" / "a" / "1.png")
+    after = cu.load_dataset(f"folder:{folder}")
+    assert after.source == before.source
+    assert after.classes == before.classes
+    (folder / "train" / "d").symlink_to(folder / "test" / "b")  # a class may lie elsewhere
+    assert len(cu.load_dataset(f"folder:{folder}")) == 4
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])
+def test_sixteen_bits_are_brought_to_eight_by_their_range(folder, image_module, ending):
+    values = np.array([0, 128, 129, 300, 32768, 65535], np.uint16)
+    pixels = image_module.fromarray(np.resize(values, (12, 12)))
+    (folder / "train" / "a" / "1.png").unlink()
+    pixels.save(folder / "train" / "a" / f"1.{ending}")
+    found = cu.load_dataset(f"folder:{folder}").images[0, 0, :6]
+    assert torch.equal(found[:, 0], found[:, 2])
+    assert found[:, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def twelve_bits(image_module):
+    """A picture that says 12 bits, as cameras write it."""
+    picture = image_module.fromarray(np.full((12, 12), 4095, np.uint16))
+    out = io.BytesIO()
+    picture.save(out, "tiff")
+    content = out.getvalue()
+    return content.replace(b"\x02\x01\x03\x00\x01\x00\x00\x00\x10\x00", b"\x02\x01\x03\x00\x01\x00\x00\x00\x0c\x00")
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        lambda image: image.fromarray(np.full((12, 12), 70_000, np.int32)),
+        lambda image: image.fromarray(np.full((12, 12), 0.5, np.float32)),
+        twelve_bits,
+        lambda image: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\nshowpage\n",
+        lambda image: png_of(50_000, 50_000),
+        lambda image: png_of(10_000, 9_000),
+        lambda image: b"",
+    ],
+    ids=["32 bits", "floats", "12 bits", "PostScript", "huge", "large", "empty"],
+)
+def test_a_picture_that_would_be_read_wrongly_is_refused(folder, image_module, monkeypatch, picture, recwarn):
+    pytest.importorskip("PIL.EpsImagePlugin")
+    monkeypatch.setattr("PIL.EpsImagePlugin.EpsImageFile.load", lambda self: pytest.fail("another program is started"))
+    made, path = picture(image_module), folder / "train" / "a" / "1.tiff"
+    path.write_bytes(made) if isinstance(made, bytes) else made.save(path)
+    with pytest.raises(ValueError, match=r"^name: .*1\.tiff cannot be read: ") as refused:
+        cu.load_dataset(f"folder:{folder}")
+    assert len(str(refused.value)) <= 300
+    assert not recwarn.list
+
+
+def png_of(width, height):
+    """The beginning of a picture of that size."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0" * 100)
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_refused_at_once(folder):
+    os.mkfifo(folder / "train" / "a" / "2.png")
+    with pytest.raises(ValueError, match=r"name: .*2\.png cannot be read: .* no regular file"):
+        cu.load_dataset(f"folder:{folder}")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])
+def test_other_kinds_of_pixels_become_colours(folder, image_module, mode, recwarn):
+    red = image_module.new("RGB", (12, 12), (200, 0, 0))
+    picture = red.convert(mode) if mode != "1" else red.convert("L").point(lambda value: 255, "1")
+    if mode == "P":
+        picture.info["transparency"] = b"\0" * 256
+    (folder / "train" / "a" / "1.png").unlink()
+    picture.save(folder / "train" / "a" / ("1.tiff" if mode == "CMYK" else "1.png"))
+    colour = cu.load_dataset(f"folder:{folder}").images[0, 5, 5].tolist()
+    expected = {"1": [255] * 3, "L": [60] * 3, "LA": [60] * 3}.get(mode, [200, 0, 0])
+    assert colour == pytest.approx(expected, abs=6)
+    assert not recwarn.list
+
+
+def test_files_that_say_they_are_too_large_are_not_read(own_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "_LARGEST", 40 * 12 * 12 * 3)
+    with pytest.raises(ValueError, match=r"name: cannot read .*own\.npz: it holds .* GiB for train; at most"):
+        cu.load_dataset(f"npz:{own_file}")
+    monkeypatch.undo()
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name in ("train_images", "train_labels", "classes"):
+            file.writestr(f"{name}.npy", b"\0" * 1000)
+    content = (tmp_path / "bomb.npz").read_bytes()
+    (tmp_path / "bomb.npz").write_bytes(content.replace(struct.pack("<I", 1000), struct.pack("<I", 2**32 - 2)))
+    with pytest.raises(ValueError, match=r"it holds 12\.0 GiB for train; at most 8 are read"):
+        cu.load_dataset(f"npz:{tmp_path / 'bomb.npz'}")
+
+
+def test_labels_of_any_whole_type_are_read():
+    images = torch.zeros(3, 12, 12, 1, dtype=torch.uint8)
+    for labels in ([0, 2, 1], np.array([0, 2, 1], np.uint16), torch.tensor([0, 2, 1], dtype=torch.uint8)):
+        data = cu.Dataset(images, labels, ["a", "b", "c"], "mine")
+        assert data.labels.dtype == torch.int64
+        assert data.labels.tolist() == [0, 2, 1]
+        assert data.classes == ("a", "b", "c")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.checks import require_known
+from ..kernels.checks import is_count, require_known
+from .arguments import as_whole, form_of, has_rows
+from .folders import read_folder
+from .modes import in_one_line, shown
 
 _DATA = Path(__file__).parents[2] / "data"
 _FASHION_MNIST_CONTENTS = {  # sha256 of shape, images and labels
@@ -19,6 +24,8 @@ _FASHION_MNIST_CONTENTS = {  # sha256 of shape, images and labels
     "test": "31f656d43529baa045916ac6ce5e3b374968b3185ea991af67108481546e51da",
 }
 _KINDS = ("fashion-mnist", "cifar10", "imagenet", "folder:PATH", "npz:PATH")
+_LARGEST = 8 * 2**30  # bytes of one split in a NumPy file
+_LONGEST = 80  # characters of a name that is shown whole
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,29 @@ class Dataset:
 
     Attributes:
         images: (n, height, width, channels) uint8.
-        labels: (n,) int64.
+        labels: (n,) int64; whole numbers of any other type are converted.
         classes: the name of each label.
         source: the data set's name and a checksum of these very images and labels.
+
+    Raises:
+        ValueError: an attribute of another form, or another number of labels than of images.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     source: str
+
+    def __post_init__(self) -> None:
+        images, labels = _as_images(self.images), as_whole(self.labels, "labels", what="whole numbers (n,)")
+        if len(labels) != len(images):
+            raise ValueError(f"labels: expected {len(images)}, one for each of images, got {len(labels)}")
+        if not isinstance(self.classes, (tuple, list)) or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"classes: expected a name for each label, got {in_one_line(repr(self.classes))}")
+        if not isinstance(self.source, str):
+            raise ValueError(f"source: expected text, got {type(self.source).__name__}")
+        for attribute, value in (("images", images), ("labels", labels), ("classes", tuple(self.classes))):
+            object.__setattr__(self, attribute, value)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,7 +65,7 @@ class Dataset:
         """This many of the images, spread evenly, or all if there are fewer; its source tells of what it is a part.
 
         Raises:
-            ValueError: limit below 1.
+            ValueError: limit below 1, or no whole number.
         """
         kept = torch.from_numpy(_spread(len(self), limit))
         source = f"{self.source}, {len(kept)} of {len(self)}"
@@ -57,9 +78,11 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
     Args:
         name: "fashion-mnist" (in the repository: 20,000 training and 10,000 test images, its checksum verified);
             "npz:PATH", a NumPy file with train_images (n, height, width, channels) uint8, train_labels, test_images,
-            test_labels and classes; "folder:PATH" with PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE, all images of
-            one size; "cifar10" and "imagenet" in torchvision's layout under the folder named by CONVERGENT_DATA
-            (ImageNet is resized to 256 and cropped to 224; its "test" is the validation set).
+            test_labels and classes, a split of at most 8 GiB unpacked; "folder:PATH" with PATH/train/CLASS/IMAGE and
+            PATH/test/CLASS/IMAGE, all images of one size, classes numbered over both splits (16 bit grey becomes 8
+            bit by its range, colours of transparent pixels are taken as stored, hidden files and second links to an
+            image do not count); "cifar10" and "imagenet" in torchvision's layout under the folder named by
+            CONVERGENT_DATA (ImageNet is resized to 256 and cropped to 224; its "test" is the validation set).
         split: "train" or "test".
         limit: keep this many images, spread evenly over the split, so that sorted files keep all their classes.
 
@@ -68,28 +91,22 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
     """
     require_known(split, ("train", "test"), "split")
     _require_positive(limit)
-    kind, _, path = name.partition(":")
-    if kind == "fashion-mnist":
-        images, labels, classes = _read_npz(_DATA / "fashion-mnist.npz", split)
-        if _checksum(images, labels) != _FASHION_MNIST_CONTENTS[split]:
-            raise ValueError(f"name: {_DATA / 'fashion-mnist.npz'} is altered; restore it from the repository")
-    elif kind == "npz" and path:
-        images, labels, classes = _read_npz(Path(path), split)
-    elif kind == "folder" and path:
-        return _from_torchvision(_image_folder(Path(path) / split), kind, limit)
-    elif kind in ("cifar10", "imagenet"):
-        return _from_torchvision(_torchvision_dataset(kind, split), kind, limit)
-    else:
-        require_known(name, _KINDS, "name")
-        raise ValueError(f"name: put the path of your own data in the place of PATH in {name!r}")
+    kind, path = _kind_and_path(name)
+    if kind == "folder":
+        return _dataset(*read_folder(path, split, partial(_spread, limit=limit)), kind)
+    if kind in ("cifar10", "imagenet"):
+        return _dataset(*_from_torchvision(_torchvision_dataset(kind, split), limit), kind)
+    images, labels, classes = _read_npz(path, split)
+    if kind == "fashion-mnist" and _checksum(images, labels) != _FASHION_MNIST_CONTENTS[split]:
+        raise ValueError(f"name: {shown(path)} is altered; restore it from the repository")
     kept = _spread(len(images), limit)
     return _dataset(images[kept], labels[kept], classes, kind)
 
 
 def absolute_name(name: str) -> str:
     """`name` with a relative path resolved against the current folder, so that it means the same anywhere."""
-    kind, colon, path = name.partition(":")
-    return f"{kind}:{Path(path).expanduser().resolve()}" if colon else name
+    kind, colon, path = _text(name).partition(":")
+    return f"{kind}:{_expanded(path).resolve()}" if colon else name
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -98,10 +115,42 @@ def normalise(images: Tensor) -> Tensor:
     Raises:
         ValueError: images of another shape or type.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        came = f"{tuple(images.shape)} {images.dtype}"
-        raise ValueError(f"images: expected (n, height, width, channels) uint8, got {came}")
-    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
+    return _as_images(images).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
+
+
+def _kind_and_path(name: str) -> tuple[str, Path]:
+    """What kind of data set is named, and where it lies if that is told."""
+    kind, colon, path = _text(name).partition(":")
+    if kind in ("npz", "folder") and colon:
+        if not path:
+            raise ValueError(f"name: put the path of your own data in the place of PATH in {kind}:PATH")
+        return kind, _expanded(path)
+    if colon or name not in _KINDS:
+        require_known(name if len(name) < _LONGEST else shown(name), _KINDS, "name")
+    return kind, _DATA / "fashion-mnist.npz"
+
+
+def _text(name: str) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"name: expected text such as 'npz:my-images.npz', got {in_one_line(repr(name))}")
+    if "\0" in name:
+        raise ValueError("name: expected text without a NUL character, got one")
+    return name
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~somebody, and there is no such user
+        raise ValueError(f"name: {shown(path)}: {in_one_line(error)}") from error
+
+
+def _as_images(images: Tensor) -> Tensor:
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and not np.ma.is_masked(images):
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not has_rows(images):
+        raise ValueError(f"images: expected (n, height, width, channels) uint8, got {form_of(images)}")
+    return images
 
 
 def _dataset(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], kind: str) -> Dataset:
@@ -117,8 +166,8 @@ def _spread(available: int, limit: int | None) -> np.ndarray:
 
 
 def _require_positive(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected a positive number of images, got {limit}")
+    if limit is not None and not (is_count(limit) and limit >= 1):
+        raise ValueError(f"limit: expected a positive number of images, got {in_one_line(repr(limit))}")
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
@@ -129,39 +178,40 @@ def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    if not path.is_file():
-        raise ValueError(f"name: there is no file {path}")
+    if not os.path.isfile(path):  # false, too, of a path too long
+        raise ValueError(f"name: there is no file {shown(path)}")
     try:
+        _require_size(path, split)
         with np.load(path, allow_pickle=False) as file:
             images, labels = file[f"{split}_images"], file[f"{split}_labels"]
             classes = tuple(str(label) for label in file["classes"])
     except Exception as error:  # a damaged zip file raises many kinds of error
-        raise ValueError(f"name: cannot read {path}: {error}") from error
-    if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images),):
-        came = f"{images.shape} {images.dtype} and {labels.shape}"
-        raise ValueError(f"name: {path}: expected images (n, height, width, channels) uint8 with n labels, got {came}")
+        raise ValueError(f"name: cannot read {shown(path)}: {in_one_line(error)}") from error
+    if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images),) or 0 in images.shape:
+        expected, came = "images (n, height, width, channels) uint8 with n labels", f"{images.shape} {images.dtype}"
+        raise ValueError(f"name: {shown(path)}: expected {expected}, got {came} and {labels.shape}")
     came = str(labels.dtype)
-    if labels.dtype.kind in "iub" and len(labels):
+    if labels.dtype.kind in "iub":
         came = f"{labels.min()} to {labels.max()}"
-    if labels.dtype.kind not in "iub" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
-        raise ValueError(f"name: {path}: expected whole labels of {len(classes)} classes, from 0 on, got {came}")
+    if labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < len(classes):
+        raise ValueError(f"name: {shown(path)}: expected whole labels of {len(classes)} classes, from 0 on, got {came}")
     return images, labels, classes
 
 
-def _image_folder(path: Path) -> torch.utils.data.Dataset:
-    from torchvision.datasets import ImageFolder
-
-    if not path.is_dir():
-        raise ValueError(f"name: there is no folder {path}")
-    try:
-        return ImageFolder(str(path))
-    except FileNotFoundError as error:  # no class, or one without an image
-        raise ValueError(f"name: {path}: {error}") from error
+def _require_size(path: Path, split: str) -> None:
+    """What the file says of the size of the arrays that are read, before any of them is."""
+    wanted = {f"{split}_images.npy", f"{split}_labels.npy", "classes.npy"}
+    with zipfile.ZipFile(path) as file:
+        size = sum(item.file_size for item in file.infolist() if item.filename in wanted)
+    if size > _LARGEST:
+        raise ValueError(f"it holds {size / 2**30:.1f} GiB for {split}; at most {_LARGEST / 2**30:g} are read")
 
 
 def _torchvision_dataset(kind: str, split: str) -> torch.utils.data.Dataset:
-    from torchvision import datasets, transforms
-
+    try:
+        from torchvision import datasets, transforms
+    except ImportError as error:
+        raise ValueError(f"name: {kind} needs torchvision, which cannot be imported: {in_one_line(error)}") from error
     root = os.environ.get("CONVERGENT_DATA", str(_DATA))
     try:
         if kind == "cifar10":
@@ -169,26 +219,20 @@ def _torchvision_dataset(kind: str, split: str) -> torch.utils.data.Dataset:
         crop = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
         return datasets.ImageNet(root, split="train" if split == "train" else "val", transform=crop)
     except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"name: no {kind} under {root}; name the folder that holds it in CONVERGENT_DATA ({error})"
-        ) from error
+        message = f"name: no {kind} under {shown(root)}; name the folder that holds it in CONVERGENT_DATA"
+        raise ValueError(f"{message} ({in_one_line(error, 80)})") from error
 
 
-def _from_torchvision(found: torch.utils.data.Dataset, kind: str, limit: int | None) -> Dataset:
-    """Read the images that are kept, and no other, into memory."""
+def _from_torchvision(found: torch.utils.data.Dataset, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple]:
+    """The images that are kept, and no other."""
     images, labels = [], []
     for index in _spread(len(found), limit):
         try:
             image, label = found[int(index)]
-            images.append(np.asarray(image.convert("RGB")))
         except OSError as error:
             path = found.samples[int(index)][0] if hasattr(found, "samples") else f"image {index}"
-            raise ValueError(f"name: {path} cannot be read: {error}") from error
+            raise ValueError(f"name: {shown(path)} cannot be read: {in_one_line(error)}") from error
+        images.append(np.asarray(image.convert("RGB")))
         labels.append(label)
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"name: expected images of one size, got {len(shapes)} sizes, {' and '.join(map(str, list(shapes)[:2]))}"
-        )
     classes = tuple(label if isinstance(label, str) else label[0] for label in found.classes)
-    return _dataset(np.stack(images), np.array(labels), classes, kind)
+    return np.stack(images), np.array(labels), classes

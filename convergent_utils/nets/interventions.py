@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..kernels.checks import require_known
-from .networks import Network, weighted
+from .arguments import as_count, as_floats, form_of, has_rows, is_number
+from .modes import called, evaluating, in_one_line, input_like, require_hooks
+from .networks import Network, require_own, weighted
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ROUNDING = 1e-5  # relative, of covariances in float32
 _RANK_TOLERANCE = 1e-10  # relative, of singular values of directions
 
 
@@ -32,25 +36,23 @@ def subspace_projection(directions: Tensor, *, covariance: Tensor | None = None)
         (units, units) float64 P; centred activations (samples, units) become `acts @ P`. P P = P.
 
     Raises:
-        ValueError: shapes that do not pair, numbers that are not finite.
+        ValueError: shapes that do not pair, numbers that are not finite, a covariance that none can be: it is not
+            symmetric, or a variance is negative in some direction (beyond rounding in float32).
 
     Source: Raghu et al. 2017, section 2.1, which projects in the space of samples. For principal components both agree.
     """
-    if directions.ndim != 2 or not directions.is_floating_point():
-        raise ValueError(f"directions: expected floating (units, k), got {tuple(directions.shape)} {directions.dtype}")
-    if not directions.isfinite().all():
-        raise ValueError("directions: expected finite numbers, got NaN or infinity")
-    units = len(directions)
-    if covariance is not None and covariance.shape != (units, units):
-        raise ValueError(f"covariance: expected ({units}, {units}) as in directions, got {tuple(covariance.shape)}")
+    directions = as_floats(directions, "directions", "floating (units, k)")
+    if directions.ndim != 2 or len(directions) == 0:
+        raise ValueError(f"directions: expected floating (units, k), got {form_of(directions)}")
     basis = _orthonormal(directions.double())
     if covariance is None:
         return basis @ basis.T
-    if not covariance.isfinite().all():
-        raise ValueError("covariance: expected finite numbers, got NaN or infinity")
-    covariance = covariance.double()
+    covariance = _as_covariance(covariance, len(directions))
     seen = basis.T @ covariance
-    return basis @ torch.linalg.pinv(seen @ basis, rtol=_RANK_TOLERANCE, hermitian=True) @ seen
+    inner = seen @ basis
+    if not inner.isfinite().all():
+        raise ValueError("covariance: expected numbers whose products float64 can hold, got an infinite one")
+    return basis @ torch.linalg.pinv(inner, rtol=_RANK_TOLERANCE, hermitian=True) @ seen
 
 
 def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
@@ -65,15 +67,13 @@ def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
         A new tensor like `acts`.
 
     Raises:
-        ValueError: other numbers of units.
+        ValueError: activations that are not floating or not finite, other numbers of units.
     """
-    last = acts.movedim(1, -1) if acts.ndim == 4 else acts
-    if last.shape[-1] != len(mean) or matrix.shape != (len(mean), len(mean)):
-        came = f"acts {tuple(acts.shape)}, matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
-        raise ValueError(f"mean: expected as many units as in acts and matrix, got {came}")
-    matrix, offset = matrix.to(acts), (mean.double() - mean.double() @ matrix.double()).to(acts)
-    moved = last @ matrix + offset
-    return moved.movedim(-1, 1) if acts.ndim == 4 else moved
+    _require_acts(acts)
+    moved = _moved(acts, *_as_map(matrix, mean))
+    if not moved.isfinite().all():
+        raise ValueError(f"acts: expected finite numbers that {acts.dtype} holds once projected, got NaN or infinity")
+    return moved
 
 
 @contextmanager
@@ -89,11 +89,20 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
         matrix, mean: see `project`.
 
     Raises:
-        ValueError: a layer that the network lacks; when it is called, other numbers of units.
+        ValueError: a layer that the network lacks; a compiled or traced network, which would pass over the block; when
+            it is called, other numbers of units.
     """
+    require_hooks(network)
     modules = dict(network.named_modules())
     require_known(layer, modules, "layer")
-    hook = modules[layer].register_forward_hook(lambda _module, _inputs, output: project(output, matrix, mean))
+    moves = _as_map(matrix, mean)
+
+    def move(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """What is left of the layer's output."""
+        _require_acts(output, "layer")
+        return _moved(output, *moves)
+
+    hook = modules[layer].register_forward_hook(move)
     try:
         yield
     finally:
@@ -104,12 +113,14 @@ def split_after(network: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.S
     """The part of a chain of modules up to `layer`, and the part after it; both share the network's weights.
 
     Raises:
-        ValueError: a layer that the network lacks.
+        ValueError: a network that is no chain, a layer that the network lacks.
     """
-    names = list(dict(network.named_children()))
+    if not isinstance(network, nn.Sequential) or type(network).forward is not nn.Sequential.forward:
+        raise ValueError(f"network: expected a chain of modules (nn.Sequential), got {type(network).__name__}")
+    names = list(network._modules)  # named_children leaves out a module's second place in the chain
     require_known(layer, names, "layer")
     after = names.index(layer) + 1
-    modules = list(network.children())
+    modules = list(network)
     return nn.Sequential(*modules[:after]), nn.Sequential(*modules[after:])
 
 
@@ -129,16 +140,18 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
         The modules of `network` by the same names, copied; see `multiply_adds` for what is saved.
 
     Raises:
-        ValueError: a layer that is pooled, or the last one; other numbers of units.
+        ValueError: another kind of network; a layer that is pooled, or the last one; other numbers of units.
 
     Source: Raghu et al. 2017, compression by projection.
     """
+    require_own(network)
     names = list(dict(network.named_children()))
     require_known(layer, names, "layer")
     following = names[min(names.index(layer) + 1, len(names) - 1)]
     if following not in network.layers or following == layer:
         raise ValueError(f"layer: expected one whose units the next layer reads directly, got {layer!r}")
     units = len(weighted(network, layer).weight)
+    directions, mean = as_floats(directions, "directions", "floating (units, k)"), as_floats(mean, "mean", "(units,)")
     if directions.ndim != 2 or len(directions) != units or mean.shape != (units,):
         came = f"{tuple(directions.shape)} and {tuple(mean.shape)}"
         raise ValueError(f"directions: expected ({units}, k) and mean ({units},), the units of {layer}, got {came}")
@@ -163,24 +176,34 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
     Args:
         network: any torch module that takes images (n, channels, height, width).
         image_shape: (channels, height, width).
+
+    Raises:
+        ValueError: images that the network cannot take; a compiled or traced network, whose modules are not seen.
     """
+    require_hooks(network)
+    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
+        came = in_one_line(repr(image_shape))
+        raise ValueError(f"image_shape: expected (channels, height, width), got {came}")
+    image_shape = [as_count(size, "image_shape") for size in image_shape]
     counted: dict[str, int] = {}
-    modules = {name: m for name, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    modules = {name: m for name, m in network.named_modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))}
 
     def hook_of(name: str) -> Callable:
         """The hook that counts for this module: each weight is used once at every place of the output."""
 
         def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
             """Count."""
-            places = output[0, 0].numel() if isinstance(module, nn.Conv2d) else output[0].numel() // output.shape[-1]
+            places = (
+                output[0, 0].numel() if isinstance(module, _CONVOLUTIONS) else output[0].numel() // output.shape[-1]
+            )
             counted[name] = counted.get(name, 0) + module.weight.numel() * places
 
         return hook
 
     hooks = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
     try:
-        with torch.no_grad():
-            network(torch.zeros(1, *image_shape).to(next(network.parameters())))
+        with evaluating(network), torch.no_grad():
+            called(network, torch.zeros(1, *image_shape).to(input_like(network)), "image_shape")
     finally:
         for hook in hooks:
             hook.remove()
@@ -195,19 +218,17 @@ def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None
             below are frozen, too, no gradient is computed for them: that is what is saved.
 
     Raises:
-        ValueError: a share that is not from 0 to 1.
+        ValueError: a share that is not from 0 to 1; in training, a layer that the network lacks.
 
     Source: Raghu et al. 2017, freeze training, where layer i of L is frozen after i / L of training.
     """
-    for layer, share in schedule.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"schedule: expected shares of training from 0 to 1, got {share} for {layer!r}")
+    _require_schedule(schedule)
 
     def freeze(network: nn.Module, share: float) -> None:
         """Freeze the layers whose time has come."""
-        for layer, moment in schedule.items():
+        for module, moment in zip(_submodules(network, schedule), schedule.values(), strict=True):
             if share >= moment:
-                network.get_submodule(layer).requires_grad_(False)
+                module.requires_grad_(False)
 
     return freeze
 
@@ -220,13 +241,15 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
         schedule: see `freezing`.
 
     Raises:
-        ValueError: no layer.
+        ValueError: no layer, multiply-adds or shares that are none, a schedule of layers that `forward` lacks.
 
     A layer costs its multiply-adds once forward, once for the gradient of its weights while it learns, and once for
     the gradient of its inputs while anything below it learns. The time of the optimiser's own steps is left out.
     """
-    if not forward:
-        raise ValueError("forward: expected at least one layer, got none")
+    _require_costs(forward)
+    _require_schedule(schedule)
+    for layer in schedule:
+        require_known(layer, forward, "schedule")
     bottom, spent, whole = next(iter(forward)), 0.0, 0.0
     latest_below = 0.0
     for layer, cost in forward.items():
@@ -235,6 +258,74 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
         whole += cost * (2 if layer == bottom else 3)
         latest_below = max(latest_below, learns)
     return spent / whole
+
+
+def _require_schedule(schedule: Mapping[str, float]) -> None:
+    if not isinstance(schedule, Mapping):
+        raise ValueError(f"schedule: expected shares of training by layer, got {type(schedule).__name__}")
+    for layer, share in schedule.items():
+        if not isinstance(layer, str) or not is_number(share) or not 0 <= share <= 1:
+            came = f"{in_one_line(repr(share), 80)} for {in_one_line(repr(layer), 80)}"
+            raise ValueError(f"schedule: expected shares of training from 0 to 1, got {came}")
+
+
+def _require_costs(forward: Mapping[str, int]) -> None:
+    if not isinstance(forward, Mapping) or not forward:
+        came = "none" if isinstance(forward, Mapping) else type(forward).__name__
+        raise ValueError(f"forward: expected at least one layer with its multiply-adds, got {came}")
+    for layer, cost in forward.items():
+        if not is_number(cost) or cost < 0:
+            came = f"{in_one_line(repr(cost), 80)} for {in_one_line(repr(layer), 80)}"
+            raise ValueError(f"forward: expected finite multiply-adds of at least 0, got {came}")
+    if not any(forward.values()):
+        raise ValueError("forward: expected some multiply-adds, got 0 in every layer")
+
+
+def _submodules(network: nn.Module, schedule: Mapping[str, float]) -> list[nn.Module]:
+    try:
+        return [network.get_submodule(layer) for layer in schedule]
+    except AttributeError as error:
+        raise ValueError(f"schedule: expected layers of the network: {in_one_line(error)}") from error
+
+
+def _require_acts(acts: Tensor, argument: str = "acts") -> None:
+    fits = isinstance(acts, Tensor) and has_rows(acts) and acts.is_floating_point() and acts.ndim in (2, 3, 4)
+    if not fits:
+        forms = "(samples, units), (n, tokens, units) or (n, units, height, width)"
+        raise ValueError(f"{argument}: expected floating activations {forms}, got {form_of(acts)}")
+
+
+def _as_map(matrix: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """A projection and a mean that pair."""
+    matrix = as_floats(matrix, "matrix", "floating (units, units)")
+    mean = as_floats(mean, "mean", "floating (units,)")
+    if mean.ndim != 1 or matrix.shape != (len(mean), len(mean)):
+        came = f"matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
+        raise ValueError(f"mean: expected as many units as in matrix (units, units), got {came}")
+    return matrix, mean
+
+
+def _moved(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
+    last = acts.movedim(1, -1) if acts.ndim == 4 else acts
+    if last.shape[-1] != len(mean):
+        came = f"acts {tuple(acts.shape)}, matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
+        raise ValueError(f"mean: expected as many units as in acts and matrix, got {came}")
+    matrix, offset = matrix.to(acts), (mean.double() - mean.double() @ matrix.double()).to(acts)
+    moved = last @ matrix + offset
+    return moved.movedim(-1, 1) if acts.ndim == 4 else moved
+
+
+def _as_covariance(covariance: Tensor, units: int) -> Tensor:
+    """Symmetric and nowhere negative, but for rounding in float32: a Cholesky factor exists."""
+    covariance = as_floats(covariance, "covariance", f"({units}, {units}) as in directions").double()
+    if covariance.shape != (units, units):
+        raise ValueError(f"covariance: expected ({units}, {units}) as in directions, got {tuple(covariance.shape)}")
+    scale = covariance.abs().amax()
+    unit = covariance / scale if scale > 0 else covariance
+    slack = _ROUNDING * torch.eye(units, dtype=torch.float64, device=unit.device)
+    if (unit - unit.T).abs().amax() > _ROUNDING or torch.linalg.cholesky_ex(unit + slack).info != 0:
+        raise ValueError("covariance: expected a symmetric matrix without negative variances, got another")
+    return covariance
 
 
 def _orthonormal(directions: Tensor) -> Tensor:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..kernels.checks import require_known
+from .arguments import as_count, as_seed, as_whole, is_number
+from .modes import in_one_line, require_module
 
 _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
     "alexnet": ((24, 48, 64, 64, 48), (128, 128)),
     "alexnet-narrow": ((16, 24, 32, 32, 24), (64, 64)),
 }
 _KERNELS = (5, 5, 3, 3, 3)
+_WIDEST = 100  # times the usual widths: 1.5 thousand million weights
 _CONVOLUTION_STD = 0.02  # AlexNet's own was .01
 _CONNECTED_BIAS = 1.0  # as AlexNet's
 
@@ -28,7 +32,10 @@ class Network(nn.Sequential):
     """
 
     def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, object]):
-        super().__init__(modules)
+        if not isinstance(modules, Mapping) or not isinstance(configuration, Mapping):
+            came = type(configuration if isinstance(modules, Mapping) else modules).__name__
+            raise ValueError(f"modules: expected modules by name and a configuration, two dicts, got {came}")
+        super().__init__(OrderedDict(modules))
         self.configuration = configuration
         self.layers = tuple(name for name in modules if name.startswith(("conv", "fc")))
 
@@ -40,9 +47,9 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
         name: "alexnet" (convolutions of 24-48-64-64-48 channels, fully connected 128-128) or "alexnet-narrow"
             (16-24-32-32-24, 64-64), both with layers conv1 to conv5, fc6, fc7, fc8. The last pooling gives 3 x 3 for
             images of any size (at least 12 x 12).
-        channels: of the images, 1 or 3.
+        channels: of the images, as 1 or 3.
         classes: number of outputs of fc8.
-        width: factor on every width but that of fc8.
+        width: factor on every width but that of fc8, at most 100.
         seed: of the weights. As in AlexNet, convolutions start small (normal, standard deviation .02) and the biases of
             fc6 and fc7 at one; other biases are zero, and fully connected weights have variance 2 / fan-in (He et al.
             2015). At that larger scale the random start would still be most of a convolution's final weights, so that
@@ -50,15 +57,19 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
             then adds nothing, where else it silences up to a third of a layer for good.
 
     Raises:
-        ValueError: unknown name, channels, classes or width out of range.
+        ValueError: unknown name; channels, classes, width or seed out of range.
     """
     require_known(name, _WIDTHS, "name")
-    for argument, value in (("channels", channels), ("classes", classes), ("width", width)):
-        if value <= 0:
-            raise ValueError(f"{argument}: expected a positive number, got {value}")
+    channels, classes, seed = as_count(channels, "channels"), as_count(classes, "classes"), as_seed(seed)
+    if not is_number(width) or not 0 < width <= _WIDEST:
+        raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {in_one_line(repr(width))}")
+    width = width.item() if isinstance(width, np.generic) else width
     convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
-    with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
-        modules = _modules(channels, convolutions, connected, classes)
+    try:
+        with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
+            modules = _modules(channels, convolutions, connected, classes)
+    except (RuntimeError, TypeError, MemoryError) as error:  # sizes that no memory holds, or no integer
+        raise ValueError(f"classes: cannot make a network of these sizes: {in_one_line(error)}") from error
     configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
     return _initialised(Network(modules, configuration), seed)
 
@@ -96,8 +107,8 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
     Raises:
         ValueError: another kind of network.
     """
-    _require_network(network)
-    generator, permutations = torch.Generator().manual_seed(seed), {}
+    require_own(network)
+    generator, permutations = torch.Generator().manual_seed(as_seed(seed)), {}
     for layer in network.layers[:-1]:
         permutations[layer] = torch.randperm(len(weighted(network, layer).weight), generator=generator)
     return with_units(network, permutations, width=network.configuration["width"]), permutations
@@ -115,11 +126,8 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
         ValueError: another kind of network, a hidden layer that is left out, units that the network does not have, or
             another number of them than that width has.
     """
-    _require_network(network)
-    for layer in network.layers[:-1]:
-        n_units = len(weighted(network, layer).weight)
-        if layer not in units or not all(0 <= int(unit) < n_units for unit in units[layer]):
-            raise ValueError(f"units: expected some of the {n_units} of {layer}, got {units.get(layer)}")
+    require_own(network)
+    units = _as_units(network, units)
     made = build_network(**{**network.configuration, "width": width}).to(next(network.parameters()))
     incoming, below = None, 0
     with torch.no_grad():
@@ -144,9 +152,27 @@ def weighted(network: Network, layer: str) -> nn.Conv2d | nn.Linear:
     return module[0] if isinstance(module, nn.Sequential) else module
 
 
-def _require_network(network: nn.Module) -> None:
+def require_own(network: nn.Module) -> None:
+    """It is a network of `build_network`."""
     if not isinstance(network, Network):
         raise ValueError(f"network: expected one made by build_network, got {type(network).__name__}")
+    require_module(network)
+
+
+def _as_units(network: Network, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Indices int64 of units of each hidden layer."""
+    hidden = network.layers[:-1]
+    if not isinstance(units, Mapping) or any(layer not in hidden for layer in units):
+        came = ", ".join(map(str, units)) if isinstance(units, Mapping) else type(units).__name__
+        raise ValueError(f"units: expected units by hidden layer, {', '.join(hidden)}, got {in_one_line(came)}")
+    found = {}
+    for layer in hidden:
+        n_units, given = len(weighted(network, layer).weight), units.get(layer)
+        found[layer] = as_whole(given, "units", what=f"some of the {n_units} of {layer}")
+        wrong = found[layer][(found[layer] < 0) | (found[layer] >= n_units)]
+        if len(wrong):
+            raise ValueError(f"units: expected some of the {n_units} of {layer}, got {int(wrong[0])}")
+    return found
 
 
 def _initialised(network: Network, seed: int) -> Network:

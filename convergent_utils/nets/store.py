@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import sys
 import uuid
 import warnings
@@ -15,14 +16,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import filelock
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from ..kernels.checks import require_known
+from .arguments import form_of, has_rows
+from .modes import in_one_line, shown
 
 _ROOT = Path(__file__).parents[2]
+_KIND = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _FORM = 1  # of the files; raise it when their layout changes
 _UNFINISHED = re.compile(r"\.(.+-[0-9a-f]{16}\.safetensors)\.[0-9a-f]{32}")  # the name a result has while it is written
 
@@ -37,21 +42,31 @@ def save(obj: object, path: str | Path) -> None:
     Written under another name first and renamed, so that a reader never sees half a file.
 
     Raises:
-        ValueError: an object that `load` could not make again.
-        OSError: the folder cannot be written.
+        ValueError: an object that `load` could not make again, or a file that cannot be written.
     """
-    _write(obj, Path(path), {})
+    path = _as_path(path)
+    try:
+        _write(obj, path, {})
+    except OSError as error:
+        raise ValueError(f"path: cannot write {shown(path)}: {in_one_line(error.strerror or error)}") from error
 
 
 def load(path: str | Path) -> object:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: the file is missing, truncated or altered (its checksum does not fit).
+        ValueError: the file is missing, cannot be read, or is not one of this package.
+        DamagedFile: it is truncated or altered (its checksum does not fit), or not one of this package; a ValueError.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"path: there is no file {path}")
-    return _read(Path(path))[0]
+    path = _as_path(path)
+    if not os.path.isfile(path):  # false, too, of a path too long
+        raise ValueError(f"path: there is no file {shown(path)}")
+    try:
+        return _read(path)[0]
+    except OSError as error:
+        raise ValueError(f"path: cannot read {shown(path)}: {in_one_line(error.strerror or error)}") from error
+    except DamagedFile as error:
+        raise DamagedFile(f"path: {error}") from error
 
 
 class Store:
@@ -66,9 +81,9 @@ class Store:
     """
 
     def __init__(self, path: str | Path | None = None):
-        self.path = (
-            Path(path or os.environ.get("CONVERGENT_STORE") or _ROOT / "build" / "store").expanduser().absolute()
-        )
+        named = os.environ.get("CONVERGENT_STORE") or _ROOT / "build" / "store"
+        found = _as_path(path) if path is not None else _as_path(named, "CONVERGENT_STORE")
+        self.path = found.absolute()
 
     def require_writable(self) -> None:
         """Raise at once, in one line, where nothing could be kept; sweep up what killed runs left unfinished."""
@@ -82,7 +97,14 @@ class Store:
             self._sweep()
 
     def file(self, kind: str, configuration: Mapping[str, object]) -> Path:
-        """Where the result of a configuration lies, whether it exists or not."""
+        """Where the result of a configuration lies, whether it exists or not.
+
+        Raises:
+            ValueError: a kind that is no plain name, a configuration that is not made of plain values.
+        """
+        if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+            came = in_one_line(repr(kind))
+            raise ValueError(f"kind: expected letters, digits, dashes and underscores, at most 100, got {came}")
         return self.path / f"{kind}-{configuration_hash(configuration)}.safetensors"
 
     def find(self, kind: str, configuration: Mapping[str, object]) -> object | None:
@@ -187,7 +209,8 @@ class Store:
             raise
         except OSError as error:
             reason = error.strerror or error
-            raise ValueError(f"CONVERGENT_STORE: cannot {verb} {self.path}: {reason}; name another folder") from error
+            message = f"CONVERGENT_STORE: cannot {verb} {shown(self.path, 150)}: {in_one_line(reason, 80)}"
+            raise ValueError(f"{message}; name another folder") from error
 
 
 def configuration_hash(configuration: Mapping[str, object]) -> str:
@@ -205,14 +228,20 @@ def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return digest.hexdigest()
 
 
+def _as_path(path: str | Path, name: str = "path") -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
+        raise ValueError(f"{name}: expected the path of a file or folder, got {in_one_line(repr(path))}")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~somebody, and there is no such user
+        raise ValueError(f"{name}: {shown(path)}: {in_one_line(error)}") from error
+
+
 def _write(obj: object, path: Path, configuration: Mapping[str, object]) -> None:
-    tensors: dict[str, Tensor] = {}
-    tree = json.dumps({"object": _encode(obj, tensors), "configuration": _plain(configuration), "form": _FORM})
-    metadata = {"convergent": json.dumps({"checksum": checksum(tensors, tree), "tree": tree})}  # one key: a fixed order
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    content, temporary = _content(obj, configuration), path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(tensors, metadata))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # some disks say only now that they are full
         os.replace(temporary, path)
@@ -220,26 +249,69 @@ def _write(obj: object, path: Path, configuration: Mapping[str, object]) -> None
         temporary.unlink(missing_ok=True)
 
 
+def _content(obj: object, configuration: Mapping[str, object]) -> bytes:
+    """What a file holds, byte by byte."""
+    tensors, plain = {}, _plain(configuration)
+    try:
+        tree = json.dumps({"object": _encode(obj, tensors), "configuration": plain, "form": _FORM})
+        metadata = {"checksum": checksum(tensors, tree), "tree": tree}
+        return safetensors.torch.save(tensors, {"convergent": json.dumps(metadata)})  # one key: a fixed order
+    except (RecursionError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"obj: cannot be saved: {in_one_line(error)}") from error
+
+
 def _read(path: Path) -> tuple[object, object]:
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would block for good
+        raise DamagedFile(f"{shown(path)} is damaged or not a file of this package (it is no regular file)")
     with path.open("rb"):
         pass  # a file that may not be read, or went away, is not a damaged one
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("convergent", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise DamagedFile(f"{path} is damaged ({error})") from error
-    if metadata.get("checksum") != checksum(tensors, metadata.get("tree", "")):
-        raise DamagedFile(f"{path} is damaged (its checksum does not fit)")
+        return _decoded(path)
+    except (DamagedFile, MemoryError, OSError):
+        raise
+    except Exception as error:  # what somebody else wrote, or half of ours, raises many kinds of error
+        message = f"{shown(path)} is damaged or not a file of this package"
+        raise DamagedFile(f"{message} ({in_one_line(error, 100)})") from error
+
+
+def _decoded(path: Path) -> tuple[object, object]:
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = json.loads((file.metadata() or {}).get("convergent", "null"))
+        if not isinstance(metadata, dict) or not {"checksum", "tree"} <= metadata.keys():
+            raise DamagedFile(f"{shown(path)} is not a file of this package (it says nothing of how to read it)")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata["checksum"] != checksum(tensors, metadata["tree"]):
+        raise DamagedFile(f"{shown(path)} is damaged (its checksum does not fit)")
     tree = json.loads(metadata["tree"])
     if tree["form"] != _FORM:
-        raise DamagedFile(f"{path} was written by another version of this package")
+        raise DamagedFile(f"{shown(path)} was written by another version of this package")
     return _decode(tree["object"], tensors), tree["configuration"]
 
 
-def _plain(value: object) -> object:
-    """Configuration values as JSON gives them back (tuples become lists)."""
-    return json.loads(json.dumps(value))
+def _plain(configuration: Mapping[str, object]) -> dict[str, object]:
+    """Configuration values as JSON gives them back (tuples become lists, NumPy's numbers Python's)."""
+    if not isinstance(configuration, Mapping):
+        raise ValueError(f"configuration: expected a dict of plain values, got {type(configuration).__name__}")
+    try:
+        return json.loads(json.dumps(dict(configuration), default=_number), parse_constant=_constant)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"configuration: expected a dict of plain values: {in_one_line(error)}"
+        raise ValueError(message) from error
+
+
+def _number(value: object) -> object:
+    """A number of NumPy as Python's, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not one")
+
+
+def _constant(name: str) -> float:
+    """NaN equals nothing: what is kept with it would never be found."""
+    if name == "NaN":
+        raise ValueError("NaN is not one")
+    return float(name)
 
 
 def _classes() -> dict[str, type]:
@@ -261,19 +333,26 @@ def _encode(value: object, tensors: dict[str, Tensor]) -> object:
     kind = type(value).__name__
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, np.generic) and isinstance(value.item(), (bool, int, float, str)):
+        return value.item()
     if isinstance(value, Tensor):
+        if not has_rows(value):
+            raise ValueError(f"obj: cannot save {form_of(value)}; save a dense tensor of its values instead")
         key = f"{len(tensors):06d}"
-        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        dense = value.detach().resolve_conj().resolve_neg().cpu()
+        tensors[key] = dense.clone(memory_format=torch.contiguous_format)
         return {"tensor": key}
     if type(value) in (list, tuple):
         return {kind: [_encode(item, tensors) for item in value]}
     if isinstance(value, Mapping):
         return {"dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
     if type(value) is not _classes().get(kind):
-        raise ValueError(f"obj: cannot save a {kind}; save its tensors in a dict instead")
+        hint = "torch.from_numpy of it" if isinstance(value, np.ndarray) else "its tensors in a dict"
+        raise ValueError(f"obj: cannot save a {in_one_line(kind)}; save {hint} instead")
     if is_dataclass(value):
         content = {field.name: getattr(value, field.name) for field in fields(value)}
     elif kind == "Network":
+        _require_as_built(value)
         content = {"configuration": value.configuration, "weights": dict(value.state_dict())}
     else:
         content = value.state()
@@ -293,6 +372,9 @@ def _decode(tree: object, tensors: Mapping[str, Tensor]) -> object:
     require_known(tree["class"], _classes(), "path")
     made, content = _classes()[tree["class"]], _decode(tree["content"], tensors)
     if is_dataclass(made):
+        for field in fields(made):
+            if field.type in ("Tensor", Tensor) and not isinstance(content[field.name], Tensor):
+                raise ValueError(f"{field.name} of a {tree['class']} is no tensor")
         return made(**content)
     if tree["class"] == "Network":
         return _network(content)
@@ -303,5 +385,14 @@ def _network(content: dict[str, object]) -> torch.nn.Module:
     from .networks import build_network
 
     network = build_network(**content["configuration"])
-    network.load_state_dict(content["weights"])
+    weights = {name: value.clone() for name, value in content["weights"].items()}
+    network.load_state_dict(weights, assign=True)  # in the type that they had
     return network.eval()
+
+
+def _require_as_built(network: torch.nn.Module) -> None:
+    """Its configuration says all of its structure."""
+    from .networks import build_network
+
+    if repr(build_network(**network.configuration)) != repr(network):
+        raise ValueError("obj: cannot save a Network whose modules were changed; save its state_dict instead")

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..kernels.checks import is_count
+from .arguments import as_count, as_seed, form_of, is_number
 from .datasets import Dataset, normalise
+from .modes import called, evaluating, in_one_line, input_like, require_module
 
 VERSION = 1  # raise it when the same recipe and seed would train another network than before
 CHECKPOINTS = (0.0, 0.35, 0.75, 1.0)
+_MOST = 1e9  # epochs, or any rate: beyond it no step can be counted
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class Recipe:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if not is_count(self.batch) or self.batch < 1:
-            raise ValueError(f"batch: expected a whole number of at least 1, got {self.batch}")
+        as_count(self.batch, "batch")
         for argument in ("epochs", "rate", "weight_decay"):
             value = getattr(self, argument)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{argument}: expected a finite number of at least 0, got {value}")
+            if not is_number(value) or not 0 <= value <= _MOST:
+                came = in_one_line(repr(value))
+                raise ValueError(f"{argument}: expected a number from 0 to {_MOST:g}, got {came}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class History:
 
     loss: Tensor
     test_accuracy: Tensor
+
+    def __post_init__(self) -> None:
+        for argument in ("loss", "test_accuracy"):
+            value = getattr(self, argument)
+            if not isinstance(value, Tensor) or value.ndim != 1 or len(value) != len(self.loss):
+                raise ValueError(f"{argument}: expected a curve (epochs + 1,), as long as loss, got {form_of(value)}")
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,9 @@ class Trained:
         Raises:
             ValueError: a share of which no checkpoint was kept.
         """
-        if share not in self.checkpoints:
-            raise ValueError(f"share: expected one of {', '.join(map(str, self.checkpoints))}, got {share}")
+        if not is_number(share) or share not in self.checkpoints:
+            known, came = ", ".join(map(str, self.checkpoints)), in_one_line(repr(share))
+            raise ValueError(f"share: expected one of {known}, got {came}")
         network = copy.deepcopy(self.network)
         network.load_state_dict(self.checkpoints[share])
         return network
@@ -102,7 +111,8 @@ def train(
     """Train a copy of `network`; the same seed and number of threads give the same weights to the last bit.
 
     Args:
-        network: takes normalised images and returns logits (n, classes).
+        network: takes normalised images, in the type of its weights, and returns logits (n, classes). Modules in eval
+            mode within a network in training mode, as frozen batch norm, stay so.
         dataset: training images.
         recipe: how.
         seed: of the order of the images; the initial weights are the network's own.
@@ -117,10 +127,14 @@ def train(
         Trained.
 
     Raises:
-        ValueError: fewer images than one batch, or labels that the network has no output for.
+        ValueError: fewer images than one batch, images that the network cannot take, labels that it has no output
+            for, a network with nothing to learn, or training that diverges: a loss or weight is NaN or infinite.
     """
-    recipe = recipe or Recipe()
-    network = copy.deepcopy(network)
+    _require_functions(rate=rate, intervene=intervene, report=report)
+    recipe, generator = _as_recipe(recipe), torch.Generator().manual_seed(as_seed(seed))
+    network = _copied(network)
+    _require_data(dataset, "dataset")
+    _require_trainable(network, recipe)
     per_epoch = len(dataset) // recipe.batch
     if per_epoch == 0:
         raise ValueError(f"dataset: expected at least one batch of {recipe.batch} images, got {len(dataset)}")
@@ -128,20 +142,23 @@ def train(
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     schedule = _schedule(optimiser, recipe, max(total, 1), rate)
-    generator = torch.Generator().manual_seed(seed)
+    learning, like = [module for module in network.modules() if module.training], input_like(network)
     loss, accuracy = [_loss(network, test)], [_accuracy_or_nan(network, test)]
     checkpoints, step = {share: _weights(network) for share in CHECKPOINTS if round(share * total) == 0}, 0
     while step < total:
         order, losses = torch.randperm(len(dataset), generator=generator), []
-        for chosen in order[: min(per_epoch, total - step) * recipe.batch].split(recipe.batch):
+        for chosen in order[: min(per_epoch, total - step) * recipe.batch].split(int(recipe.batch)):
             if intervene is not None:
                 intervene(network, step / total)
-            losses.append(_step(network, dataset, chosen, optimiser))
+            for module in learning:  # what was frozen in eval mode stays so
+                module.training = True
+            losses.append(_step(network, dataset, chosen, optimiser, like))
             schedule.step()
             step += 1
             checkpoints.update({share: _weights(network) for share in CHECKPOINTS if round(share * total) == step})
             if step % 20 == 0 or step == total:
                 report(step / total)
+        _require_finite(network, torch.stack(losses), step, recipe)
         loss.append(float(torch.stack(losses).mean()))
         accuracy.append(_accuracy_or_nan(network, test))
     for parameter in trainable:
@@ -156,48 +173,135 @@ def accuracy(network: nn.Module, dataset: Dataset) -> float:
     Args:
         network: takes normalised images and returns logits (n, classes).
         dataset: images, and the labels that are right.
+
+    Raises:
+        ValueError: no images; see `predict`; labels that the network has no output for.
     """
-    return float((predict(network, dataset).argmax(1) == dataset.labels).double().mean())
+    return _share_right(network, dataset, "dataset")
 
 
 def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor:
-    """What the network says of each image, in eval mode, without gradients; its mode is restored.
+    """What the network says of each image, in eval mode, without gradients; the mode of each module is restored.
 
     Args:
-        network: takes normalised images (n, channels, height, width) float32 and returns logits (n, classes).
+        network: takes normalised images (n, channels, height, width), in the type of its weights (float32 where it has
+            none), and returns logits (n, classes).
         dataset: images.
         batch: images that are passed at a time.
 
     Returns:
         (n, classes) float32 logits on the CPU.
+
+    Raises:
+        ValueError: no images, or images that the network cannot take; logits of another form, or NaN.
     """
-    training, device = network.training, next(network.parameters()).device
-    network.eval()
-    with torch.no_grad():
-        logits = [network(normalise(images).to(device)).cpu() for images in dataset.images.split(batch)]
-    network.train(training)
-    return torch.cat(logits)
+    return _predicted(network, dataset, "dataset", as_count(batch, "batch"))
+
+
+def _predicted(network: nn.Module, dataset: Dataset, argument: str, batch: int = 250) -> Tensor:
+    require_module(network)
+    _require_data(dataset, argument)
+    like = input_like(network)
+    with evaluating(network), torch.no_grad():
+        logits = [_logits(network, images, like, argument).cpu().float() for images in dataset.images.split(batch)]
+    found = torch.cat(logits)
+    if found.isnan().any():
+        raise ValueError("network: expected logits that are numbers, got NaN")
+    return found
+
+
+def _share_right(network: nn.Module, dataset: Dataset, argument: str) -> float:
+    logits = _predicted(network, dataset, argument)
+    _require_labels(logits, dataset.labels, argument)
+    return float((logits.argmax(1) == dataset.labels.cpu()).double().mean())
+
+
+def _logits(network: nn.Module, images: Tensor, like: Tensor, argument: str) -> Tensor:
+    logits = called(network, normalise(images).to(like), argument)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        raise ValueError(f"network: expected logits ({len(images)}, classes), got {form_of(logits)}")
+    return logits
+
+
+def _require_data(dataset: Dataset, argument: str) -> None:
+    if not isinstance(dataset, Dataset):
+        came = type(dataset).__name__
+        raise ValueError(f"{argument}: expected a Dataset, as load_dataset gives it, got {came}")
+    if len(dataset) == 0:
+        raise ValueError(f"{argument}: expected at least one image, got none")
+
+
+def _require_labels(logits: Tensor, labels: Tensor, argument: str) -> None:
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        expected, came = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{argument}: expected labels {expected}, for which the network has outputs, got {came}")
+
+
+def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
+    parameters = dict(network.named_parameters())
+    if not parameters or (recipe.epochs > 0 and not any(value.requires_grad for value in parameters.values())):
+        raise ValueError("network: expected weights that can learn, got none, or only frozen ones")
+    for name, value in parameters.items():
+        if not value.isfinite().all():
+            raise ValueError(f"network: expected finite weights, got NaN or infinity in {in_one_line(name)}")
+
+
+def _require_finite(network: nn.Module, losses: Tensor, step: int, recipe: Recipe) -> None:
+    """After each epoch: no loss and no weight is NaN or infinite."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad) or not all(value.isfinite().all() for value in network.parameters()):
+        at = step - len(losses) + int(bad[0]) + 1 if len(bad) else step
+        raise ValueError(f"recipe: training diverged at step {at}; try a rate below {recipe.rate:g}")
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy that learns: in training mode, if it is not already."""
+    require_module(network)
+    try:
+        network = copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"network: cannot be copied: {in_one_line(error)}") from error
+    return network if network.training else network.train()
+
+
+def _as_recipe(recipe: Recipe | None) -> Recipe:
+    if not isinstance(recipe, (Recipe, type(None))):
+        raise ValueError(f"recipe: expected a Recipe, got {type(recipe).__name__}")
+    return recipe or Recipe()
 
 
 def _schedule(
     optimiser: torch.optim.Optimizer, recipe: Recipe, total: int, rate: Callable[[float], float] | None
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if rate is not None:
-        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step / total))
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate_at(rate, step / total))
     rise = 0.25 if total != 4 else 0.5  # a quarter of four steps is one, and torch divides by its length less one
     return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=total, pct_start=rise)
 
 
-def _step(network: nn.Module, dataset: Dataset, chosen: Tensor, optimiser: torch.optim.Optimizer) -> Tensor:
-    device = next(network.parameters()).device
-    network.train()
+def _rate_at(rate: Callable[[float], float], share: float) -> float:
+    found = rate(share)
+    if not is_number(found) or found < 0:
+        came = in_one_line(repr(found))
+        raise ValueError(f"rate: expected shares of the recipe's rate, finite and at least 0, got {came} at {share:g}")
+    return found
+
+
+def _require_functions(**functions: object) -> None:
+    for argument, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{argument}: expected a function, got {type(function).__name__}")
+
+
+def _step(
+    network: nn.Module, dataset: Dataset, chosen: Tensor, optimiser: torch.optim.Optimizer, like: Tensor
+) -> Tensor:
     optimiser.zero_grad()
-    logits, labels = network(normalise(dataset.images[chosen]).to(device)), dataset.labels
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        expected, came = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"dataset: expected labels {expected}, for which the network has outputs, got {came}")
-    loss = F.cross_entropy(logits, labels[chosen].to(device))
-    loss.backward()
+    logits = _logits(network, dataset.images[chosen], like, "dataset")
+    _require_labels(logits, dataset.labels, "dataset")
+    loss = F.cross_entropy(logits, dataset.labels[chosen].to(like.device))
+    if loss.requires_grad:  # else all that learned is frozen
+        loss.backward()
     optimiser.step()
     return loss.detach()
 
@@ -207,8 +311,12 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _loss(network: nn.Module, test: Dataset | None) -> float:
-    return float(F.cross_entropy(predict(network, test), test.labels)) if test is not None else float("nan")
+    if test is None:
+        return math.nan
+    logits = _predicted(network, test, "test")
+    _require_labels(logits, test.labels, "test")
+    return float(F.cross_entropy(logits, test.labels))
 
 
 def _accuracy_or_nan(network: nn.Module, test: Dataset | None) -> float:
-    return accuracy(network, test) if test is not None else float("nan")
+    return _share_right(network, test, "test") if test is not None else math.nan

@@ -1,0 +1,131 @@
+"""Folders of images: PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE, each image a file."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .modes import in_one_line, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts another program, as PostScript does
+_SPLITS = ("train", "test")
+_COLOURS = ("1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "PA", "La", "RGBa", "CMYK", "YCbCr", "HSV")
+_BITS, _INTERPRETATION = 258, 262  # tags of TIFF
+
+
+def read_folder(
+    path: Path, split: str, choose: Callable[[int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Images (n, height, width, 3) uint8, labels (n,) and the names of the classes.
+
+    Args:
+        path: the folder that holds a folder for each split, and in it one for each class. Classes are numbered over
+            both splits, in the order of their names, so that a label means the same in both.
+        split: "train" or "test".
+        choose: from the number of images to the indices of those that are read.
+
+    Raises:
+        ValueError: a folder or image that is missing or cannot be read, images of more than one size or of more
+            pixels than Pillow lets pass (89 million), a class without an image in this split.
+
+    Files count as images by their endings (jpg, png, ppm, pgm, bmp, tif, webp); what is hidden (.name) does not count,
+    and an image reached twice through links counts once. Grey, palette and CMYK images become RGB; of transparent ones
+    the colours are taken as they are stored, without regard to what is transparent; of several pages the first. 16 bit
+    grey is brought to 8 bits by its range; images of 32 bit integers or of floats, which state no range, are refused.
+    """
+    if not os.path.isdir(path / split):  # false, too, of a path too long
+        raise ValueError(f"name: there is no folder {shown(path / split)}")
+    try:
+        classes = _classes(path)
+        files = _files(path / split, classes)
+    except OSError as error:
+        raise ValueError(f"name: cannot read {shown(path)}: {in_one_line(error.strerror)}") from error
+    images, labels = [], []
+    for index in choose(len(files)):
+        file, label = files[index]
+        images.append(_pixels(file))
+        labels.append(label)
+        if images[-1].shape != images[0].shape:
+            sizes = f"{images[0].shape[:2]} and, of {shown(file)}, {images[-1].shape[:2]}"
+            raise ValueError(f"name: expected images of one size, got {sizes}")
+    return np.stack(images), np.array(labels), classes
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    """The folders of all splits, but those that lead back to where they lie."""
+    names, above = set(), {os.path.realpath(path), *map(str, Path(os.path.realpath(path)).parents)}
+    for split in filter(os.path.isdir, (path / split for split in _SPLITS)):
+        above.add(os.path.realpath(split))
+        folders = [entry for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith(".")]
+        names |= {entry.name for entry in folders if os.path.realpath(entry.path) not in above}
+    return tuple(sorted(names))
+
+
+def _files(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The images of a split and their labels, in the order of their names."""
+    found = []
+    folders = {name: path / name for name in classes if os.path.isdir(path / name)}
+    if not folders:
+        raise ValueError(f"name: could not find any class, a folder, in {shown(path)}")
+    for name, folder in folders.items():
+        images = _images_of(folder, walked={os.path.realpath(path), *map(os.path.realpath, folders.values())})
+        if not images:
+            raise ValueError(f"name: expected an image in {shown(folder)}, got none that ends as {', '.join(_ENDINGS)}")
+        found += [(image, classes.index(name)) for image in images]
+    return found
+
+
+def _images_of(folder: Path, walked: set[str]) -> list[str]:
+    """The images under a folder, each once; no folder in `walked`, nor one that holds this, is gone into by a link."""
+    walked, found = {*walked, *map(str, Path(os.path.realpath(folder)).parents)}, []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders)}
+        folders[:] = [name for name in real if not name.startswith(".") and real[name] not in walked]
+        walked |= {real[name] for name in folders}
+        found += [(root, name) for name in names if name.lower().endswith(_ENDINGS) and not name.startswith(".")]
+    images, roots = {}, {root: os.path.realpath(root) for root, _ in found}
+    for root, name in sorted(found):
+        path = os.path.join(root, name)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(roots[root], name)
+        images.setdefault(real, path)
+    return list(images.values())
+
+
+def _pixels(file: str) -> np.ndarray:
+    """One image (height, width, 3) uint8."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ValueError(f"name: folders of images need Pillow, which cannot be imported: {error}") from error
+    if not os.path.isfile(file):
+        raise ValueError(f"name: {shown(file)} cannot be read: it is a link to nowhere, or no regular file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                return _in_colour(image)
+    except Exception as error:  # a damaged image raises many kinds of error
+        raise ValueError(f"name: {shown(file)} cannot be read: {in_one_line(error)}") from error
+
+
+def _in_colour(image: Image.Image) -> np.ndarray:
+    if image.mode in _COLOURS:
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        return np.asarray(image.convert("RGB"))
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.format == "TIFF":  # twelve bits in sixteen, or white as zero, would come out darker or as a negative
+        sixteen = sixteen and image.tag_v2.get(_BITS) == (16,) and image.tag_v2.get(_INTERPRETATION) == 1
+    if not sixteen:
+        raise ValueError(f"pixels of the kind {image.mode!r} state no range; save it in 8 or 16 bits")
+    grey = (np.asarray(image).astype(np.int64) + 128) // 257  # 65535 becomes 255
+    return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)

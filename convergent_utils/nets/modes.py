@@ -1,0 +1,88 @@
+"""How any network is called: the modes of its modules, where it lives, and what it takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+_LONGEST = 150  # characters of another's message within one of ours
+_NAMED = re.compile(r"\w+: ")  # how a refusal of this package begins
+_REFUSED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within it the network is in eval mode; then each of its modules is in its own mode again, whatever happened.
+
+    Raises:
+        ValueError: the network has no modes.
+    """
+    modes = {module: module.training for module in network.modules() if hasattr(module, "training")}
+    try:
+        network.eval()
+    except NotImplementedError as error:
+        message = "network: an exported program has no eval mode; pass the module that it was exported from"
+        raise ValueError(message) from error
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            if module.training != training:
+                module.training = training
+
+
+def require_module(network: object) -> None:
+    """It is a torch module whose weights have values."""
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network: expected one torch module, got {type(network).__name__}")
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise ValueError("network: expected weights with values, got some on the meta device")
+
+
+def require_hooks(network: nn.Module) -> None:
+    """It calls hooks that are placed from now on: a compiled or traced network passes over them without a word."""
+    require_module(network)
+    compiled = hasattr(network, "_orig_mod") or any(getattr(m, "_compiled_call_impl", None) for m in network.modules())
+    if compiled or isinstance(network, torch.jit.ScriptModule):
+        kind = "compiled" if compiled else "traced or scripted"
+        raise ValueError(f"network: a {kind} network passes over hooks; pass the module that it was made from")
+
+
+def input_like(network: nn.Module) -> Tensor:
+    """An empty tensor where the network lives, of the type that its inputs must have: that of its weights.
+
+    A network without floating-point weights, as a quantised one, takes float32.
+    """
+    found = list(chain(network.parameters(), network.buffers()))
+    dtype = next((value.dtype for value in found if value.is_floating_point()), torch.float32)
+    return torch.empty(0, dtype=dtype, device=found[0].device if found else "cpu")
+
+
+def called(network: nn.Module, inputs: Tensor, argument: str) -> object:
+    """What the network makes of inputs; what it cannot take is refused by the name of the argument they came with."""
+    try:
+        return network(inputs)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except _REFUSED as error:
+        if isinstance(error, ValueError) and _NAMED.match(str(error)):
+            raise
+        message = f"{argument}: the network cannot take images of shape {tuple(inputs.shape[1:])}, channels first"
+        raise ValueError(f"{message}: {in_one_line(error)}") from error
+
+
+def in_one_line(error: object, most: int = _LONGEST) -> str:
+    """What another said, short enough to stand within a sentence."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def shown(path: object, most: int = 100) -> str:
+    """The path, or the end of a long one."""
+    text = str(path)
+    return text if len(text) <= most else f"...{text[3 - most :]}"
