@@ -14,10 +14,11 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from . import judging
+from . import judging as limits
 from .claims import build_folder
+from .judging import CutShort, Problem, judging
 from .measurements import MEASUREMENTS
-from .run import NOTEBOOKS, notebook_names
+from .run import NOTEBOOKS, _compile_kernels, notebook_names
 
 _TITLE = re.compile(r"^\*\*(\d\. \w+)\.\*\*(?: \*([^*]+)\*)?", re.MULTILINE)
 _LONGEST = 300  # letters of a line that quotes a hand-in
@@ -80,7 +81,7 @@ class Exercise:
     answer: list[NotebookNode]
     check: NotebookNode
 
-    def refusal(self, said: dict[int, list | None]) -> str:
+    def refusal(self, said: dict[int, Problem | None]) -> str:
         """Why it does not pass, in one line, by what was said of the cells that have run; empty when it passes."""
         stopped = next(filter(None, (said.get(id(cell)) for cell in self.answer)), None)
         if stopped:
@@ -88,8 +89,8 @@ class Exercise:
         if id(self.check) not in said:
             return "not reached"
         refused = said[id(self.check)]
-        if refused and refused[0] == "AssertionError" and not refused[2]:
-            return _line(refused[1]) or "the check does not accept this answer"
+        if refused and refused.name == "AssertionError" and not refused.own:
+            return _line(refused.text) or "the check does not accept this answer"
         return f"the check cannot use this answer: {_in_words(refused)}" if refused else ""
 
 
@@ -128,7 +129,7 @@ def _check(path: Path, prepared: set[str]) -> int:
     said, stopped = _execute(path, book, exercises, own)
     refusals = [exercise.refusal(said) for exercise in exercises]
     for exercise, refusal in zip(exercises, refusals, strict=True):
-        print(f"  {_line(exercise.title)}: {refusal or 'passed'}")
+        print(f"  {_line(exercise.title, 100)}: {refusal or 'passed'}")
     notes += filter(None, [stopped or _failure_elsewhere(book, exercises, refusals, said)])
     for note in notes:
         print(f"  Note: {_line(note)}")
@@ -184,7 +185,7 @@ def _restore_checks(path: Path, exercises: list[Exercise], name: str, own: list[
         cell, title = exercise.check, repr(exercise.title)
         if cell.source != source:
             notes.append(f"the check of {title} differs from the project's, which was run instead")
-        if cell.cell_type != "code" or _tags(cell) != {"check"}:
+        if cell.cell_type != "code" or _tags(cell) & {"skip-execution", "live-only"}:
             notes.append(f"the check of {title} was marked as a cell that does not run, and was run all the same")
         cell.source, cell.cell_type, cell.metadata["tags"] = source, "code", ["check"]
     return notes
@@ -197,6 +198,7 @@ def _prepare(book: NotebookNode, own: NotebookNode, name: str) -> None:
     parameters, own_parameters = ([c.source for c in one.cells if "parameters" in _tags(c)] for one in (book, own))
     if name in MEASUREMENTS and parameters == own_parameters and any("prepare(" in cell.source for cell in own.cells):
         try:
+            _compile_kernels()
             prepare(name)
         except ValueError as error:
             print(f"convergent: {_line(str(error), 1000)}; each hand-in makes it for itself", file=sys.stderr)
@@ -204,23 +206,23 @@ def _prepare(book: NotebookNode, own: NotebookNode, name: str) -> None:
 
 def _execute(
     path: Path, book: NotebookNode, exercises: list[Exercise], own: NotebookNode | None
-) -> tuple[dict[int, list | None], str]:
+) -> tuple[dict[int, Problem | None], str]:
     """Run all cells: what was said of each that ran, and what stopped it; from the first answer on no error does."""
     asked = {id(cell) for exercise in exercises for cell in (*exercise.answer, exercise.check)}
     undrawn = _UNDRAWN if any("convergent_utils" in cell.source for cell in book.cells) else ""
     said, reached = {}, False
-    with judging.judging(path) as process:
+    with judging(path) as process:
         try:
-            process.ask("start", judging.SECONDS, preparing=undrawn, imports=_imports(own))
+            process.ask("start", limits.SECONDS, preparing=undrawn, imports=_imports(own))
             for cell, do, options in _steps(book, exercises, own):
-                said[id(cell)] = ["", judging.ENDED, True]  # unless it lives to say something else
-                seconds = judging.SECONDS_OF_ANSWER if id(cell) in asked else judging.SECONDS
+                said[id(cell)] = Problem("", limits.ENDED)  # unless it lives to say something else
+                seconds = limits.SECONDS_OF_ANSWER if id(cell) in asked else limits.SECONDS
                 said[id(cell)] = error = process.ask(do, seconds, source=cell.source, **options)
                 reached = reached or id(cell) in asked
                 if error and not reached:
                     return {}, f"a cell before the first exercise fails with {_in_words(error)}"
-        except judging.CutShort as problem:
-            said[next(reversed(said), 0)] = ["", str(problem), True]
+        except CutShort as problem:
+            said[next(reversed(said), 0)] = Problem("", str(problem))
             return said, f"the notebook was cut short: {problem}"
     return said, ""
 
@@ -267,7 +269,7 @@ def _bound_names(cells: Sequence[NotebookNode]) -> list[str]:
 
 
 def _failure_elsewhere(
-    book: NotebookNode, exercises: list[Exercise], refusals: list[str], said: dict[int, list | None]
+    book: NotebookNode, exercises: list[Exercise], refusals: list[str], said: dict[int, Problem | None]
 ) -> str:
     """The first error in a cell that is neither answer nor check, unless it follows an answer that did not pass."""
     ends = {id(exercise.check): not refusal for exercise, refusal in zip(exercises, refusals, strict=True)}
@@ -279,18 +281,15 @@ def _failure_elsewhere(
     return ""
 
 
-def _in_words(error: list) -> str:
-    name, text, _ = error
-    if name == "KeyboardInterrupt":
-        return "no result: it took too long and was interrupted"
-    return _line(f"{name}: {text}" if name else text)
+def _in_words(problem: Problem) -> str:
+    return _line(f"{problem.name}: {problem.text}" if problem.name else problem.text)
 
 
 def _line(text: str, longest: int = _LONGEST) -> str:
     """What a hand-in says, in one line of a bearable length, with signs that a terminal would obey as text."""
     text = " ".join(text[: 20 * longest].split())
     text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-    return text if len(text) <= longest else f"{text[:longest]} ..."
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _tags(cell: NotebookNode) -> set[str]:

@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..nets.store import Store
 
 SECONDS, SECONDS_OF_ANSWER = 900, 120  # that a cell, and that an answer or its check may take
+SECONDS_OF_ALL = 3600
 GRACE = 10  # seconds for what was interrupted to end
 PRINTED = 64 * 2**20  # bytes that a cell may print; none of them is kept
 ENDED = "the end of its kernel"
@@ -32,6 +34,15 @@ _PASSED_ON = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What went wrong in a cell: the error's name and text, and whether the hand-in's own code had a part in it."""
+
+    name: str
+    text: str
+    own: bool = True
+
+
 class CutShort(Exception):
     """The process of a hand-in has ended, or had to be; the message says why."""
 
@@ -41,6 +52,7 @@ class Judging:
 
     def __init__(self, hand_in: Path, scratch: Path) -> None:
         self._scratch, self._token, self._printed = scratch, "", 0
+        self._end = time.monotonic() + SECONDS_OF_ALL
         self._words: queue.Queue[dict] = queue.Queue()
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(scratch / "package" / _PACKAGE.name / "paper" / "judge.py")],
@@ -50,17 +62,16 @@ class Judging:
         for target in (self._listen, self._count):
             threading.Thread(target=target, daemon=True).start()
 
-    def ask(self, do: str, seconds: float, **command: object) -> list | None:
-        """Have something run, and tell what went wrong; see `judge._told`.
+    def ask(self, do: str, seconds: float, **command: object) -> Problem | None:
+        """Have something run, and tell what went wrong.
 
         Raises:
             CutShort: the process has ended, or would not be interrupted.
         """
         self._token, self._printed, problem = secrets.token_hex(16), 0, ""
-        with suppress(OSError):  # it has ended: seen below
-            self._process.stdin.write(json.dumps({"do": do, "token": self._token, **command}).encode() + b"\n")
-            self._process.stdin.flush()
-        end = time.monotonic() + seconds
+        line = json.dumps({"do": do, "token": self._token, **command}).encode() + b"\n"
+        threading.Thread(target=self._send, args=(line,), daemon=True).start()  # who does not listen must not stop us
+        end = min(time.monotonic() + seconds, self._end)
         while (word := self._next_word()) is None:
             if self._process.poll() is not None and self._words.empty():
                 raise CutShort(ENDED)
@@ -71,7 +82,9 @@ class Judging:
                 problem = "took too long" if late else f"printed more than {PRINTED // 2**20} MB"
                 end = time.monotonic() + GRACE
                 self._signal(signal.SIGINT)
-        return ["", f"no result: it {problem} and was interrupted", False] if problem else word["error"]
+        if problem:
+            return Problem("", f"no result: it {problem} and was interrupted")
+        return Problem(*word["error"]) if word["error"] else None
 
     def close(self) -> None:
         """Kill it and what it has left behind, even in a session of its own."""
@@ -82,8 +95,6 @@ class Judging:
             if not [_kill(process) for process in self._left_behind()]:
                 break
             time.sleep(0.01)
-        with suppress(OSError):  # what was not taken needs no flush
-            self._process.stdin.close()
 
     def _next_word(self) -> dict | None:
         with suppress(queue.Empty):
@@ -103,6 +114,11 @@ class Judging:
                 if mark in file.read_bytes():
                     found.append(int(file.parent.name))
         return found
+
+    def _send(self, line: bytes) -> None:
+        with suppress(OSError, ValueError):  # it has ended, which `ask` sees
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
 
     def _listen(self) -> None:
         """Keep what answers the last question; other lines are a hand-in's that has found the pipe."""
@@ -136,15 +152,15 @@ def judging(hand_in: Path) -> Iterator[Judging]:
 
 def _copied(hand_in: Path, scratch: Path) -> Path:
     """Copy all that a hand-in may read, so that it cannot change the originals; the folder to run it in."""
-    for name in ("work", "home", "temporary", "build"):
+    for name in ("work", "home", "temporary", "build", "store"):
         (scratch / name).mkdir()
     shutil.copy(hand_in, scratch / "work")
     shutil.copytree(_PACKAGE, scratch / "package" / _PACKAGE.name)
     if (_PACKAGE.parent / "data").is_dir():
         shutil.copytree(_PACKAGE.parent / "data", scratch / "package" / "data")
-    if Store().path.is_dir():
-        shutil.copytree(Store().path, scratch / "store", ignore=shutil.ignore_patterns(".*"))
-    (scratch / "store").mkdir(exist_ok=True)
+    for file in Store().path.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another run is replacing it
+            shutil.copy(file, scratch / "store")
     _copy_font_list(scratch / "home" / "matplotlib")
     return scratch / "work"
 
