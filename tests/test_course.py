@@ -1,6 +1,8 @@
 """The editions give nothing away, and `convergent check` says what passes, what fails and why."""
 
 import ast
+import contextlib
+import io
 import itertools
 import re
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from convergent_utils.paper import course, run
+from convergent_utils.paper import course, judging, run
 from convergent_utils.paper.run import NOTEBOOKS, notebook_names
 
 NAMES = notebook_names()
@@ -185,3 +187,189 @@ def test_check_refuses_in_one_sentence_what_it_cannot_check(project, capsys, fil
     assert message in said.err
     assert str(path) in said.err
     assert len(said.err.strip().splitlines()) == 1
+
+
+MEAN = """import statistics
+assert isinstance(answer, (int, float)), "a number is asked for"
+assert abs(answer - statistics.mean(given)) < 1e-9, "the mean is another\""""
+TWICE = 'assert isclose(twice(given[0]), 2), "twice one is two"\nassert twice(4) == 8, "twice four is eight"'
+SETTING = "from math import isclose\n\ngiven = [1, 3]"
+BLANKS = ("answer = None", "def twice(x):\n    return None")
+RIGHT = ("answer = 2", "def twice(x):\n    return 2 * x")
+NEVER = "while True:\n    try:\n        while True:\n            pass\n    except{}:\n        pass"
+ANY = "class Any(float):\n    __sub__ = __rsub__ = lambda *_: Any()\n    __abs__ = __rmul__ = __sub__\n"
+ANY += "    __lt__ = __eq__ = lambda *_: True\n"
+SHELL = "shell = get_ipython()\n"
+WORDS = """import json, os
+for pipe in range(3, 50):
+    try:
+        os.write(pipe, b'{"error": null, "token": ""}\\n' * 2)
+    except OSError:
+        pass"""
+REACHED_FOR = """import importlib.util, os, pathlib
+os.environ.update(CONVERGENT_BUILD='elsewhere')
+places = [pathlib.Path(), pathlib.Path(os.environ['CONVERGENT_STORE']), pathlib.Path.home()]
+places += [pathlib.Path(importlib.util.find_spec('convergent_utils').origin).parent]
+for file in [file for place in places for file in [place / 'new', *place.rglob('*')] if not file.is_dir()]:
+    file.write_text('assert True')
+raise ValueError(sorted(os.environ.values()), len(places))"""
+
+
+def tiny(*answers, kind="code", tagged=("check",), checks=(MEAN, TWICE), setting=SETTING, title="The mean"):
+    """A hand-in, or the notebook that it is made from."""
+    cells = [code(setting)]
+    for text, check, named in zip(answers, checks, (title, "Twice"), strict=True):
+        stated, blank, check = exercise("1. Read", f"{named}.", text, check)
+        check.metadata["tags"] = list(tagged)
+        cells += [stated, blank, check if kind == "code" else made(kind, check)]
+    return cells
+
+
+def made(kind, cell):
+    return getattr(nbformat.v4, f"new_{kind}_cell")(cell.source, metadata=cell.metadata)
+
+
+def first(line, second=BLANKS[1]):
+    return tiny(f"{line}\nanswer = 7", second)
+
+
+# name: (the hand-in, how many of its two exercises pass, what is said)
+HAND_INS = {
+    "blank": (tiny(*BLANKS), 0, "a number is asked for"),
+    "right": (tiny(*RIGHT), 2, "passed"),
+    "right in another way": (tiny("given = [2]\nanswer = 2.0", "twice = lambda x: sum([x, x])"), 2, "passed"),
+    "checks as Markdown": (tiny(*BLANKS, kind="markdown"), 0, "was run all the same"),
+    "checks as raw text": (tiny(*BLANKS, kind="raw"), 0, "was run all the same"),
+    "checks skipped": (tiny(*BLANKS, tagged=["check", "skip-execution"]), 0, "was run all the same"),
+    "checks left to a person": (tiny(*BLANKS, tagged=["check", "live-only"]), 0, "was run all the same"),
+    "right but skipped": (tiny(*RIGHT, tagged=["check", "skip-execution"]), 2, "was run all the same"),
+    "checks edited": (tiny(*BLANKS, checks=("assert True", "")), 0, "differs from the project's"),
+    "input transformer": (first(SHELL + "shell.input_transformers_post.append(lambda lines: ['pass\\n'])"), 0, ""),
+    "tree transformer": (
+        first(
+            SHELL + "import ast\nclass T(ast.NodeTransformer):\n    visit_Assert = lambda *_: ast.Pass()\n"
+            "shell.ast_transformers.append(T())"
+        ),
+        0,
+        "",
+    ),
+    "cells not run": (first(SHELL + "type(shell).run_cell = shell.run_cell = lambda *_, **__: None"), 0, ""),
+    "event": (first(SHELL + "shell.events.register('pre_run_cell', lambda *_: shell.push({'answer': 2}))"), 0, ""),
+    "module": (first("import statistics\nstatistics.mean = lambda _: 7"), 0, "the mean is another"),
+    "other module": (
+        first("import sys, types\nsys.modules['statistics'] = types.SimpleNamespace(mean=lambda _: 7)"),
+        0,
+        "the mean is another",
+    ),
+    "inside of a function": (first("import statistics\nstatistics.mean.__code__ = (lambda _: 7).__code__"), 0, ""),
+    "builtins": (first("import builtins\nbuiltins.abs = lambda _: 0\nbuiltins.AssertionError = KeyError"), 0, ""),
+    "names": (first("abs = isclose = lambda *_: 0\ngiven = [7]"), 0, "the mean is another"),
+    "names, in a cell between": (
+        [*tiny(*BLANKS)[:4], code("isclose = isinstance = lambda *_: True"), *tiny(*BLANKS)[4:]],
+        0,
+        "a number is asked for",
+    ),
+    "while it is asked": (
+        tiny("answer = 2", "def twice(x):\n    import math, builtins\n    builtins.abs = len\n    return 2 * x"),
+        1,
+        "it replaces builtins.abs while it is checked",
+    ),
+    "equal to all": (tiny(ANY + "answer = Any(7)", "from unittest.mock import MagicMock as twice"), 0, "of a class"),
+    "gives what is equal to all": (tiny("answer = 7", ANY + "def twice(x):\n    return Any(x)"), 0, "of a class"),
+    "words of the judge": (first(WORDS), 0, "the mean is another"),
+    "says that it passed": (
+        tiny("answer = 7", "def twice(x):\n    raise AssertionError('passed')", title="x: passed\n  2. Read"),
+        0,
+        "the check cannot use this answer: AssertionError: passed",
+    ),
+    "interrupt swallowed": (tiny("answer = 2", NEVER.format(" KeyboardInterrupt")), 1, "was killed"),
+    "bare except": (tiny("answer = 2", NEVER.format("")), 1, "cut short"),
+    "never ends": (tiny("while True:\n    pass", RIGHT[1]), 1, "it took too long and was interrupted"),
+    "endless output": (tiny("while True:\n    print('x' * 99)", RIGHT[1]), 1, "printed more than"),
+    "a line of a megabyte": (tiny("'x' * 2**20", "raise ValueError('x' * 2**20)"), 0, "xxx..."),
+    "escapes": (
+        tiny("answer = 2", "raise ValueError('\\x1b[2J\\r3 of 3 \\u202e')", title="\x1b[31mred"),
+        1,
+        r"ValueError: \x1b[2J 3 of 3 \u202e",
+    ),
+    "own file, store, package and environment": (
+        tiny("answer = 2", REACHED_FOR),
+        1,
+        "answer stops with ValueError",
+    ),
+    "child left behind": (
+        tiny("import subprocess\nanswer = 2\nsubprocess.Popen(['sleep', '77.25'], start_new_session=True)", BLANKS[1]),
+        1,
+        "",
+    ),
+    "exit": (tiny("exit()\nanswer = 2", "import sys\nsys.exit()"), 0, "the answer stops with SystemExit"),
+    "end in the check": (tiny("answer = 2", "import sys\ntwice = sys.exit"), 1, "cannot use this answer: SystemExit"),
+    "kernel killed": (tiny("answer = 2", "import os\nos._exit(0)"), 1, "the answer stops with the end of its kernel"),
+    "kernel killed by a signal": (tiny("import os\nos.kill(os.getpid(), 9)", RIGHT[1]), 0, "not reached"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """What one `convergent check` says of all hand-ins, by name, and the seconds it took."""
+    folder, (store, project, handed_in) = tmp_path_factory.mktemp("course"), ("store", "project", "handed in")
+    for name in (store, project, handed_in):
+        (folder / name).mkdir()
+    (folder / store / "result.safetensors").write_text("of the teacher")
+    written(folder / project / "00_tiny.ipynb", *tiny(*BLANKS))
+    paths = {
+        name: written(folder / handed_in / f"00_tiny {number:02d}.ipynb", *cells)
+        for number, (name, (cells, _, _)) in enumerate(HAND_INS.items())
+    }
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        for module in (run, course):
+            patch.setattr(module, "NOTEBOOKS", folder / project)
+        for name, value in {"SECONDS_OF_ANSWER": 5, "GRACE": 1, "PRINTED": 2**22}.items():
+            patch.setattr(judging, name, value)
+        patch.setenv("CONVERGENT_STORE", str(folder / store))
+        patch.setenv("TEACHERS_SECRET", "hunter2")
+        before = contents(folder, Path(course.__file__).parents[1])
+        assert run.main(["check", *paths.values()]) == 1
+        assert contents(folder, Path(course.__file__).parents[1]) == before, "nothing but their copies may change"
+    blocks = re.split(r"^(?=00_tiny \d\d\.ipynb\n)", said.getvalue(), flags=re.MULTILINE)[1:]
+    return dict(zip(paths, blocks, strict=True))
+
+
+def contents(*folders):
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    return {file: file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("name", HAND_INS)
+def test_no_hand_in_passes_that_should_not(judged, name):
+    _, passing, message = HAND_INS[name]
+    said = judged[name]
+    assert said.splitlines()[-1] == f"{passing} of 2 exercises pass", said
+    assert sum(line.endswith(": passed") for line in said.splitlines() if "cannot use" not in line) == passing
+    assert message in said
+    assert all(line.isprintable() and len(line) < 700 for line in said.splitlines())
+
+
+def test_no_hand_in_learns_a_secret_or_leaves_a_process(judged):
+    assert not any("hunter2" in said for said in judged.values())
+    running = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
+    assert not any(b"77.25" in command for command in running)
+
+
+def test_a_renamed_hand_in_is_known_by_its_checks_and_a_copied_check_is_refused(project, capsys):
+    book = nbformat.read(project / "00_tiny.ipynb", 4)
+    for cell in tagged(book.cells, "check"):
+        cell.source, cell.cell_type = "nothing to check", "markdown"
+        cell.pop("outputs"), cell.pop("execution_count")
+    nbformat.write(book, project / "homework.ipynb")
+    assert run.main(["check", str(project / "homework.ipynb")]) == 1
+    assert capsys.readouterr().out.count("five is asked for") == 4
+    copied = [*book.cells, code("assert True", "check")]
+    assert run.main(["check", written(project / "00_tiny again.ipynb", *copied)]) == 2
+    assert "has 5 checks where the project's 00_tiny has 4" in capsys.readouterr().err
+
+
+def test_an_empty_check_of_an_unknown_notebook_counts_for_nothing(project, capsys):
+    alone = exercise("1. Read", "Alone.", "answer = 5", " ")
+    assert run.main(["check", written(project / "mine.ipynb", *alone)]) == 1
+    assert "1. Read. Alone: not reached" in capsys.readouterr().out

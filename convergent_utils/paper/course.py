@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import ast
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,14 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from ..nets.store import Store
+from . import judging as limits
 from .claims import build_folder
-from .run import NOTEBOOKS, notebook_names
+from .judging import CutShort, Problem, judging
+from .measurements import MEASUREMENTS
+from .run import NOTEBOOKS, _compile_kernels, notebook_names
 
 _TITLE = re.compile(r"^\*\*(\d\. \w+)\.\*\*(?: \*([^*]+)\*)?", re.MULTILINE)
-_SECONDS, _SECONDS_OF_ANSWER = 900, 120  # that a cell, and that an answer or its check may take
+_LONGEST = 300  # letters of a line that quotes a hand-in
 _UNDRAWN = """import matplotlib.pyplot
 from convergent_utils.paper import widgets
 widgets.live_panel = widgets.kernel_free_slider = lambda *_, **__: None
@@ -79,14 +81,16 @@ class Exercise:
     answer: list[NotebookNode]
     check: NotebookNode
 
-    def refusal(self) -> str:
-        """What is wrong with the answer, in one line, once the cells have run; empty when it passes."""
-        stopped = next(filter(None, map(_error, self.answer)), None)
+    def refusal(self, said: dict[int, Problem | None]) -> str:
+        """Why it does not pass, in one line, by what was said of the cells that have run; empty when it passes."""
+        stopped = next(filter(None, (said.get(id(cell)) for cell in self.answer)), None)
         if stopped:
             return f"the answer stops with {_in_words(stopped)}"
-        refused = _error(self.check)
-        if refused and refused.ename == "AssertionError":
-            return " ".join(refused.evalue.split()) or "the check does not accept this answer"
+        if id(self.check) not in said:
+            return "not reached"
+        refused = said[id(self.check)]
+        if refused and refused.name == "AssertionError" and not refused.own:
+            return _line(refused.text) or "the check does not accept this answer"
         return f"the check cannot use this answer: {_in_words(refused)}" if refused else ""
 
 
@@ -96,34 +100,39 @@ def check(paths: Sequence[str | Path]) -> int:
     Returns:
         0 when all exercises of all notebooks pass, 1 when some do not, 2 when a file cannot be checked.
     """
-    status = 0
+    status, prepared = 0, set()
     for path in map(Path, paths):
         try:
-            status = max(status, _check(path))
+            status = max(status, _check(path, prepared))
         except (ValueError, OSError) as error:
-            print(f"convergent: {error}", file=sys.stderr)
+            print(f"convergent: {_line(str(error), 1000)}", file=sys.stderr)
             status = 2
     return status
 
 
-def _check(path: Path) -> int:
+def _check(path: Path, prepared: set[str]) -> int:
     book = _read(path)
     exercises = list(_exercises(book))
     if not exercises:
         raise ValueError(
             f"NOTEBOOK: {path} has no exercises, that is, no cell tagged `check`; is it one of the course?"
         )
-    notes = _restore_checks(path, exercises)
+    name = _project_name(path, book)
+    own = _read(NOTEBOOKS / f"{name}.ipynb") if name else None
+    notes = _restore_checks(path, exercises, name, list(_exercises(own)) if own else exercises)
     if any("solution" in _tags(cell) for cell in book.cells):
         notes.append("the file holds published solutions, which override the answers above them")
-    print(path.name, flush=True)
-    stopped = _execute(book, exercises, path.absolute().parent)
-    refusals = ["not reached" if stopped else exercise.refusal() for exercise in exercises]
+    if own and name not in prepared:
+        _prepare(book, own, name)
+        prepared.add(name)
+    print(_line(path.name), flush=True)
+    said, stopped = _execute(path, book, exercises, own)
+    refusals = [exercise.refusal(said) for exercise in exercises]
     for exercise, refusal in zip(exercises, refusals, strict=True):
-        print(f"  {exercise.title}: {refusal or 'passed'}")
-    notes += filter(None, [stopped or _failure_elsewhere(book, exercises, refusals)])
+        print(f"  {_line(exercise.title, 100)}: {refusal or 'passed'}")
+    notes += filter(None, [stopped or _failure_elsewhere(book, exercises, refusals, said)])
     for note in notes:
-        print(f"  Note: {note}")
+        print(f"  Note: {_line(note)}")
     print(f"{refusals.count('')} of {len(exercises)} exercises pass")
     return int(any(refusals))
 
@@ -132,92 +141,155 @@ def _read(path: Path) -> NotebookNode:
     if not path.is_file():
         raise ValueError(f"NOTEBOOK: there is no file {path}")
     try:
-        return nbformat.read(path, 4)
+        book = nbformat.read(path, 4)
+        if all(isinstance(cell.source, str) and _tags(cell) is not None for cell in book.cells):
+            return book
+        raise ValueError("a cell holds no text")
     except Exception as error:  # each version of the format complains in its own way
         raise ValueError(f"NOTEBOOK: {path} is damaged or no notebook; save it once more in Jupyter") from error
 
 
 def _exercises(book: NotebookNode) -> Iterator[Exercise]:
     """An answer is what lies between a cell tagged `exercise` and the next tagged `check`, added cells included."""
-    title, answer = "", []
+    title, answer, asked = "", [], False
     for cell in book.cells:
         found = _TITLE.findall(cell.source) if cell.cell_type == "markdown" else ()
         title = ". ".join(filter(None, found[-1])).rstrip(".") if found else title
+        asked = asked or "exercise" in _tags(cell)
         if "check" in _tags(cell):
             yield Exercise(title or "Exercise", answer, cell)
-            title, answer = "", []
-        elif cell.cell_type == "code" and (answer or "exercise" in _tags(cell)):
+            title, answer, asked = "", [], False
+        elif cell.cell_type == "code" and asked:
             answer.append(cell)
 
 
-def _restore_checks(path: Path, exercises: list[Exercise]) -> list[str]:
-    """Put the project's own checks in place of those in the file; say which were others."""
-    name = next((name for name in notebook_names() if path.stem.startswith(name)), None)
-    if name is None:
-        return ["the project has no notebook of this name, so the checks are those in the file"]
-    own = [exercise.check.source for exercise in _exercises(_read(NOTEBOOKS / f"{name}.ipynb"))]
+def _project_name(path: Path, book: NotebookNode) -> str:
+    """The project's notebook that a file is made from, by its name or, where it was renamed, by its checks; or ""."""
+    ids = {cell.get("id") for cell in book.cells if "check" in _tags(cell)} - {None}
+    for name in notebook_names():
+        if path.stem.startswith(name):
+            return name
+    own = {name: _exercises(_read(NOTEBOOKS / f"{name}.ipynb")) for name in notebook_names()}
+    return next((name for name, found in own.items() if ids & {e.check.get("id") for e in found}), "")
+
+
+def _restore_checks(path: Path, exercises: list[Exercise], name: str, own: list[Exercise]) -> list[str]:
+    """Put the project's own checks in place of those in the file, as code that runs; say which were others."""
     if len(own) != len(exercises):
         raise ValueError(
             f"NOTEBOOK: {path} has {len(exercises)} checks where the project's {name} has {len(own)}; "
             "copy the answers into a fresh copy of it"
         )
-    notes = []
-    for exercise, source in zip(exercises, own, strict=True):
-        if exercise.check.source != source:
-            notes.append(f"the check of {exercise.title!r} differs from the project's, which was run instead")
-        exercise.check.source = source
+    notes = [] if name else ["the project has no notebook of this name, so the checks are those in the file"]
+    for exercise, source in zip(exercises, [one.check.source for one in own], strict=True):
+        cell, title = exercise.check, repr(exercise.title)
+        if cell.source != source:
+            notes.append(f"the check of {title} differs from the project's, which was run instead")
+        if cell.cell_type != "code" or _tags(cell) & {"skip-execution", "live-only"}:
+            notes.append(f"the check of {title} was marked as a cell that does not run, and was run all the same")
+        cell.source, cell.cell_type, cell.metadata["tags"] = source, "code", ["check"]
     return notes
 
 
-def _execute(book: NotebookNode, exercises: list[Exercise], folder: Path) -> str:
-    """Run all cells in a fresh kernel and say what stopped it; from the first answer on an error stops nothing."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-    from traitlets.config import Config
+def _prepare(book: NotebookNode, own: NotebookNode, name: str) -> None:
+    """Make once what the store lacks, since what a hand-in makes is thrown away; only for the project's parameters."""
+    from .prepare import prepare
 
-    book.cells = [cell for cell in book.cells if "live-only" not in _tags(cell)]
-    asked = [id(cell) for exercise in exercises for cell in (*exercise.answer, exercise.check)]
-    first = next(k for k, cell in enumerate(book.cells) if id(cell) in asked)
-    for cell in book.cells[first:]:
-        cell.metadata["tags"] = sorted(_tags(cell) | {"raises-exception"})
-    if any("convergent_utils" in cell.source for cell in book.cells):
-        book.cells.insert(0, nbformat.v4.new_code_cell(_UNDRAWN))
-    with tempfile.TemporaryDirectory(prefix="cl-", ignore_cleanup_errors=True) as scratch:
-        config, environment = Config(), {**os.environ, "CONVERGENT_BUILD": scratch}  # claims are no business of a check
-        if sys.platform != "win32":  # named sockets: no port can be taken by another kernel in between
-            config.KernelManager.transport, config.KernelManager.ip = "ipc", str(Path(scratch) / "kernel")
-        client = NotebookClient(
-            book, kernel_name="python3", config=config, resources={"metadata": {"path": str(folder)}},
-            interrupt_on_timeout=True, timeout_func=lambda cell: _SECONDS_OF_ANSWER if id(cell) in asked else _SECONDS,
-        )  # fmt: skip
+    parameters, own_parameters = ([c.source for c in one.cells if "parameters" in _tags(c)] for one in (book, own))
+    if name in MEASUREMENTS and parameters == own_parameters and any("prepare(" in cell.source for cell in own.cells):
         try:
-            client.execute(env={**environment, "CONVERGENT_STORE": str(Store().path)})
-        except CellExecutionError as error:
-            return f"a cell before the first exercise fails with {_in_words(error)}"
-        except Exception as error:  # a kernel that died
-            return f"the notebook was cut short: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return ""
+            _compile_kernels()
+            prepare(name)
+        except ValueError as error:
+            print(f"convergent: {_line(str(error), 1000)}; each hand-in makes it for itself", file=sys.stderr)
 
 
-def _failure_elsewhere(book: NotebookNode, exercises: list[Exercise], refusals: list[str]) -> str:
+def _execute(
+    path: Path, book: NotebookNode, exercises: list[Exercise], own: NotebookNode | None
+) -> tuple[dict[int, Problem | None], str]:
+    """Run all cells: what was said of each that ran, and what stopped it; from the first answer on no error does."""
+    asked = {id(cell) for exercise in exercises for cell in (*exercise.answer, exercise.check)}
+    undrawn = _UNDRAWN if any("convergent_utils" in cell.source for cell in book.cells) else ""
+    said, reached = {}, False
+    with judging(path) as process:
+        try:
+            process.ask("start", limits.SECONDS, preparing=undrawn, imports=_imports(own))
+            for cell, do, options in _steps(book, exercises, own):
+                said[id(cell)] = Problem("", limits.ENDED)  # unless it lives to say something else
+                seconds = limits.SECONDS_OF_ANSWER if id(cell) in asked else limits.SECONDS
+                said[id(cell)] = error = process.ask(do, seconds, source=cell.source, **options)
+                reached = reached or id(cell) in asked
+                if error and not reached:
+                    return {}, f"a cell before the first exercise fails with {_in_words(error)}"
+        except CutShort as problem:
+            said[next(reversed(said), 0)] = Problem("", str(problem))
+            return said, f"the notebook was cut short: {problem}"
+    return said, ""
+
+
+def _steps(
+    book: NotebookNode, exercises: list[Exercise], own: NotebookNode | None
+) -> Iterator[tuple[NotebookNode, str, dict[str, object]]]:
+    """The cells to run, each with what the judge needs to know: what a check asks for, and whether a cell is ours."""
+    blanks = [_bound_names(exercise.answer[:1]) for exercise in _exercises(own)] if own else [None] * len(exercises)
+    checks = {id(exercise.check): names for exercise, names in zip(exercises, blanks, strict=True)}
+    answers = {id(cell) for exercise in exercises for cell in exercise.answer}
+    left_out = {"exercise", "solution", "check"}
+    ours = {cell.source for cell in own.cells if not _tags(cell) & left_out} if own else set()
+    for cell in book.cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if id(cell) in checks:
+            yield cell, "check", {"answers": checks[id(cell)]}
+        elif "live-only" not in _tags(cell):
+            yield cell, "run", {"own": cell.source in ours and id(cell) not in answers}
+
+
+def _statements(cells: Sequence[NotebookNode]) -> Iterator[ast.stmt]:
+    for cell in cells:
+        with suppress(SyntaxError):
+            yield from ast.parse(cell.source).body if cell.cell_type == "code" else ()
+
+
+def _imports(own: NotebookNode | None) -> list[str]:
+    found = _statements(own.cells if own else ())
+    return [ast.unparse(statement) for statement in found if isinstance(statement, (ast.Import, ast.ImportFrom))]
+
+
+def _bound_names(cells: Sequence[NotebookNode]) -> list[str]:
+    """The names that cells bind, of variables and functions."""
+    found = set()
+    for statement in _statements(cells):
+        if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            found.add(statement.name)
+        else:
+            nodes = ast.walk(statement)
+            found |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return sorted(found)
+
+
+def _failure_elsewhere(
+    book: NotebookNode, exercises: list[Exercise], refusals: list[str], said: dict[int, Problem | None]
+) -> str:
     """The first error in a cell that is neither answer nor check, unless it follows an answer that did not pass."""
     ends = {id(exercise.check): not refusal for exercise, refusal in zip(exercises, refusals, strict=True)}
     answers, passed = {id(cell) for exercise in exercises for cell in exercise.answer}, True
     for cell in book.cells:
         passed = ends.get(id(cell), passed)
-        if passed and id(cell) not in answers and id(cell) not in ends and _error(cell):
-            return f"the cell that begins {cell.source.splitlines()[0]!r} fails with {_in_words(_error(cell))}"
+        if passed and id(cell) not in answers and id(cell) not in ends and said.get(id(cell)):
+            return f"the cell that begins {cell.source.splitlines()[0]!r} fails with {_in_words(said[id(cell)])}"
     return ""
 
 
-def _error(cell: NotebookNode) -> NotebookNode | None:
-    return next((output for output in cell.get("outputs", []) if output.output_type == "error"), None)
+def _in_words(problem: Problem) -> str:
+    return _line(f"{problem.name}: {problem.text}" if problem.name else problem.text)
 
 
-def _in_words(error: object) -> str:
-    if error.ename == "KeyboardInterrupt":
-        return "no result: it took too long and was interrupted"
-    return f"{error.ename}: {' '.join(error.evalue.split())[:300]}"
+def _line(text: str, longest: int = _LONGEST) -> str:
+    """What a hand-in says, in one line of a bearable length, with signs that a terminal would obey as text."""
+    text = " ".join(text[: 20 * longest].split())
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _tags(cell: NotebookNode) -> set[str]:
