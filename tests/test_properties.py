@@ -126,6 +126,31 @@ def test_invariances_present_and_absent(name, change, acts, generator):
         assert abs(after - before) > 0.01, f"{name} does not notice: {change}"
 
 
+POWERS = {torch.float32: (-100, -63, -31, -9, 1, 31, 64, 100), torch.float64: (-400, -250, -75, -9, 1, 127, 257, 400)}
+KINDS = {"rectified": torch.relu, "softmax": lambda acts: (2 * acts).softmax(1)}
+
+
+def times(acts, powers):
+    """Activations times powers of two, one for all units or one for each."""
+    return (acts * torch.exp2(torch.as_tensor(powers, dtype=torch.float64))).to(acts.dtype)
+
+
+@pytest.mark.parametrize("dtype", POWERS, ids=["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", INVARIANT)
+def test_powers_of_two_change_no_bit(name, kind, dtype, acts, generator):
+    similarity, invariant = INVARIANT[name]
+    a, b = (KINDS[kind](net).to(dtype) for net in acts)
+    before = similarity(a, b)
+    for k in POWERS[dtype]:
+        for of_a, of_b in ((k, 0), (0, -k), (k, k)):
+            assert torch.equal(similarity(times(a, of_a), times(b, of_b)), before), (of_a, of_b)
+    if "positive scales of units" in invariant:
+        each = torch.tensor(POWERS[dtype])[torch.randperm(8, generator=generator)]
+        assert torch.equal(similarity(a, times(b, each)), before)
+        assert torch.equal(similarity(times(a, 3), times(b, each.flip(0))), before)
+
+
 @pytest.mark.parametrize("name", INVARIANT)
 def test_a_net_is_most_like_itself(name, acts):
     similarity = INVARIANT[name][0]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .checks import as_activations, require_same_samples, require_share
 from .moments import Moments, PairMoments
+from .precision import power_of_two
 
 _CHUNK_ROWS = 1024  # that are copied to float64 at a time
 _ROUNDING = 1e-12  # of a sum of squares from which all may be taken away again
@@ -54,6 +55,7 @@ def linear_cka(pair: PairMoments) -> Tensor:
     `debiased_cka` is not.
     Source: Kornblith et al. 2019.
     """
+    pair, _, _ = pair.at_common_scale()
     own = pair.cov_aa.norm() * pair.cov_bb.norm()
     return _ratio(pair.cov_ab.square().sum(), own).clamp(max=1)
 
@@ -89,11 +91,12 @@ def debiased_cka(acts_a: Tensor, acts_b: Tensor) -> Tensor:
     if len(acts_a) < 4:
         raise ValueError(f"acts_a: expected at least 4 samples, got {len(acts_a)}")
     n, moments = len(acts_a), Moments({"acts_a": acts_a.shape[1], "acts_b": acts_b.shape[1]})
-    for rows_a, rows_b in zip(_chunks(acts_a), _chunks(acts_b), strict=True):
+    scale_a, scale_b = _size(acts_a), _size(acts_b)
+    for rows_a, rows_b in zip(_chunks(acts_a, scale_a), _chunks(acts_b, scale_b), strict=True):
         moments.update({"acts_a": rows_a, "acts_b": rows_b})
     pair = moments.pair("acts_a", "acts_b")
-    norms_a = torch.cat([(rows - pair.mean_a).square().sum(1) for rows in _chunks(acts_a)])
-    norms_b = torch.cat([(rows - pair.mean_b).square().sum(1) for rows in _chunks(acts_b)])
+    norms_a = torch.cat([(rows - pair.mean_a).square().sum(1) for rows in _chunks(acts_a, scale_a)])
+    norms_b = torch.cat([(rows - pair.mean_b).square().sum(1) for rows in _chunks(acts_b, scale_b)])
 
     def unbiased(covariance: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """H but for its factor, from a covariance and the squared norms of the rows of either side."""
@@ -125,6 +128,7 @@ def procrustes(pair: PairMoments) -> Tensor:
     :math:`\operatorname{tr} \Sigma_{aa} + \operatorname{tr} \Sigma_{bb} - 2 \|\Sigma_{ab}\|_*`.
     Source: Schönemann 1966; Williams et al. 2021.
     """
+    pair, _, _ = pair.at_common_scale()
     own = pair.cov_aa.trace().sqrt() * pair.cov_bb.trace().sqrt()
     return _ratio(torch.linalg.svdvals(pair.cov_ab).sum(), own).clamp(max=1)
 
@@ -150,6 +154,7 @@ def partial_least_squares(pair: PairMoments, *, rank_tolerance: float = 1e-7) ->
     Source: Tucker 1958; Wegelin 2000. The symmetric variant, in which neither net predicts the other.
     """
     require_share(rank_tolerance, "rank_tolerance")
+    pair, scale_a, scale_b = pair.at_common_scale()
     left, covariance, right = torch.linalg.svd(pair.cov_ab, full_matrices=False)
     sign = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
     directions, correlation = (left * sign, right.T * sign), covariance
@@ -157,13 +162,19 @@ def partial_least_squares(pair: PairMoments, *, rank_tolerance: float = 1e-7) ->
         variance = (across * (within @ across)).sum(0)
         live = variance > rank_tolerance * within.trace()
         correlation = torch.where(live, correlation / variance.where(live, 1.0).sqrt(), 0.0)
-    return PartialLeastSquares(covariance, correlation.clamp(max=1), *directions)
+    return PartialLeastSquares(covariance * scale_a * scale_b, correlation.clamp(max=1), *directions)
 
 
-def _chunks(acts: Tensor) -> Iterator[Tensor]:
-    """The rows in float64 (on the CPU where their device has none), so many at a time that the copy stays small."""
+def _size(acts: Tensor) -> Tensor:
+    """A power of two (0-d) near the largest activation of all, float64."""
+    largest = torch.maximum(acts.amax(), -acts.amin())
+    return power_of_two((largest.cpu() if largest.device.type == "mps" else largest).double())
+
+
+def _chunks(acts: Tensor, size: Tensor) -> Iterator[Tensor]:
+    """The rows over `size` in float64 (on the CPU where their device has none), a few at a time to copy little."""
     for rows in acts.split(_CHUNK_ROWS):
-        yield (rows.cpu() if rows.device.type == "mps" else rows).double()
+        yield (rows.cpu() if rows.device.type == "mps" else rows).double() / size
 
 
 def _ratio(shared: Tensor, own: Tensor) -> Tensor:

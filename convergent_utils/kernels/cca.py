@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .checks import as_activations, require_known, require_share
 from .moments import PairMoments
+from .precision import power_of_two
 
-_RANK_TOLERANCE = 1e-5
+_RANK_TOLERANCES = 1e-5, 1e-10  # of moments of float32 and of float64 rows
 _POWERS = {"variance": 1.0, "singular": 0.5}  # of the eigenvalues that a share is a share of
 
 
@@ -109,7 +110,7 @@ class CorrelationCount:
     p_value: Tensor
 
 
-def cca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCAResult:
+def cca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResult:
     r"""Canonical correlation analysis; its similarity is the mean of rho.
 
     .. math:: \rho_i = \max_{u, v} \mathrm{corr}(u^\top x, v^\top y), \quad
@@ -118,9 +119,10 @@ def cca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCARes
     Args:
         pair: moments of a and b.
         rank_tolerance: directions of the *correlation* matrix of a net with less than this share of its largest
-            eigenvalue count as absent, so the scales of units do not matter. The default of 1e-5 leaves out directions
-            with singular values below .3 % of the largest. Moments of 512 float32 units blur eigenvalues by up to
-            2e-6 of the largest, so copies and sums of other units are never counted; of float64 1e-10 would do.
+            eigenvalue count as absent, so the scales of units do not matter. None follows the `resolution` of the
+            moments: 1e-10 for float64 rows, else 1e-5, which leaves out directions with singular values below .3 % of
+            the largest. Moments of 512 float32 units blur eigenvalues by up to 2e-6 of the largest, so copies and sums
+            of other units are never counted.
 
     Returns:
         CCAResult. Symmetric, and invariant to any invertible map of either net.
@@ -138,7 +140,7 @@ def cca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCARes
 
 
 def svcca(
-    pair: PairMoments, *, keep: float = 0.99, rule: str = "variance", rank_tolerance: float = _RANK_TOLERANCE
+    pair: PairMoments, *, keep: float = 0.99, rule: str = "variance", rank_tolerance: float | None = None
 ) -> CCAResult:
     r"""CCA of the largest principal directions of each net.
 
@@ -150,7 +152,7 @@ def svcca(
         keep: share that the kept directions reach, above 0 and at most 1; of each net for itself.
         rule: "variance" counts the eigenvalues of the covariance (p = 1), "singular" their roots (p = 1/2).
         rank_tolerance: directions with less than this share of the largest eigenvalue of the *covariance* count as
-            absent, in the sums as well.
+            absent, in the sums as well. None as in `cca`.
 
     Returns:
         CCAResult; rank_a and rank_b are the numbers kept. Symmetric, and invariant to rotations and to a common scale
@@ -166,10 +168,13 @@ def svcca(
     require_known(rule, _POWERS, "rule")
     if not 0 < keep <= 1:
         raise ValueError(f"keep: expected a share above 0 and at most 1, got {keep}")
-    return _compared(pair, _live, rank_tolerance, keep=keep, power=_POWERS[rule])
+    common, scale_a, scale_b = pair.at_common_scale()
+    found = _compared(common, _live, rank_tolerance, keep=keep, power=_POWERS[rule])
+    directions = {"directions_a": found.directions_a / scale_a, "directions_b": found.directions_b / scale_b}
+    return replace(found, **directions, mean_a=pair.mean_a, mean_b=pair.mean_b)
 
 
-def pwcca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCAResult:
+def pwcca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResult:
     r"""CCA in which a correlation counts as much as net a uses its variate.
 
     .. math:: \alpha_i \propto \sum_j |\langle h_i, z_j \rangle|, \quad \sum_{i \le k} \alpha_i = 1
@@ -196,9 +201,11 @@ def pwcca(pair: PairMoments, *, rank_tolerance: float = _RANK_TOLERANCE) -> CCAR
     projection = pair.cov_aa @ found.directions_a  # <h_i, z_j> / n_samples, (units_a, k)
     alpha, coverage = projection.abs().sum(0), found.coverage
     if found.rank_a > found.rank_b:
-        every = pair.cov_aa @ _axes(pair.cov_aa, _inverse_deviation, rank_tolerance)[0]
-        left, size, _ = torch.linalg.svd(every - projection @ (found.directions_a.T @ every), full_matrices=False)
-        coverage = alpha.sum() / (alpha.sum() + (left * size).abs().sum())
+        every = pair.cov_aa @ _axes(pair.cov_aa, _inverse_deviation, found.rank_tolerance)[0]
+        rest = every - projection @ (found.directions_a.T @ every)
+        scale = power_of_two(rest.abs().amax())
+        left, size, _ = torch.linalg.svd(rest / scale, full_matrices=False)
+        coverage = alpha.sum() / (alpha.sum() + scale * (left * size).abs().sum())
     return replace(found, weights=alpha / alpha.sum(), coverage=coverage)
 
 
@@ -262,8 +269,12 @@ def _axes(
     return weight[:, None] * vectors[:, : len(values)] / values.sqrt(), n_directions
 
 
-def _compared(pair: PairMoments, weigh: Callable[[Tensor], Tensor], rank_tolerance: float, **share: float) -> CCAResult:
+def _compared(
+    pair: PairMoments, weigh: Callable[[Tensor], Tensor], rank_tolerance: float | None, **share: float
+) -> CCAResult:
     """CCA along the axes of both nets, all correlations of equal weight; warns the caller's caller of few samples."""
+    if rank_tolerance is None:
+        rank_tolerance = _RANK_TOLERANCES[pair.resolution <= torch.finfo(torch.float64).eps]
     (axes_a, all_a), (axes_b, all_b) = (
         _axes(covariance, weigh, rank_tolerance, **share) for covariance in (pair.cov_aa, pair.cov_bb)
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -350,9 +350,8 @@ def subspace_overlap(
     Source: Björck and Golub 1973, through second moments.
     """
     a, b = _members(units_a, pair.cov_aa, "units_a"), _members(units_b, pair.cov_bb, "units_b")
-    part = PairMoments(
-        pair.n_samples, pair.mean_a[a], pair.mean_b[b], pair.cov_aa[a][:, a], pair.cov_ab[a][:, b], pair.cov_bb[b][:, b]
-    )
+    covariances = {"cov_aa": pair.cov_aa[a][:, a], "cov_ab": pair.cov_ab[a][:, b], "cov_bb": pair.cov_bb[b][:, b]}
+    part = replace(pair, mean_a=pair.mean_a[a], mean_b=pair.mean_b[b], **covariances)
     return cca(part, rank_tolerance=rank_tolerance).rho
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .checks import as_activations, require_finite_units, require_share
+from .moments import require_held
+from .precision import power_of_two
 
 _BLOCK_ROWS = 512  # of a product of which only the sum of squares is wanted
 
@@ -96,11 +98,13 @@ def _as_maps(value: Tensor, name: str) -> Tensor:
     rows = as_activations(value.reshape(-1, shape[3]), name)
     resolution = torch.finfo(rows.dtype).eps
     rows = (rows.cpu() if rows.device.type == "mps" else rows).double()
+    rows = rows / power_of_two(torch.maximum(rows.amax(), -rows.amin()))
     mean = rows.mean(0)
     require_finite_units(mean, name)
     rows = rows - mean
-    varies = rows.square().mean(0).sqrt() > resolution * mean.abs()
-    return (rows * varies).reshape(shape)
+    square, least = rows.square().mean(0), resolution * mean.abs()
+    require_held((square >= torch.finfo(square.dtype).tiny) | (rows.abs().amax(0) <= least), name)
+    return (rows * (square.sqrt() > least)).reshape(shape)
 
 
 def _whitened(maps: Tensor, rank_tolerance: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .precision import power_of_two
+
 _GRID = 64  # points of the transform along each side, so that small filters are resolved finely
 
 
@@ -34,6 +36,7 @@ def spatial_frequency(filters: Tensor) -> Tensor:
     if not filters.isfinite().all():
         raise ValueError("filters: expected finite weights, got NaN or infinity")
     filters = filters.detach().double()
+    filters = filters / power_of_two(filters.abs().amax((1, 2, 3), keepdim=True))
     power = torch.fft.fft2(filters, s=(_GRID, _GRID)).abs().square().sum(1)
     step = torch.fft.fftfreq(_GRID, dtype=torch.float64, device=filters.device)
     length = torch.hypot(step[:, None], step[None, :])

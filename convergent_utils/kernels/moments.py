@@ -9,23 +9,33 @@ so a batch, a worker, a GPU or a resumed run is one merge each. The product insi
 the activations, the state is float64. Units far from zero are shifted to their mean before the product: raw float32
 moments would lose every digit of a unit whose mean is a thousand standard deviations. Units near zero are not: a unit
 that is mostly silent would lose digits if its zeros were moved.
+
+Activations of any finite scale are right. Where their squares would leave the range of their precision, units are
+divided by powers of two before the product and multiplied after it, in float64; neither rounds anything. What float64
+itself cannot hold, deviations above about 1e154 or below 1e-154, is refused.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .checks import as_activations, is_count, require_finite_units, require_known, require_same_samples
-from .precision import full_precision, ordinary_tensors
+from .precision import full_precision, ordinary_tensors, power_of_two
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
+_SAFE_SQUARES = 2.0**-60, 2.0**80  # means of squares between which no product of float32 loses anything
+_LEAST_SQUARE = torch.finfo(torch.float64).tiny  # below it float64 loses digits
+_HELD_BY_FLOAT64 = 1e-10  # rows of a coarser resolution have squares that float64 holds, whatever they are
+_TRACE = math.ulp(0.0)  # stands for the squares of a unit that varies, where float64 would have 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class PairMoments:
         mean_a, mean_b: (units_a,), (units_b,) float64, in units of activation.
         cov_aa, cov_ab, cov_bb: (units_a, units_a), (units_a, units_b), (units_b, units_b) float64, the covariance
             :math:`E[(x - \mu)(y - \nu)]`, divided by n_samples (not n_samples - 1).
+        resolution: the rounding unit of the rows, of the coarser ones where nets or batches differ: 1.2e-7 for float32
+            and half precisions, 2.2e-16 for float64. Moments of unknown rows count as of float32.
 
     A unit that never changes has a variance of exactly zero.
     """
@@ -47,10 +59,23 @@ class PairMoments:
     cov_aa: Tensor
     cov_ab: Tensor
     cov_bb: Tensor
+    resolution: float = torch.finfo(torch.float32).eps
 
     def swap(self) -> PairMoments:
         """The same moments with a and b exchanged."""
-        return PairMoments(self.n_samples, self.mean_b, self.mean_a, self.cov_bb, self.cov_ab.T, self.cov_aa)
+        covariances = self.cov_bb, self.cov_ab.T, self.cov_aa
+        return PairMoments(self.n_samples, self.mean_b, self.mean_a, *covariances, self.resolution)
+
+    def at_common_scale(self) -> tuple[PairMoments, Tensor, Tensor]:
+        """Each net divided by a power of two, so that its largest deviation is between 1 and 2, and the two powers.
+
+        Nothing is rounded, and squares of covariances stay finite. Units too faint to matter beside it become dead.
+        """
+        a, b = (
+            power_of_two(covariance.diagonal().amax().clamp(min=0).sqrt()) for covariance in (self.cov_aa, self.cov_bb)
+        )
+        means, covariances = (self.mean_a / a, self.mean_b / b), (self.cov_aa / a / a, self.cov_ab / a / b)
+        return PairMoments(self.n_samples, *means, *covariances, self.cov_bb / b / b, self.resolution), a, b
 
 
 class Moments:
@@ -82,8 +107,8 @@ class Moments:
 
         Raises:
             ValueError: unknown or missing blocks, unequal rows within a group, wrong widths, integer or complex types;
-                NaN or infinity (on the CPU at once and nothing is merged; elsewhere when a pair is read, since looking
-                would stall the device).
+                NaN or infinity, or squares above what float64 can hold (on the CPU at once and nothing is merged;
+                elsewhere when a pair is read, since looking would stall the device).
         """
         for name in rows:
             require_known(name, self.blocks, "rows")
@@ -92,6 +117,8 @@ class Moments:
             if any(name in rows for name in group):
                 batches.append((part, self._batch(group, self._checked(group, rows))))
         for part, batch in batches:
+            part.require_room(batch)
+        for part, batch in batches:
             part.merge(batch)
 
     @ordinary_tensors()
@@ -99,12 +126,13 @@ class Moments:
         """The moments of both parts together, as a new object.
 
         Raises:
-            ValueError: other blocks or pairs.
+            ValueError: other blocks or pairs; squares above what float64 can hold, as in `update`.
         """
         if not isinstance(other, Moments) or self.blocks != other.blocks or self.pairs != other.pairs:
             raise ValueError("other: expected moments of the same blocks and pairs")
         merged = copy.deepcopy(self)
         for (_, mine), (_, theirs) in zip(merged._parts, other._parts, strict=True):
+            mine.require_room(theirs)
             mine.merge(theirs)
         return merged
 
@@ -112,7 +140,8 @@ class Moments:
         """Moments of blocks a and b; a may equal b.
 
         Raises:
-            ValueError: unknown block, a pair that was not asked for, fewer than 2 samples, NaN or infinity.
+            ValueError: unknown block, a pair that was not asked for, fewer than 2 samples, NaN or infinity, a unit that
+                varies too little or too much for float64 to hold its variance.
         """
         for argument, name in (("a", a), ("b", b)):
             require_known(name, self.blocks, argument)
@@ -121,9 +150,11 @@ class Moments:
         part = self._part(a)
         if part.count < 2:
             raise ValueError(f"a: expected at least 2 samples, got {part.count}")
-        for name in (a, b):
-            require_finite_units(part.comoment[name, name].diagonal(), name)
         live_a, live_b = part.varies(a), part.varies(b)
+        for name, live in ((a, live_a), (b, live_b)):
+            square = part.comoment[name, name].diagonal()
+            require_finite_units(part.mean[name], name)
+            require_held(square.isfinite() & ((live == 0) | (square >= _LEAST_SQUARE * part.count)), name)
         cov_ab = part.comoment[a, b] if a <= b else part.comoment[b, a].T
         return PairMoments(
             n_samples=part.count,
@@ -132,6 +163,7 @@ class Moments:
             cov_aa=part.comoment[a, a] * torch.outer(live_a, live_a) / part.count,
             cov_ab=cov_ab * torch.outer(live_a, live_b) / part.count,
             cov_bb=part.comoment[b, b] * torch.outer(live_b, live_b) / part.count,
+            resolution=max(part.resolution[a], part.resolution[b]),
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -200,37 +232,21 @@ class Moments:
     def _batch(self, group: list[str], rows: dict[str, Tensor]) -> _Part:
         """The moments of a batch, from products of shifted rows in their own precision.
 
-        It goes chunk by chunk, so that the shifted copy stays in the cache and no product sums too many rows.
+        Units are brought to powers of two where they must be. On the CPU that is seen by the squares, for looking at
+        all rows beforehand takes time; elsewhere looking would stall the device, and it is always done.
         """
-        n_rows = len(rows[group[0]])
-        if n_rows == 0:
+        if len(rows[group[0]]) == 0:
             return _Part()
+        on_cpu, runs = rows[group[0]].device.type == "cpu", _runs(group, self.pairs)
         with full_precision():
-            columns, shift = _columns(rows), torch.cat([_shift(block) for block in rows.values()])
-            runs = [
-                (a, b, columns[a], slice(columns[b[0]].start, columns[b[-1]].stop)) for a, b in _runs(group, self.pairs)
-            ]
-            products = [_state(shift).new_zeros(a.stop - a.start, run.stop - run.start) for _, _, a, run in runs]
-            total, step = torch.zeros_like(_state(shift)), max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // len(shift)))
-            for start in range(0, n_rows, step):
-                chunk = {name: block[start : start + step] for name, block in rows.items()}
-                shifted = shift.new_empty(min(step, n_rows - start), len(shift))
-                for name, block in chunk.items():
-                    torch.sub(block, shift[columns[name]], out=shifted[:, columns[name]])
-                total += _state(shifted.sum(0))
-                for product, (_, _, a, run) in zip(products, runs, strict=True):
-                    product += _state(shifted[:, a].T @ shifted[:, run])
-            residual, comoments = total / n_rows, {}  # what is left of the mean after the shift
-            for product, (a, partners, rows_of_a, run) in zip(products, runs, strict=True):
-                product.addr_(residual[rows_of_a], residual[run], alpha=-n_rows)
-                for b in partners:
-                    comoments[a, b] = product[:, columns[b].start - run.start : columns[b].stop - run.start]
-            mean = _state(shift) + residual
-        for name, span in columns.items():
+            part = _moments_of(rows, runs) if on_cpu else None
+            if part is None:
+                part = _moments_of(rows, runs, {name: _powers(block) for name, block in rows.items()})
+        for name, mean in part.mean.items():
             if mean.device.type == "cpu":
-                require_finite_units(mean[span], name)
-        resolution = {name: torch.finfo(block.dtype).eps for name, block in rows.items()}
-        return _Part(n_rows, {name: mean[span] for name, span in columns.items()}, comoments, resolution)
+                require_finite_units(mean, name)
+                require_held(part.comoment[name, name].diagonal().isfinite(), name)
+        return part
 
 
 @dataclass
@@ -242,6 +258,17 @@ class _Part:
     comoment: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     resolution: dict[str, float] = field(default_factory=dict)
 
+    def require_room(self, other: _Part) -> None:
+        """Float64 can hold the squares of both parts together. On the CPU alone, since looking would stall a device."""
+        if self.count == 0 or other.count == 0:
+            return
+        between = self.count * other.count / (self.count + other.count)
+        for name, mean in self.mean.items():
+            theirs = other.mean[name]
+            if mean.device.type == theirs.device.type == "cpu":
+                square = self.comoment[name, name].diagonal() + other.comoment[name, name].diagonal()
+                require_held(~(square + between * (theirs - mean).square()).isinf(), name)
+
     def merge(self, other: _Part) -> None:
         """Chan's merge, in place; `other` is left alone."""
         if other.count == 0:
@@ -252,19 +279,40 @@ class _Part:
             self.comoment = {pair: comoment.clone() for pair, comoment in other.comoment.items()}
             return
         total = self.count + other.count
+        between = self.count * other.count / total
         apart = {name: other.mean[name].to(mean.device) - mean for name, mean in self.mean.items()}
         for (a, b), comoment in self.comoment.items():
             comoment += other.comoment[a, b].to(comoment.device)
-            comoment.addr_(apart[a], apart[b], alpha=self.count * other.count / total)
+            comoment.addr_(apart[a], apart[b], alpha=between)
         for name, mean in self.mean.items():
             mean += apart[name] * (other.count / total)
             self.resolution[name] = max(self.resolution[name], other.resolution[name])
+            if self.resolution[name] < _HELD_BY_FLOAT64:
+                deviation = apart[name].abs() * math.sqrt(between / total)
+                self._leave_trace(name, deviation > self.resolution[name] * mean.abs())
         self.count = total
+
+    def multiply(self, power: Mapping[str, Tensor]) -> None:
+        """Multiply the units of each block by powers of two, in place."""
+        varies = {name: self.varies(name) > 0 for name in power}
+        for (a, b), comoment in self.comoment.items():
+            comoment.mul_(power[a][:, None]).mul_(power[b])
+        for name, mean in self.mean.items():
+            mean.mul_(power[name])
+            self._leave_trace(name, varies[name])
 
     def varies(self, name: str) -> Tensor:
         """1.0 for units that vary by more than the rounding of their own values, else 0.0, (units,) float64."""
-        deviation = (self.comoment[name, name].diagonal() / self.count).clamp(min=0).sqrt()
+        deviation = self.comoment[name, name].diagonal().clamp(min=0).sqrt() / math.sqrt(max(self.count, 1))
         return (deviation > self.resolution[name] * self.mean[name].abs()).double()
+
+    def _leave_trace(self, name: str, varies: Tensor) -> None:
+        """Units that vary are not told from dead ones by squares too small for float64: these do not become 0.
+
+        A unit that varies more later outweighs the trace; one that does not is refused when it is read.
+        """
+        square = self.comoment[name, name].diagonal()
+        square.copy_(square.clamp(min=_TRACE).where(varies, square))
 
 
 def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
@@ -278,11 +326,12 @@ def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
 
     Returns:
         PairMoments, float64. float16 and bfloat16 are read as float32. For float32 the correlations are within 1e-6 of
-        float64 also where means are a hundred standard deviations. Extra memory does not grow with the samples.
+        float64 also where means are a hundred standard deviations, at any scale. Extra memory does not grow with the
+        samples.
 
     Raises:
         ValueError: shapes that do not pair, fewer than 2 samples, NaN or infinity (naming the unit), integer or
-            complex types.
+            complex types, float64 activations whose variance float64 cannot hold.
 
     Source: Chan, Golub and LeVeque 1979, the merge of the parts.
     """
@@ -298,13 +347,74 @@ def _state(value: Tensor) -> Tensor:
     return value.cpu().double() if value.device.type == "mps" else value.double()
 
 
-def _shift(rows: Tensor) -> Tensor:
+def _moments_of(
+    rows: Mapping[str, Tensor], runs: Sequence[tuple[str, list[str]]], power: Mapping[str, Tensor] | None = None
+) -> _Part | None:
+    """The moments of a batch whose units are divided by powers of two; None where none are given and squares need them.
+
+    It goes chunk by chunk, so that the shifted copy stays in the cache and no product sums too many rows.
+    """
+    columns, n_rows = _columns(rows), len(next(iter(rows.values())))
+    inverse = None if power is None else {name: (1 / power[name]).to(block) for name, block in rows.items()}
+    shift = torch.cat([_shift(block, inverse and inverse[name]) for name, block in rows.items()])
+    spans = [(a, b, columns[a], slice(columns[b[0]].start, columns[b[-1]].stop)) for a, b in runs]
+    products = [_state(shift).new_zeros(a.stop - a.start, run.stop - run.start) for _, _, a, run in spans]
+    total, step = torch.zeros_like(_state(shift)), max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // len(shift)))
+    for start in range(0, n_rows, step):
+        shifted = shift.new_empty(min(step, n_rows - start), len(shift))
+        for name, block in rows.items():
+            chunk = block[start : start + step]
+            chunk = chunk if inverse is None else chunk * inverse[name]
+            torch.sub(chunk, shift[columns[name]], out=shifted[:, columns[name]])
+        total += _state(shifted.sum(0))
+        for product, (_, _, a, run) in zip(products, spans, strict=True):
+            product += _state(shifted[:, a].T @ shifted[:, run])
+    comoments = {}
+    for product, (a, partners, _, run) in zip(products, spans, strict=True):
+        for b in partners:
+            comoments[a, b] = product[:, columns[b].start - run.start : columns[b].stop - run.start]
+    if power is None and not all(_fits(comoments[a, a].diagonal(), rows[a], shift[columns[a]]) for a in rows):
+        return None
+    residual = total / n_rows  # what is left of the mean after the shift
+    for product, (_, _, a, run) in zip(products, spans, strict=True):
+        product.addr_(residual[a], residual[run], alpha=-n_rows)
+    mean, resolution = _state(shift) + residual, {name: torch.finfo(block.dtype).eps for name, block in rows.items()}
+    part = _Part(n_rows, {name: mean[span] for name, span in columns.items()}, comoments, resolution)
+    if power is not None:
+        part.multiply(power)
+    return part
+
+
+def _fits(square: Tensor, block: Tensor, shift: Tensor) -> bool:
+    """Whether sums of squares (units,) of shifted rows lost nothing: they are far from both ends, or of dead units."""
+    least, most = (end * len(block) for end in _SAFE_SQUARES)
+    still = square == 0
+    return bool((still | ((square > least) & (square < most))).all() and (block[:, still] == shift[still]).all())
+
+
+def _powers(rows: Tensor) -> Tensor:
+    """A power of two (units,) float64 near the largest activation of each unit, in the range of their precision."""
+    return power_of_two(_state(torch.maximum(rows.amax(0), -rows.amin(0))), rows.dtype)
+
+
+def require_held(held: Tensor, name: str) -> None:
+    """`held` is True of all units (units,): float64 can hold their squares."""
+    if not isinstance(held, FakeTensor) and not held.all():
+        unit = int((~held).nonzero()[0])
+        raise ValueError(
+            f"{name}: expected activations whose squares float64 can hold, got too large or too small ones in unit "
+            f"{unit}; multiply them by a power of two that brings them near 1"
+        )
+
+
+def _shift(rows: Tensor, inverse: Tensor | None = None) -> Tensor:
     """What is taken off each unit before products: about its mean, (units,); 0 where it is less than a deviation away.
 
     Products are summed in the rows' own precision. Far from zero that would lose digits; but a unit that is mostly
     silent would, once its zeros were moved, add the same small number thousands of times, and lose them there.
     """
-    deviation, mean = torch.std_mean(rows[:: max(1, len(rows) // _SHIFT_ROWS)], 0, correction=0)
+    sample = rows[:: max(1, len(rows) // _SHIFT_ROWS)]
+    deviation, mean = torch.std_mean(sample if inverse is None else sample * inverse, 0, correction=0)
     return mean.where(mean.abs() > deviation, 0.0)
 
 

@@ -1,9 +1,13 @@
-"""Full float32 products: TF32 keeps ten bits of mantissa, bfloat16 seven; neither is enough for a correlation."""
+"""Full float32 products: TF32 keeps ten bits of mantissa, bfloat16 seven; neither is enough for a correlation.
+
+And powers of two, by which numbers of any scale are brought near 1 before they are squared.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -32,6 +36,17 @@ def full_precision() -> Iterator[None]:
             if backend.fp32_precision not in ("none", "ieee"):
                 backend.fp32_precision = "ieee"
         yield
+
+
+def power_of_two(size: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The power of two at or below each positive size, 1 for 0 and for what is not finite; a tensor like `size`.
+
+    Dividing by it rounds nothing, so squares of numbers of any scale can be taken near 1. It and its inverse are normal
+    numbers of `dtype`.
+    """
+    tiny = torch.finfo(dtype).tiny
+    power = (size / (2 * torch.frexp(size).mantissa)).clamp(tiny, 1 / tiny)
+    return power.where((size > 0) & size.isfinite(), 1.0)
 
 
 @contextmanager
