@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import resource_tracker, util
@@ -46,7 +46,7 @@ def workers(
         if sys.platform == "linux":
             context.set_forkserver_preload(["convergent_utils.paper.prepare"])
             _start_forkserver()
-        executor = ProcessPoolExecutor(count, context, _begin, (dict(os.environ), start, arguments))
+        executor = _Executor(count, context, _begin, (dict(os.environ), start, arguments))
         try:
             yield executor
         except BaseException:
@@ -56,14 +56,42 @@ def workers(
             executor.shutdown(cancel_futures=True)
 
 
+class _Executor(ProcessPoolExecutor):
+    """Starts its processes with its first jobs; none may be on its way, known to nobody, when all are ended."""
+
+    def submit(self, *job: object, **options: object) -> Future:
+        """As that of ProcessPoolExecutor, and whole."""
+        with _signals_later():
+            return super().submit(*job, **options)
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """An interrupt or a request to end that arrives within is met at its end."""
+    if threading.current_thread() is not threading.main_thread():  # where none is met
+        yield
+        return
+    heard: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        for number in heard[:1]:
+            signal.raise_signal(number)
+
+
 def _start_forkserver() -> None:
     """Start the process that workers are forked from, deaf to the interrupt that a terminal sends to all."""
     resource_tracker.ensure_running()  # starting it would undo the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _signals_later():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_processes(executor: ProcessPoolExecutor) -> None:
