@@ -1,20 +1,68 @@
 import os
+import tempfile
+from pathlib import Path
 
+import filelock
 import torch
 
-from convergent_utils.paper.pool import workers
+from convergent_utils.paper import pool as module
+from convergent_utils.paper.pool import scratch, workers
 
 
 def seen(name):
-    return os.environ[name], os.environ["OMP_NUM_THREADS"], torch.get_num_threads()
+    return os.environ.get(name), os.environ["OMP_NUM_THREADS"], torch.get_num_threads()
 
 
 def test_workers_have_one_thread_and_the_environment_of_the_moment(monkeypatch):
     """They may be forked from a process that is older than the environment."""
-    for value in ("first", "second"):
-        monkeypatch.setenv("CONVERGENT_PROBE", value)
+    for value in ("first", "second", None):
+        if value is None:
+            monkeypatch.delenv("CONVERGENT_PROBE")
+        else:
+            monkeypatch.setenv("CONVERGENT_PROBE", value)
         with workers(1) as pool:
             assert pool.submit(seen, "CONVERGENT_PROBE").result(120) == (value, "1", 1)
+
+
+def test_what_workers_need_in_passing_lies_in_one_folder_of_the_run():
+    before = dict(os.environ), tempfile.gettempdir()
+    with workers(1) as pool:
+        made = Path(pool.submit(tempfile.mkdtemp).result(120))
+    assert made.parent == scratch()
+    assert (dict(os.environ), tempfile.gettempdir()) == before
+
+
+def test_only_folders_of_processes_that_are_gone_are_swept(tmp_path):
+    living, dead, others = (tmp_path / name for name in ("cl-run-living", "cl-run-dead", "cl-other"))
+    for folder in (living, dead, others):
+        (folder / "pymp-x").mkdir(parents=True)
+        (folder / "lock").touch()
+    (tmp_path / "cl-run-file").touch()
+    (tmp_path / "cl-run-link").symlink_to(others)
+    with filelock.FileLock(living / "lock"):
+        module._sweep(tmp_path)
+        assert (living / "pymp-x").exists()
+    assert not dead.exists()
+    assert (others / "pymp-x").exists()
+    module._sweep(tmp_path)
+    assert not living.exists(), "its process is gone now"
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    acquire, swept = filelock.FileLock.acquire, []
+
+    def late(lock, **options):
+        if not swept:
+            swept.append(Path(lock.lock_file).parent)
+            swept[0].rmdir()
+        return acquire(lock, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", late)
+    folder, lock = module._locked_folder(tmp_path)
+    assert folder.exists()
+    assert folder not in swept
+    assert lock.is_locked
+    lock.release()
 
 
 _given: list[object] = []

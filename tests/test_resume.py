@@ -1,12 +1,17 @@
 """A run that is killed, at any moment, leaves a store from which the next one goes on."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+import nbformat
 import pytest
 
 # The planted networks of notebook 04 with all they need, on few images; workers import this script, too.
@@ -25,10 +30,32 @@ if __name__ == "__main__":
 """
 
 
-def start(script, store):
+# A paper of two notebooks that need nothing and take two seconds.
+PAPER = """
+import sys
+from pathlib import Path
+from convergent_utils.paper import run
+
+if __name__ == "__main__":
+    run.NOTEBOOKS, run.prepare = Path(sys.argv[1]), lambda *names, **settings: None
+    print("ready", flush=True)
+    sys.exit(run.main(["paper", "--profile", "smoke"]))
+"""
+CLAIM = """import json, os, pathlib, tempfile, time
+kept = tempfile.mkdtemp(), tempfile.mkstemp()  # what a library might leave
+for step in range(20):
+    time.sleep(0.1)
+row = dict(id=f"{name}.x", notebook=name, verdict="open", paper_value=None, our_value=1.0, interval=[0, 2],
+           baseline=None, rule="above 1")
+rows = pathlib.Path(os.environ["CONVERGENT_BUILD"], "results", "rows")
+rows.mkdir(parents=True, exist_ok=True)
+(rows / f"{name}.json").write_text(json.dumps([row]))"""
+
+
+def start(script, argument, **environment):
     """Start a run, and come back when its imports are done; whatever it starts shares its session."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, str(script), str(store)], start_new_session=True, **pipes)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": {**os.environ, **environment}}
+    process = subprocess.Popen([sys.executable, str(script), str(argument)], start_new_session=True, **pipes)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
 
@@ -70,3 +97,91 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(tmp_path):
     assert {name: (whole / name).read_bytes() for name in after} == {
         path.name: path.read_bytes() for path in broken.glob("*.safetensors")
     }
+
+
+@pytest.fixture
+def temporary():
+    """A temporary folder of a short name: those of sockets may have 107 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="kill-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def unfinished(build):
+    """What lies in a build folder under a name that begins with a dot."""
+    return [path for path in build.rglob(".*") if path.parent.name != ".locks" and path.name != ".locks"]
+
+
+def wait_until(true, what, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{what} in {seconds} s"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_notebooks_that_are_killed_or_interrupted_leave_nothing(tmp_path, temporary):
+    script, build, books = tmp_path / "run.py", tmp_path / "build", tmp_path / "books"
+    folders = {"CONVERGENT_BUILD": str(build), "TMPDIR": str(temporary)}
+    script.write_text(PAPER)
+    books.mkdir()
+    for name in ("00_x", "01_y"):
+        parameters = nbformat.v4.new_code_cell('dataset: str = ""\nseed: int = 0\nprofile: str = ""')
+        parameters.metadata["tags"] = ["parameters"]
+        cells = [parameters, nbformat.v4.new_code_cell(f"name = {name!r}\n{CLAIM}")]
+        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), books / f"{name}.ipynb")
+    half = build / "notebooks" / ".00_x.ipynb.999999999"
+    for stop in (signal.SIGKILL, signal.SIGINT, None):
+        process = start(script, books, **folders)
+        if stop is None:
+            break
+        wait_until(lambda: any(temporary.glob("cl-run-*/tmp*/")), "a notebook ran")
+        half.write_text("half")  # as if it had been killed while it wrote this
+        began, send = time.monotonic(), os.kill if stop == signal.SIGKILL else os.killpg
+        send(process.pid, stop)
+        said = process.communicate(timeout=60)[1]
+        wait_until(lambda pid=process.pid: not session_members(pid), "its processes were gone", 20)
+        if stop == signal.SIGINT:
+            assert said == "convergent: interrupted; what was finished is kept, start again to go on\n"
+            assert process.returncode == 130
+            assert time.monotonic() - began < 30
+            assert not list(temporary.iterdir())
+        else:
+            assert "Traceback" not in said
+            assert list(temporary.iterdir()), "else nothing is seen here"
+    finish(process)
+    assert not list(temporary.iterdir())
+    assert not unfinished(build)
+    assert {path.name for path in (build / "notebooks").iterdir()} == {"00_x.ipynb", "01_y.ipynb"}
+    assert [row["id"] for row in json.loads((build / "results" / "claims.json").read_text())] == ["00_x.x", "01_y.x"]
+
+
+@pytest.mark.kills
+def test_the_whole_paper_killed_ten_times_leaves_the_store_and_the_same_claims(smoke, tmp_path, temporary):
+    whole, _, lasted = smoke
+    build, store, moments, kills = tmp_path / "build", tmp_path / "store", random.Random(0), 0
+    folders = {"CONVERGENT_BUILD": str(build), "CONVERGENT_STORE": str(store), "TMPDIR": str(temporary)}
+    command = [sys.executable, "-m", "convergent_utils.paper.run", "paper", "--profile", "smoke"]
+    options = {"env": {**os.environ, **folders}, "start_new_session": True, "stderr": subprocess.DEVNULL}
+    while kills < 10:
+        process, began = subprocess.Popen(command, **options), time.monotonic()
+        try:
+            process.wait(moments.uniform(0.05, 0.95) * lasted)
+            lasted = time.monotonic() - began  # a store that is full makes the run shorter
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            print(f"kill {kills} after {time.monotonic() - began:.0f} s", flush=True)
+            wait_until(lambda pid=process.pid: not session_members(pid), "its processes were gone", 20)
+    done = subprocess.run(command, env=options["env"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(temporary.iterdir())
+    assert not unfinished(build)
+    assert not unfinished(store)
+    assert {path.parent.name for path in build.rglob("*") if path.is_file()} == {"notebooks", "results", "rows"}
+    for name in ("claims.json", "run.json"):
+        first, second = (json.loads((folder / "results" / name).read_text()) for folder in (whole / "build", build))
+        assert first == second
+    assert {path.name for path in (whole / "store").iterdir()} == {path.name for path in store.iterdir()}

@@ -1,9 +1,15 @@
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import nbformat
 import pytest
 
 from convergent_utils.paper import publish, run
+from convergent_utils.paper.prepare import prepare
 
 
 @pytest.mark.parametrize(
@@ -14,6 +20,22 @@ from convergent_utils.paper import publish, run
         (["--dataset", "npz:nowhere.npz", "--profile", "smoke"], "there is no file"),
         (["--only", "77"], "only: no notebook starts with '77'"),
         (["--parameter", "sed=3"], "parameter: expected one of"),
+        (["--parameter", "shown"], "argument --parameter: expected NAME=VALUE, got 'shown'"),
+        (["--parameter", "=conv3"], "argument --parameter: expected NAME=VALUE, got '=conv3'"),
+        (["--parameter"], "argument --parameter: expected at least one argument"),
+        (["--parameter", "shown=conv1", "--parameter", "shown=conv3"], "parameter: 'shown' is given twice"),
+        (["--parameter", "seed=3"], "parameter: 'seed' is given by itself, as --seed"),
+        (["--parameter", "shown=NaN"], "parameters: expected numbers, texts"),
+        (["--only"], "argument --only: expected at least one argument"),
+        (["--only", ""], "only: no notebook starts with ''"),
+        (["--only", "02", "--only", "77"], "only: no notebook starts with '77'"),
+        (["--seed", "one\n two"], "argument --seed: invalid int value: 'one\\n two'"),
+        (["--seed", ""], "argument --seed: invalid int value: ''"),
+        (["--seed", "1.5"], "argument --seed: invalid int value: '1.5'"),
+        (["--seed=-1"], "seed: expected a whole number from 0 to 2^32 - 1, got -1"),
+        (["--seed", "9" * 5000], "argument --seed: invalid int value: '999"),
+        (["--profile", ""], "profile: expected one of smoke, paper, full, got ''"),
+        (["--sed", "3"], "unrecognized arguments: --sed 3"),
     ],
 )
 def test_mistakes_are_one_clear_line_at_once(tmp_path, monkeypatch, capsys, arguments, message):
@@ -24,6 +46,198 @@ def test_mistakes_are_one_clear_line_at_once(tmp_path, monkeypatch, capsys, argu
     assert message in said
     assert len(said.strip().splitlines()) == 1
     assert not list((tmp_path / "CONVERGENT_STORE").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"profile": 3}, "profile"),
+        ({"profile": ["smoke"]}, "profile"),
+        ({"dataset": None}, "dataset"),
+        ({"dataset": b"fashion-mnist"}, "dataset"),
+        ({"seed": "0"}, "seed"),
+        ({"seed": 0.5}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"seed": None}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"only": "02"}, "only"),
+        ({"only": []}, "only"),
+        ({"only": [2]}, "only"),
+        ({"only": {"02"}}, "only"),
+        ({"only": 2}, "only"),
+        ({"only": ["x" * 5000]}, "only"),
+        ({"parameters": "shown=conv3"}, "parameters"),
+        ({"parameters": {"shown": object()}}, "parameters"),
+        ({"parameters": {"shown": float("inf")}}, "parameters"),
+        ({"parameters": {"shown": {1, 2}}}, "parameters"),
+        ({"parameters": {3: "conv3"}}, "parameter"),
+        ({"parameters": {"profile": "full"}}, "parameter"),
+    ],
+)
+def test_a_run_refuses_what_is_of_the_wrong_type(tmp_path, monkeypatch, arguments, named):
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
+    with pytest.raises(ValueError, match=f"^{named}: ") as refused:
+        run.run(**{"profile": "smoke", **arguments})
+    assert len(str(refused.value)) <= 300
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("notebooks", "arguments", "named"),
+    [
+        ((), {"store": "build/store"}, "store"),
+        ((), {"store": 3}, "store"),
+        ((["00_networks"],), {}, "notebooks"),
+        ((0,), {}, "notebooks"),
+        ((), {"seed": "0"}, "seed"),
+        ((), {"seed": -1}, "seed"),
+        ((), {"profile": None}, "profile"),
+        ((), {"dataset": 7}, "dataset"),
+    ],
+)
+def test_preparing_refuses_what_is_of_the_wrong_type(notebooks, arguments, named):
+    with pytest.raises(ValueError, match=f"^{named}: ") as refused:
+        prepare(*notebooks, **arguments)
+    assert len(str(refused.value)) <= 300
+
+
+@pytest.mark.parametrize("ends", ["well", "ill", "interrupted"])
+def test_a_run_leaves_the_environment_as_it_was(tmp_path, monkeypatch, ends):
+    during = {}
+
+    def seen(*_, **__):
+        during.update({name: os.environ.get(name) for name in ("CONVERGENT_BUILD", "CONVERGENT_RUN")})
+        if ends != "well":
+            raise ValueError("name: ill") if ends == "ill" else KeyboardInterrupt
+
+    monkeypatch.delenv("CONVERGENT_RUN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVERGENT_BUILD", "build")
+    for name, made in {"prepare": seen, "_compile_kernels": lambda: None, "_execute_all": lambda *_: []}.items():
+        monkeypatch.setattr(run, name, made)
+    before = dict(os.environ)
+    assert run.main(["paper", "--profile", "smoke"]) == {"well": 0, "ill": 2, "interrupted": 130}[ends]
+    assert dict(os.environ) == before
+    assert during == {"CONVERGENT_BUILD": str(tmp_path / "build"), "CONVERGENT_RUN": "1"}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_says_so_in_one_line(monkeypatch, capsys, number, status):
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupted(**_):
+        signal.raise_signal(number)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(run, "run", interrupted)
+    assert run.main(["paper"]) == status
+    said = capsys.readouterr().err
+    assert said == "convergent: interrupted; what was finished is kept, start again to go on\n"
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_without_the_packages_of_the_paper_a_command_is_one_line(tmp_path):
+    """In a process where they cannot be imported, whatever else is installed."""
+    lacking = ("papermill", "nbformat", "nbclient", "psutil", "matplotlib", "IPython", "torchvision", "tqdm", "seaborn")
+    commands = [["paper"], ["stability"], ["publish"], ["check", "00_networks.ipynb"]]
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({lacking!r}))
+from convergent_utils.paper.run import main
+sys.exit(str([main(command) for command in {commands!r}]))"""
+    environment = {**os.environ, "CONVERGENT_BUILD": str(tmp_path), "PYTHONPATH": str(run.ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    *said, statuses = done.stderr.strip().splitlines()
+    assert statuses == "[2, 2, 2, 2]", done.stderr
+    assert len(said) == len(commands)
+    for line in said:
+        assert line.startswith("convergent: ")
+        assert "not installed; `pip install" in line
+
+
+def test_what_a_killed_run_did_not_finish_is_swept_and_a_living_run_is_left_alone(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, living = gone.stdout.strip(), os.getppid()
+    folders = [tmp_path / name for name in ("notebooks", "results", "results/rows")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for pid in (dead, living):
+            for name in (f".02_x.{pid}.ipynb", f".02_x.ipynb.{pid}", f".02_x.json.{pid}"):
+                (folder / name).write_text("half")
+        (folder / ".keep").write_text("another's")
+    run._clear(tmp_path, {"seed": 3}, ["02_x"])
+    for folder in folders:
+        left = {path.name for path in folder.glob(".*")}
+        assert left == {".keep", f".02_x.{living}.ipynb", f".02_x.ipynb.{living}", f".02_x.json.{living}"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{"])
+def test_a_damaged_record_of_the_last_run_is_none(tmp_path, text):
+    assert run.last_settings(tmp_path) == {}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run.json").write_text(text)
+    assert run.last_settings(tmp_path) == {}
+
+
+STAND_IN = """#!/bin/sh
+for given in "$@"; do printf '%s\\0' "$given" >>"$RECORD"; done
+printf '\\0' >>"$RECORD"
+"""
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Runs make where folder and Python have odd names; returns what Python was asked, call by call."""
+    folder = tmp_path / "a b [c] o'd; $e"
+    python = folder / "bin (1)" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(run.ROOT / name, folder)
+
+    def make(target, *variables, **environment):
+        record, before = tmp_path / "record", set(folder.rglob("*"))
+        record.write_bytes(b"")
+        environment = {**os.environ, **environment, "RECORD": str(record)}
+        command = ["make", target, f"PYTHON={python}", *variables]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert {path.suffix for path in set(folder.rglob("*")) - before} <= {"", ".stamp"}
+        assert {path.name for path in folder.iterdir()} == {
+            "Makefile", "pyproject.toml", "constraints.txt", "build", "bin (1)"
+        }  # fmt: skip
+        return [call.split("\0") for call in record.read_text().split("\0\0")[:-1]]
+
+    return make
+
+
+ODD = ["0; touch x", "$(shell touch x)", "$$(touch x)", "`touch x`", "x | touch x", "folder:A b (2)", "npz:o'brien.npz",
+       'a"b', "a\\b", "$HOME", "${HOME}", "*", "--seed", "#x", "a%b", "x && touch x", "$@ $< $(value x)"]  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_make_takes_what_it_is_given_as_data(made, by):
+    for name, option in {"DATASET": "--dataset", "SEED": "--seed", "PROFILE": "--profile"}.items():
+        for value in ODD if name == "DATASET" else ODD[:4]:
+            asked = made("paper", f"{name}={value}") if by == "argument" else made("paper", **{name: value})
+            assert asked[-1][2:] == ["paper", f"{option}={value}"]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+def test_make_splits_lists_at_spaces_alone(made):
+    asked = made("paper", "ONLY=02 | touch x", "PARAMETERS=shown=`touch a=[1,*] --seed=3 $(shell touch x)")
+    given = ["02", "|", "touch", "x"], ["shown=`touch", "a=[1,*]", "--seed=3", "$(shell", "touch", "x)"]
+    assert asked[0][:3] == ["-m", "pip", "install"]
+    assert asked[1:] == [
+        ["-m", "convergent_utils.paper.run", "paper", *map("--only={}".format, given[0]),
+         *map("--parameter={}".format, given[1])]
+    ]  # fmt: skip
+    for nothing in ((), ("ONLY=", "PARAMETERS=", "SEED=", "DATASET=", "PROFILE="), ("ONLY= ",)):
+        assert made("paper", *nothing) == [["-m", "convergent_utils.paper.run", "paper"]], "all, as by default"
+    assert made("course")[-1] == ["-m", "convergent_utils.paper.run", "course"]
+    assert made("lab")[-1][-1].endswith("a b [c] o'd; $e/notebooks")
 
 
 @pytest.mark.parametrize("which", ["CONVERGENT_BUILD", "CONVERGENT_STORE"])
@@ -100,3 +314,6 @@ def test_a_run_on_other_images_is_kept_beside_the_paper(tmp_path, monkeypatch, c
     (tmp_path / "results" / "run.json").write_text(json.dumps({**run.DEFAULTS, "dataset": "npz:mine.npz"}))
     assert run.main(["publish", "--beside", "mine"]) == 0
     assert (tmp_path / "published" / "claims-mine.json").read_text() == "[]"
+    for name in ("", "../mine", "a b", "a/b", "x" * 300):
+        assert run.main(["publish", "--beside", name]) == 2
+        assert capsys.readouterr().err.startswith("convergent: beside: expected a short name")
