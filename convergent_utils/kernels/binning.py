@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from .checks import as_activations, is_count, require_finite_units, require_know
 
 _BINNINGS = ("relu-quantile", "quantile", "uniform")
 MOST_CELLS = 256  # of one unit: codes are uint8
-_BLOCK = 4096  # activations that stay in the nearest cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,24 +130,11 @@ def codes_of(rows: Tensor, edges: BinEdges, *, compiled: bool) -> Tensor:
     if not compiled:
         found = torch.searchsorted(cuts, rows, right=True, out_int32=True)
         return ((found + 1).masked_fill_(rows == 0, 0) if edges.zero_bin else found).to(torch.uint8)
+    from .loops import place
+
     codes = torch.empty(rows.shape, dtype=torch.uint8)
-    _place(rows.numpy(), cuts.numpy(), edges.zero_bin, codes.numpy())
+    place(rows.numpy(), cuts.numpy(), edges.zero_bin, codes.numpy())
     return codes
-
-
-@numba.njit(cache=True)
-def _place(rows, cuts, zero_bin, codes):  # pragma: no cover - compiled
-    """Count the cuts that each activation reaches: for so few, many samples at once beat a search for each."""
-    for unit in range(len(rows)):
-        for start in range(0, rows.shape[1], _BLOCK):
-            row, code = rows[unit, start : start + _BLOCK], codes[unit, start : start + _BLOCK]
-            code[:] = zero_bin
-            for cut in cuts[unit]:
-                for k in range(len(row)):
-                    code[k] += row[k] >= cut
-            if zero_bin:
-                for k in range(len(row)):
-                    code[k] = 0 if row[k] == 0 else code[k]
 
 
 def require_units(acts: Tensor, edges: BinEdges, name: str) -> None:

@@ -5,8 +5,8 @@ margins :math:`c_x` and :math:`c_y`,
 
 .. math:: I = \log n + \frac1n \Bigl(\sum_{xy} c_{xy} \log c_{xy} - \sum_x c_x \log c_x - \sum_y c_y \log c_y\Bigr).
 
-Counting is nearly all of the work. On the CPU compiled loops do it (numba, in parallel over pairs), elsewhere products
-of indicator matrices; both count exactly.
+Counting is nearly all of the work. On the CPU compiled loops do it (numba, pairs shared among threads), elsewhere
+products of indicator matrices; both count exactly.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -250,57 +252,27 @@ def _count_compiled(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
     One pass then fills a table of three units (bins_a, bins_b, bins_b), and summing it over either unit of b gives two
     pairs: half the steps, once samples far outnumber the cells of that table.
     """
+    from .loops import tally
+
     units_b, n_samples, (cells_a, cells_b) = len(codes_b), codes_b.shape[1], counts.shape[2:]
     n_cells = cells_a * cells_b**2
     n_paired = units_b - units_b % 2 if n_cells <= MOST_CELLS**2 and 8 * n_cells <= n_samples else 0
     codes_a, codes_b, counts = codes_a.numpy(), codes_b.numpy(), counts.numpy()
     joint_b = codes_b[0:n_paired:2].astype(np.uint16) * np.uint16(cells_b) + codes_b[1:n_paired:2]
-    _tally(counts, codes_a, joint_b, 0, 2)
-    _tally(counts, codes_a, codes_b[n_paired:].astype(np.uint16), n_paired, 1)
+    for codes, first, width in ((joint_b, 0, 2), (codes_b[n_paired:].astype(np.uint16), n_paired, 1)):
+        _in_threads(partial(tally, counts, codes_a, codes, first, width), len(codes_a) * len(codes))
 
 
-@numba.njit(cache=True, parallel=True)
-def _tally(counts, codes_a, codes_b, first, width):  # pragma: no cover - compiled
-    """Add the counts of each unit of a with units of b from `first` on, `width` of which share a row of codes_b."""
-    cells_a, cells_b = counts.shape[2:]
-    for pair in numba.prange(len(codes_a) * len(codes_b)):
-        i, group = pair // len(codes_b), pair % len(codes_b)
-        table = _joint_table(codes_a[i], codes_b[group], cells_a, cells_b**width)
-        table = table.reshape(cells_a, cells_b ** (width - 1), cells_b)
-        j = first + width * group
-        for x in range(cells_a):
-            last = counts[i, j + width - 1, x]
-            for y in range(table.shape[1]):
-                for z in range(cells_b):
-                    last[z] += table[x, y, z]
-                if width == 2:
-                    counts[i, j, x, y] += table[x, y].sum()
-
-
-@numba.njit(cache=True)
-def _joint_table(codes_a, codes_b, cells_a, cells_b):  # pragma: no cover - compiled
-    """Joint counts of two rows of codes, flat.
-
-    Several partial tables take turns: adding twice to one cell waits for the first addition to reach memory, and units
-    that are mostly 0 nearly always hit one cell. A large table is kept in two parts only, to stay in the nearest cache.
-    """
-    parts = np.zeros((4 if cells_a * cells_b <= 1024 else 2, cells_a * cells_b), np.int32)
-    part_0, part_1, part_2, part_3 = parts[0], parts[1], parts[-2], parts[-1]
-    joint = np.empty(_BLOCK, np.uint16)
-    for start in range(0, len(codes_a), _BLOCK):
-        a, b = codes_a[start : start + _BLOCK], codes_b[start : start + _BLOCK]
-        for k in range(len(a)):
-            joint[k] = np.uint16(a[k]) * np.uint16(cells_b) + b[k]
-        n = len(a) // 4
-        joint_0, joint_1, joint_2, joint_3 = joint[:n], joint[n : 2 * n], joint[2 * n : 3 * n], joint[3 * n : 4 * n]
-        for k in range(n):
-            part_0[joint_0[k]] += 1
-            part_1[joint_1[k]] += 1
-            part_2[joint_2[k]] += 1
-            part_3[joint_3[k]] += 1
-        for k in range(4 * n, len(a)):
-            part_0[joint[k]] += 1
-    return parts.sum(0)
+def _in_threads(loop: Callable[[int, int], None], n_steps: int) -> None:
+    """Run loop(start, stop) over all steps, in as many threads as torch has."""
+    threads = max(1, min(torch.get_num_threads(), n_steps))
+    ends = [n_steps * k // threads for k in range(threads + 1)]
+    if threads == 1:
+        loop(0, n_steps)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for part in [pool.submit(loop, *span) for span in pairwise(ends)]:
+            part.result()
 
 
 def _count_by_scatter(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -277,67 +276,15 @@ def _checked_penalties(penalties: Sequence[float] | Tensor, like: Tensor) -> Ten
 
 def _descend(gram: Tensor, cross: Tensor, penalties: Tensor, tolerance: float) -> list[tuple[Tensor, Tensor]]:
     """Weights and gaps for falling penalties, by coordinate descent; the weights of one are the start of the next."""
+    from .loops import descend_all
+
     matrix, targets = gram.cpu().numpy(), np.ascontiguousarray(cross.cpu().numpy().T)
     weights, fitted = np.zeros_like(targets), np.zeros_like(targets)
     found = []
     for penalty in penalties.tolist():
-        gap = _descend_all(matrix, targets, penalty, weights, fitted, tolerance, _MOST_ROUNDS)
+        gap = descend_all(matrix, targets, penalty, weights, fitted, tolerance, _MOST_ROUNDS)
         found.append((torch.from_numpy(weights.T.copy()), torch.from_numpy(gap)))
     return [(w.to(cross.device), gap.to(cross.device)) for w, gap in found]
-
-
-@numba.njit(cache=True)
-def _descend_all(gram, targets, penalty, weights, fitted, tolerance, most_rounds):  # pragma: no cover - compiled
-    """Every target (targets, units_a) in turn; weights and fitted = gram @ weights are brought up to date in place."""
-    gaps = np.empty(len(targets))
-    active = np.empty(targets.shape[1], dtype=np.int64)
-    for t in range(len(targets)):
-        target, weight, fit = targets[t], weights[t], fitted[t]
-        gaps[t] = _relative_gap(target, weight, fit, penalty)
-        for _ in range(most_rounds):
-            if gaps[t] <= tolerance:
-                break
-            n_active = 0
-            for i in range(len(target)):
-                _update(gram, target, penalty, weight, fit, i)
-                if weight[i] != 0.0:
-                    active[n_active] = i
-                    n_active += 1
-            for _ in range(10):
-                for k in range(n_active):
-                    _update(gram, target, penalty, weight, fit, active[k])
-            gaps[t] = _relative_gap(target, weight, fit, penalty)
-    return gaps
-
-
-@numba.njit(cache=True, inline="always")
-def _update(gram, target, penalty, weight, fit, i):  # pragma: no cover - compiled
-    """The best weight i, the others being as they are: the soft threshold."""
-    variance, old = gram[i, i], weight[i]
-    if variance > 0.0:
-        pull = target[i] - fit[i] + variance * old
-        new = np.sign(pull) * max(abs(pull) - penalty, 0.0) / variance
-        if new != old:
-            change, row = new - old, gram[i]
-            for k in range(len(fit)):
-                fit[k] += change * row[k]
-            weight[i] = new
-
-
-@numba.njit(cache=True)
-def _relative_gap(target, weight, fit, penalty):  # pragma: no cover - compiled
-    """Primal minus dual objective over the primal; see `_gap_of`."""
-    explained, energy, size, steepest = 0.0, 0.0, 0.0, 0.0
-    for i in range(len(target)):
-        explained += weight[i] * target[i]
-        energy += weight[i] * fit[i]
-        size += abs(weight[i])
-        steepest = max(steepest, abs(target[i] - fit[i]))
-    variance = max(1.0, 2.0 * explained - energy)
-    residual = variance - 2.0 * explained + energy
-    primal = residual / 2.0 + penalty * size
-    scale = 1.0 if steepest <= penalty else penalty / steepest
-    return max(primal - scale * (variance - explained) + scale**2 * residual / 2.0, 0.0) / max(primal, 1e-300)
 
 
 def _gap_of(gram: Tensor, cross: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
