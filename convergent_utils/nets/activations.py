@@ -1,10 +1,9 @@
-"""Recording what units do: activations at chosen places, and the patch of the image that a unit sees."""
+"""Recording what units do: their activations at chosen places."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -168,73 +167,6 @@ def draw_places(generator: np.random.Generator, images: int, positions: Position
     The stream is read image by image, so any split of the images into batches draws the same places.
     """
     return torch.from_numpy(generator.random((images, positions, 2))) if isinstance(positions, int) else None
-
-
-@dataclass(frozen=True)
-class ReceptiveField:
-    """The window of the image that one unit of a layer sees.
-
-    At place (y, x) of the map it covers rows from `start + y * step` to `start + y * step + size`, columns likewise;
-    parts outside the image are padding. All in pixels.
-    """
-
-    size: int
-    step: int
-    start: int
-
-
-def receptive_field(network: nn.Sequential, layer: str) -> ReceptiveField | None:
-    """From the size, stride and padding of the modules up to `layer`; None where a unit sees the whole image.
-
-    Raises:
-        ValueError: `network` is not a chain of named modules, or has no such layer.
-    """
-    if not isinstance(network, nn.Sequential):
-        raise ValueError(f"network: expected a chain of modules (nn.Sequential), got {type(network).__name__}")
-    require_known(layer, dict(network.named_children()), "layer")
-    size, step, start = 1, 1, 0
-    for name, stage in network.named_children():
-        for module in stage.modules():
-            if isinstance(module, (nn.Linear, nn.Flatten, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)):
-                return None
-            if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-                kernel, stride, padding, dilation = (_square(module, field) for field in _GEOMETRY)
-                start -= padding * step
-                size += (kernel - 1) * dilation * step
-                step *= stride
-        if name == layer:
-            break
-    return ReceptiveField(size, step, start)
-
-
-def patch(images: Tensor, field: ReceptiveField | None, place: tuple[int, int]) -> Tensor:
-    """What a unit sees at a place of its map: images (n, height, width, channels) cropped to its receptive field.
-
-    Returns:
-        (n, size, size, channels), the dtype of the images, 0 outside the image; the whole images where field is None.
-    """
-    if field is None:
-        return images
-    n, height, width, channels = images.shape
-    top, left = (field.start + k * field.step for k in place)
-    cropped = images.new_zeros(n, field.size, field.size, channels)
-    rows = slice(max(top, 0), min(top + field.size, height))
-    columns = slice(max(left, 0), min(left + field.size, width))
-    cropped[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = images[
-        :, rows, columns
-    ]
-    return cropped
-
-
-_GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
-
-
-def _square(module: nn.Module, field: str) -> int:
-    value = getattr(module, field, 1)
-    values = set(value) if isinstance(value, tuple) else {value}
-    if len(values) != 1 or isinstance(value, str):
-        raise ValueError(f"network: expected square windows, got {field} {value} in {module}")
-    return values.pop()
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

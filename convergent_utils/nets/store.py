@@ -318,12 +318,12 @@ def _classes() -> dict[str, type]:
     """The results that files may hold; nothing else is ever made from a file."""
     from ..kernels import alignment, binning, cca, chance, clustering, correlation, dft_cca, matching, moments
     from ..kernels import sparse_mapping as mapping
-    from . import activations, datasets, measuring, networks, training
+    from . import datasets, measuring, networks, receptive_fields, training
 
     known = [moments.Moments, moments.PairMoments, correlation.Correlation, matching.Match, binning.BinEdges]
     known += [cca.CCAResult, cca.CorrelationCount, dft_cca.DFTCCA, alignment.PartialLeastSquares, mapping.MappingPath]
     known += [clustering.SpectralEmbedding, clustering.MergeTree, chance.Interval, chance.Chance]
-    known += [measuring.Measurement, measuring.Top, datasets.Dataset, activations.ReceptiveField]
+    known += [measuring.Measurement, measuring.Top, datasets.Dataset, receptive_fields.ReceptiveField]
     known += [training.Recipe, training.History, training.Trained, networks.Network]
     return {known_class.__name__: known_class for known_class in known}
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
 from ..kernels.sgd_mapping import SgdRun
-from ..nets.activations import patch, receptive_field
 from ..nets.datasets import Dataset, load_dataset
 from ..nets.measuring import Measurement, measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
+from ..nets.receptive_fields import patch, receptive_field
 from ..nets.store import Store, configuration_hash, load
 from ..nets.training import CHECKPOINTS, VERSION, History, Recipe, Trained, train
 from .experiments import EXPERIMENTS

@@ -1,0 +1,153 @@
+"""The patch of the image that a unit of a map sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..kernels.checks import is_count, require_known
+
+_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)  # each place of theirs sees a window of places
+_WHOLE = (nn.Linear, nn.Flatten, nn.GroupNorm)  # each unit sees all places
+_OF_THE_IMAGE = (nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)  # windows as large as the image makes them
+_SAME_PLACE = (
+    *(nn.Identity, nn.BatchNorm2d, nn.InstanceNorm2d, nn.LocalResponseNorm, nn.Dropout, nn.Dropout2d, nn.AlphaDropout),
+    *(nn.FeatureAlphaDropout, nn.Threshold, nn.ReLU, nn.RReLU, nn.Hardtanh, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid),
+    *(nn.Tanh, nn.SiLU, nn.Mish, nn.Hardswish, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.Hardshrink, nn.LeakyReLU),
+    *(nn.LogSigmoid, nn.Softplus, nn.Softshrink, nn.PReLU, nn.Softsign, nn.Tanhshrink, nn.Softmax2d),
+)
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The window of the image that one unit of a layer sees.
+
+    At place (y, x) of the map it covers rows from `start + y * step` to `start + y * step + size`, columns likewise;
+    parts outside the image are padding. All in pixels.
+    """
+
+    size: int
+    step: int
+    start: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("step", 1), ("start", None)):
+            value = getattr(self, name)
+            if not is_count(value) or (least is not None and value < least):
+                expected = "a whole number" if least is None else f"a whole number of at least {least}"
+                raise ValueError(f"{name}: expected {expected}, got {value!r:.100}")
+
+
+def receptive_field(network: nn.Sequential, layer: str) -> ReceptiveField | None:
+    """From the size, stride and padding of the modules up to `layer`; None where a unit sees the whole image.
+
+    Args:
+        network: a chain of named modules, each of them a module of torch or a chain.
+        layer: one of their names.
+
+    Raises:
+        ValueError: `network` is not such a chain, has no such layer, or a module on the way there is none of those
+            whose windows are known: windowed (convolution, pooling), at one place (batch norm, dropout, activation
+            functions) or over all places (linear, group and instance norm, layer norm of whole maps).
+    """
+    if not _is_chain(network):
+        raise ValueError(f"network: expected a chain of modules (nn.Sequential), got {type(network).__name__}")
+    stages = dict(network.named_children())
+    require_known(layer, stages, "layer")
+    size, step, start, varying = 1, 1, 0, None
+    for module in _in_order(network, layer):
+        if _sees_all(module):
+            return None
+        if isinstance(module, _OF_THE_IMAGE):
+            varying = varying or module
+        elif isinstance(module, _WINDOWS):
+            kernel, stride, padding, dilation = _geometry(module)
+            start -= padding * step
+            size += (kernel - 1) * dilation * step
+            step *= stride
+        elif not isinstance(module, _SAME_PLACE):
+            raise ValueError(f"network: the window of {_named(module)} is not known; choose a layer below it")
+    if varying is not None:
+        raise ValueError(f"layer: the windows of {_named(varying)} vary with the image; choose a layer below it")
+    return ReceptiveField(size, step, start)
+
+
+def patch(images: Tensor, field: ReceptiveField | None, place: tuple[int, int]) -> Tensor:
+    """What a unit sees at a place of its map: images (n, height, width, channels) cropped to its receptive field.
+
+    Returns:
+        (n, size, size, channels), the dtype of the images, 0 outside the image; the whole images where field is None.
+
+    Raises:
+        ValueError: images of another shape, no place, or one whose window lies outside the images.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        came = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images: expected a tensor (n, height, width, channels), got {came}")
+    if field is None:
+        return images
+    if not isinstance(field, ReceptiveField):
+        raise ValueError(f"field: expected a ReceptiveField, as receptive_field gives it, got {type(field).__name__}")
+    n, height, width, channels = images.shape
+    top, left = (field.start + k * field.step for k in _as_place(place))
+    rows = slice(max(top, 0), min(top + field.size, height))
+    columns = slice(max(left, 0), min(left + field.size, width))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise ValueError(f"place: expected one whose window meets images of {height} x {width}, got {place}")
+    cropped = images.new_zeros(n, field.size, field.size, channels)
+    cropped[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = images[
+        :, rows, columns
+    ]
+    return cropped
+
+
+def _as_place(place: object) -> tuple[int, int]:
+    try:
+        down, across = (int(k) for k in place if is_count(k) or (isinstance(k, Tensor) and is_count(k.item())))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"place: expected two whole numbers, row and column, got {place!r:.100}") from error
+    return down, across
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether it calls its children one after the other, and does nothing else."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _in_order(network: nn.Sequential, layer: str | None = None) -> list[nn.Module]:
+    """The modules that a chain calls, up to a child; chains within it are taken apart."""
+    found = []
+    for name, child in network.named_children():
+        found += _in_order(child) if _is_chain(child) else [child]
+        if name == layer:
+            break
+    return found
+
+
+def _sees_all(module: nn.Module) -> bool:
+    """Whether each of its units depends on all places of a map."""
+    if isinstance(module, nn.InstanceNorm2d):
+        return not module.track_running_stats
+    return isinstance(module, _WHOLE) or (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 3)
+
+
+def _geometry(module: nn.Module) -> list[int]:
+    """Size, stride, padding and dilation of square windows, in places of the map below."""
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        raise ValueError(f"network: expected padding by zeros, got {module.padding_mode!r} in {_named(module)}")
+    found = []
+    for field in _GEOMETRY:
+        value = getattr(module, field, 0 if field == "padding" else 1)
+        value = module.kernel_size if value is None else value  # a stride that is not given
+        values = set(value) if isinstance(value, tuple) else {value}
+        if len(values) != 1 or isinstance(value, str):
+            raise ValueError(f"network: expected square windows, got {field} {value} in {_named(module)}")
+        found.append(values.pop())
+    return found
+
+
+def _named(module: nn.Module) -> str:
+    text = " ".join(str(module).split())
+    return text if len(text) <= 100 else f"{type(module).__name__}(...)"
