@@ -129,7 +129,7 @@ ROWS = [
     Row("receptive_field", "unknown layer", lambda: cu.receptive_field(nn.Sequential(nn.ReLU()), "conv"), "layer"),
     Row("receptive_field", "no layer", lambda: cu.receptive_field(nn.Sequential(nn.ReLU()), None), "layer"),
     Row("receptive_field", "pooling that varies", lambda: last_of([nn.AdaptiveMaxPool2d(3)]), "layer"),
-    Row("receptive_field", "below what is unknown", lambda: cu.receptive_field(UPSAMPLED, "0"), lambda found: found.size == 3),
+    Row("receptive_field", "below what is unknown", lambda: cu.receptive_field(UPSAMPLED, "0"), lambda f: f.size == 3),
     Row("ReceptiveField", "of size 0", lambda: cu.ReceptiveField(0, 1, 0), "size"),
     Row("ReceptiveField", "half a step", lambda: cu.ReceptiveField(3, 0.5, 0), "step"),
     Row("ReceptiveField", "start in words", lambda: cu.ReceptiveField(3, 1, "0"), "start"),
