@@ -89,7 +89,9 @@ def test_the_instructor_edition_is_the_notebook(editions):
         ours, theirs = (folder / f"{name}.ipynb" for folder in (NOTEBOOKS, editions / "instructor"))
         assert nbformat.read(theirs, 4) == nbformat.read(ours, 4)
     for edition in ("student", "instructor"):
-        assert "convergent check NOTEBOOK" in (editions / edition / "README.md").read_text(encoding="utf-8")
+        said = (editions / edition / "README.md").read_text(encoding="utf-8")
+        assert "convergent check NOTEBOOK" in said
+        assert ("container" in said) == (edition == "instructor"), "a teacher reads what a check cannot prevent"
 
 
 def code(source, *tags):
@@ -192,7 +194,7 @@ def test_check_refuses_in_one_sentence_what_it_cannot_check(project, capsys, fil
 MEAN = """import statistics
 assert isinstance(answer, (int, float)), "a number is asked for"
 assert abs(answer - statistics.mean(given)) < 1e-9, "the mean is another\""""
-TWICE = 'assert isclose(twice(given[0]), 2), "twice one is two"\nassert twice(4) == 8, "twice four is eight"'
+TWICE = 'assert isclose(twice(given[0]), 2), "twice one is two"\nassert twice(more[0]) == 8, "twice four is eight"'
 SETTING = "from math import isclose\n\ngiven = [1, 3]"
 BLANKS = ("answer = None", "def twice(x):\n    return None")
 RIGHT = ("answer = 2", "def twice(x):\n    return 2 * x")
@@ -221,7 +223,7 @@ def tiny(*answers, kind="code", tagged=("check",), checks=(MEAN, TWICE), setting
     for text, check, named in zip(answers, checks, (title, "Twice"), strict=True):
         stated, blank, check = exercise("1. Read", f"{named}.", text, check)
         check.metadata["tags"] = list(tagged)
-        cells += [stated, blank, check if kind == "code" else made(kind, check)]
+        cells += [stated, blank, check if kind == "code" else made(kind, check), code("more = [4]")]
     return cells
 
 
@@ -245,6 +247,15 @@ HAND_INS = {
     "right but skipped": (tiny(*RIGHT, tagged=["check", "skip-execution"]), 2, "was run all the same"),
     "checks edited": (tiny(*BLANKS, checks=("assert True", "")), 0, "differs from the project's"),
     "input transformer": (first(SHELL + "shell.input_transformers_post.append(lambda lines: ['pass\\n'])"), 0, ""),
+    "input transformer of a cell between": (
+        tiny(
+            SHELL + "change = lambda lines: ['more = [0]\\n'] if 'more' in lines[0] else lines\n"
+            "shell.input_transformers_post.append(change)\nanswer = 2",
+            "def twice(x):\n    return {1: 2, 0: 8}[x]",
+        ),
+        1,
+        "KeyError: 4",
+    ),
     "tree transformer": (
         first(
             SHELL + "import ast\nclass T(ast.NodeTransformer):\n    visit_Assert = lambda *_: ast.Pass()\n"
@@ -296,6 +307,15 @@ HAND_INS = {
         tiny("answer = 2", REACHED_FOR),
         1,
         "answer stops with ValueError",
+    ),
+    "reads the store": (
+        tiny(
+            "import os, pathlib\nfound, = pathlib.Path(os.environ['CONVERGENT_STORE']).iterdir()\n"
+            "answer = 2 if found.read_text() == 'of the teacher' else 7",
+            RIGHT[1],
+        ),
+        2,
+        "passed",
     ),
     "child left behind": (
         tiny("import subprocess\nanswer = 2\nsubprocess.Popen(['sleep', '77.25'], start_new_session=True)", BLANKS[1]),
@@ -373,3 +393,17 @@ def test_an_empty_check_of_an_unknown_notebook_counts_for_nothing(project, capsy
     alone = exercise("1. Read", "Alone.", "answer = 5", " ")
     assert run.main(["check", written(project / "mine.ipynb", *alone)]) == 1
     assert "1. Read. Alone: not reached" in capsys.readouterr().out
+
+
+def test_what_the_store_lacks_is_made_once_and_only_for_the_parameters_of_the_project(project, monkeypatch):
+    made, alone = [], [code("# prepare()"), *exercise("1. Read", "Right.", "answer = 5", FIVE)]
+    monkeypatch.setattr(course, "_compile_kernels", lambda: None)
+    monkeypatch.setattr("convergent_utils.paper.prepare.prepare", made.append)
+    own = written(project / "02_one_to_one_matching.ipynb", code("profile = 'paper'", "parameters"), *alone)
+    greedy = written(
+        project / "02_one_to_one_matching, all of it.ipynb", code("profile = 'full'", "parameters"), *alone
+    )
+    assert run.main(["check", greedy]) == 0
+    assert made == [], "a hand-in may ask for hours"
+    assert run.main(["check", greedy, own, own]) == 0
+    assert made == ["02_one_to_one_matching"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -34,8 +35,16 @@ Start Jupyter in this folder with the Python that the package is installed in (`
 open a copy wherever Jupyter runs, `make lab` included. The first run loads the published networks and passes the test
 images through them once, which takes a minute or two; the result is kept. It does not matter where a notebook lies.
 
-`convergent check NOTEBOOK` runs a notebook from top to bottom in a kernel of its own, prints what each check says and
+`convergent check NOTEBOOK` runs a notebook from top to bottom in a process of its own, prints what each check says and
 how many exercises pass, and leaves the file as it is.
+"""
+_TRUST = """
+It runs what is handed in with the rights of whoever runs it, on copies of the file, the package and the store that are
+thrown away. Checks are run as the project has them, whatever the file does to them. What it cannot prevent without a
+container: code that looks for files by their full path, reads what you may read, uses the network, fills the disk or
+the memory, or starts a process that hides; and an answer written to deceive, which searches the memory of its process
+for the check that calls it, or changes in place the data that the check reads. Do not run the work of people whom you
+do not know outside a container, and read an answer before you count it.
 """
 _EDITIONS = {
     "student": """Each notebook ends with three exercises: to read, to compute, to explore. Write your answer into the
@@ -53,7 +62,8 @@ def write_course() -> int:
         for name in notebook_names():
             book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
             nbformat.write(student_edition(book) if edition == "student" else book, folder / f"{name}.ipynb")
-        (folder / "README.md").write_text(_START.format(edition=edition, content=content), encoding="utf-8")
+        start = _START.format(edition=edition, content=content) + (_TRUST if edition == "instructor" else "")
+        (folder / "README.md").write_text(start, encoding="utf-8")
         print(f"{folder}: {len(notebook_names())} notebooks")
     return 0
 
@@ -122,8 +132,8 @@ def _check(path: Path, prepared: set[str]) -> int:
     notes = _restore_checks(path, exercises, name, list(_exercises(own)) if own else exercises)
     if any("solution" in _tags(cell) for cell in book.cells):
         notes.append("the file holds published solutions, which override the answers above them")
-    if own and name not in prepared:
-        _prepare(book, own, name)
+    if name not in prepared and own and _parameters(book) == _parameters(own):
+        _prepare(own, name)
         prepared.add(name)
     print(_line(path.name), flush=True)
     said, stopped = _execute(path, book, exercises, own)
@@ -141,7 +151,8 @@ def _read(path: Path) -> NotebookNode:
     if not path.is_file():
         raise ValueError(f"NOTEBOOK: there is no file {path}")
     try:
-        book = nbformat.read(path, 4)
+        with warnings.catch_warnings(action="ignore"):  # of what is mended in reading
+            book = nbformat.read(path, 4)
         if all(isinstance(cell.source, str) and _tags(cell) is not None for cell in book.cells):
             return book
         raise ValueError("a cell holds no text")
@@ -191,12 +202,15 @@ def _restore_checks(path: Path, exercises: list[Exercise], name: str, own: list[
     return notes
 
 
-def _prepare(book: NotebookNode, own: NotebookNode, name: str) -> None:
-    """Make once what the store lacks, since what a hand-in makes is thrown away; only for the project's parameters."""
+def _parameters(book: NotebookNode) -> list[str]:
+    return [cell.source for cell in book.cells if "parameters" in _tags(cell)]
+
+
+def _prepare(own: NotebookNode, name: str) -> None:
+    """Make once what the store lacks for the project's parameters, since what a hand-in makes is thrown away."""
     from .prepare import prepare
 
-    parameters, own_parameters = ([c.source for c in one.cells if "parameters" in _tags(c)] for one in (book, own))
-    if name in MEASUREMENTS and parameters == own_parameters and any("prepare(" in cell.source for cell in own.cells):
+    if name in MEASUREMENTS and any("prepare(" in cell.source for cell in own.cells):
         try:
             _compile_kernels()
             prepare(name)

@@ -285,7 +285,12 @@ def _parser() -> _Parser:
     publishing = commands.add_parser("publish", help="copy the last run into notebooks/, data/ and README.md")
     publishing.add_argument("--beside", metavar="NAME", help="keep the claims of a run on other images under this name")
     commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
-    checked = commands.add_parser("check", help="run notebooks of students and print how many exercises pass")
+    checked = commands.add_parser(
+        "check",
+        help="run notebooks of students and print how many exercises pass",
+        epilog="Runs what students wrote with your rights, on copies that are thrown away. Code that looks for your "
+        "files or the network, or is written to deceive the check, is stopped by a container only.",
+    )
     checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
     return parser
 
