@@ -28,6 +28,7 @@ from .modes import in_one_line, shown
 
 _ROOT = Path(__file__).parents[2]
 _KIND = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_LONGEST_NUMBER = 3300  # bits; Python writes no number of many more
 _FORM = 1  # of the files; raise it when their layout changes
 _UNFINISHED = re.compile(r"\.(.+-[0-9a-f]{16}\.safetensors)\.[0-9a-f]{32}")  # the name a result has while it is written
 
@@ -331,6 +332,8 @@ def _classes() -> dict[str, type]:
 def _encode(value: object, tensors: dict[str, Tensor]) -> object:
     """A JSON tree of `value`; its tensors are put aside under numbers."""
     kind = type(value).__name__
+    if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        raise ValueError("obj: cannot save a whole number of more than 1,000 digits; save it as text instead")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.generic) and isinstance(value.item(), (bool, int, float, str)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,13 +56,23 @@ class Sizes:
 
 
 def width_name(width: float) -> str:
-    """The name of the family of networks of this width."""
-    return f"width {100 * width:g}%"
+    """The name of the family of networks of this width; other widths have other names."""
+    return f"width {_percent(width)}"
 
 
 def rate_name(rate: float) -> str:
     """The name of the family of networks of this learning rate, as a share of the middle one."""
-    return f"rate {100 * rate / RATES[1]:g}%"
+    return f"rate {_percent(rate / RATES[1])}"
+
+
+def _percent(share: float) -> str:
+    """All digits of the share, so that no two are alike: 12% and 12.5%."""
+    return f"{Decimal(str(float(share))).scaleb(2).normalize():f}%"
+
+
+def _share(percent: str) -> float:
+    """The share that `_percent` wrote."""
+    return float(Decimal(percent.rstrip("%")).scaleb(-2))
 
 
 def members(sizes: Sizes) -> dict[str, int]:
@@ -78,7 +89,7 @@ def start(paper: Prepared, family: str, member: int) -> Network:
     Convolutions start at the scale that keeps the size of signals (He et al. 2015) whatever the width. From the smaller
     start of the networks of the other notebooks shuffled labels are never learned.
     """
-    width = float(family.removeprefix("width ").rstrip("%")) / 100 if family.startswith("width") else 1.0
+    width = _share(family.removeprefix("width ")) if family.startswith("width") else 1.0
     structure = {"channels": paper.train_set.images.shape[3], "classes": len(paper.train_set.classes), "width": width}
     network = build_network("alexnet-narrow", **structure, seed=_seed(paper, family, member))
     with torch.no_grad():

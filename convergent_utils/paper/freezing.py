@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from ..kernels.checks import require_known
+from ..nets.arguments import as_count
 from ..nets.datasets import Dataset
 from ..nets.interventions import freezing, multiply_adds, training_cost
 from ..nets.networks import build_network
@@ -36,11 +38,17 @@ def freeze_training(
     Returns:
         "accuracy": share of test images classified rightly in the end; "epochs": passes over the training images;
         "cost": multiply-adds of the whole training, as a share of those of training all layers for the recipe's epochs.
+
+    Raises:
+        ValueError: an unknown variant, a recipe of no epochs, no images.
     """
+    require_known(variant, VARIANTS, "variant")
+    if recipe.epochs == 0:
+        raise ValueError("recipe: expected more than 0 epochs, of which cost is a share, got 0")
     structure = {"channels": train_set.images.shape[3], "classes": len(train_set.classes)}
     network = build_network("alexnet", **structure, seed=seed)
     n, height, width, channels = train_set.images.shape
-    chosen = torch.linspace(0, n - 1, min(limit, n)).long()
+    chosen = torch.linspace(0, n - 1, min(as_count(limit, "limit"), n)).long()
     few = replace(train_set, images=train_set.images[chosen], labels=train_set.labels[chosen])
     frozen = schedule(network.layers) if variant != VARIANTS[0] else {}
     forward = {name.partition(".")[0]: n for name, n in multiply_adds(network, (channels, height, width)).items()}
