@@ -112,6 +112,40 @@ def test_a_sample_that_outweighs_all_others_does_not_decide_debiased_cka(generat
     assert float(debiased_cka(a, b)) == pytest.approx(gram_debiased_cka(a, b), abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, scale) for scale in (1e-40, 1e-30, 1e-25, 1e-23, 1e18, 1e30)]
+    + [(torch.float64, scale) for scale in (1e-150, 1e-100, 1e80, 1e150)],
+)
+def test_any_scale_is_right(dtype, scale, generator):
+    a, b = nets(generator)
+    a, b = (scale * a).to(dtype), b.to(dtype)
+    x, y = a.double().numpy() / np.abs(a.double().numpy()).max(), b.double().numpy()
+    whole = math.sqrt((centred(x) ** 2).sum() * (centred(y) ** 2).sum())
+    nuclear = np.linalg.svd(centred(x).T @ centred(y), compute_uv=False)
+    for one, other in ((a, b), (b, a)):
+        pair = cu.pair_moments(one, other)
+        assert float(linear_cka(pair)) == pytest.approx(gram_cka(x, y), abs=1e-6)
+        assert float(debiased_cka(one, other)) == pytest.approx(gram_debiased_cka(x, y), abs=1e-9)
+        assert float(procrustes(pair)) == pytest.approx(nuclear.sum() / whole, abs=1e-6)
+    found, peer = partial_least_squares(cu.pair_moments(a, b)), PLSSVD(3, scale=False).fit(x, y)
+    scores = np.corrcoef(*(score.T for score in peer.transform(x, y)))
+    assert found.correlation[:3].numpy() == pytest.approx(scores.diagonal(3), abs=1e-5)
+    relative = found.covariance.numpy() / np.abs(a.double().numpy()).max()
+    assert relative == pytest.approx(nuclear / len(a), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-250, 1e250, 1e305])
+def test_debiased_cka_is_right_where_float64_cannot_hold_a_covariance(scale, generator):
+    a, b = nets(generator)
+    assert float(debiased_cka(scale * a, b)) == pytest.approx(
+        gram_debiased_cka(a, b), abs=1e-3 if scale < 1e-308 else 1e-9
+    )
+    assert float(debiased_cka(b, scale * a)) == pytest.approx(
+        gram_debiased_cka(a, b), abs=1e-3 if scale < 1e-308 else 1e-9
+    )
+
+
 # planted
 
 

@@ -68,7 +68,8 @@ def test_same_correlations_as_the_svd_of_the_data(name, dtype, generator, device
     assert float(found.similarity) == pytest.approx(oracle.mean(), abs=1e-5)
     assert found.rho.dtype == found.similarity.dtype == torch.float64
     assert found.similarity.shape == ()
-    assert (found.n_samples, found.rank_tolerance, float(found.coverage)) == (600, 1e-5, 1)
+    expected = (600, 1e-10 if dtype == torch.float64 else 1e-5, 1)
+    assert (found.n_samples, found.rank_tolerance, float(found.coverage)) == expected
 
 
 def test_same_correlations_as_qr(generator):
@@ -175,6 +176,37 @@ def test_on_a_spectrum_without_gap_the_cut_decides_and_is_told(generator):
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_the_cut_follows_the_precision_of_the_rows(similarity, generator):
+    """A direction with a millionth of the variance, and all that the nets share lies along it."""
+    a, b = normal(generator, 500, 4), normal(generator, 500, 3)
+    a[:, 3] = a[:, 0] + 1e-4 * b[:, 0]
+    options = {"keep": 1} if similarity is svcca else {}
+    double = compare(similarity, a, b, **options)
+    assert (double.rank_a, double.rank_tolerance) == (4, 1e-10)
+    assert float(double.rho[0]) == pytest.approx(svdvals(basis(a, 1e-10).T @ basis(b, 1e-10))[0], abs=1e-6)
+    assert double.rho[0] > 0.999
+    for x, y in ((a.float(), b.float()), (a.float(), b), (a, b.half())):
+        single = compare(similarity, x, y, **options)
+        assert (single.rank_a, single.rank_tolerance) == (3, 1e-5)
+    found = compare(similarity, a.float(), b.float(), rank_tolerance=1e-3, **options)
+    assert found.rank_tolerance == 1e-3
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("scale", [2.0**-498, 2.0**-100, 2.0**100, 2.0**498])
+def test_any_scale_is_right(similarity, scale, generator):
+    a, b, _, _ = case("duplicated units", generator)
+    expected, acts = compare(similarity, a, b), (scale * a, b / scale)
+    found = compare(similarity, *acts)
+    for name in ("rho", "weights", "coverage", "similarity"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    variates = found.variates_a(acts[0]), found.variates_b(acts[1])
+    for now, before in zip(variates, (expected.variates_a(a), expected.variates_b(b)), strict=True):
+        assert torch.allclose(now, before, atol=1e-9)
+    assert torch.allclose(found.rho_on(cu.pair_moments(*acts)), found.rho, atol=1e-9)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_parts_merged_equal_the_whole(similarity, generator):
     a, b, _, _ = case("duplicated units", generator)
     moments = cu.Moments({"a": a.shape[1], "b": b.shape[1]})
@@ -203,7 +235,7 @@ def test_variates_that_do_not_vary_in_other_samples_correlate_zero(generator):
     """One unit of net a is nearly the sum of the others there, and net b read the difference."""
     a, other = normal(generator, 200, 3), normal(generator, 200, 3)
     b, other_b = (a[:, 0] - a[:, 1] - a[:, 2])[:, None], normal(generator, 200, 1)
-    found = compare(cca, a, b)
+    found = compare(cca, a, b, rank_tolerance=1e-5)
     assert found.rho.tolist() == pytest.approx([1])
     assert found.rho_on(cu.pair_moments(other, other_b)) != 0
     other[:, 0] = other[:, 1] + other[:, 2] + 1e-4 * other_b[:, 0]
@@ -235,6 +267,8 @@ def test_keeping_more(generator):
     assert compare(svcca, a, b, rule="singular").rank_a > compare(svcca, a, b).rank_a
     assert torch.allclose(compare(svcca, a, b, keep=1).rho, compare(cca, a, b).rho, atol=1e-9)
     quiet = torch.cat([a, 1e-4 * normal(generator, 300, 1)], 1)
+    assert compare(svcca, quiet.float(), b, keep=1).rank_a == 20, "never below the relative cut"
+    quiet[:, 20] *= 1e-2
     assert compare(svcca, quiet, b, keep=1).rank_a == 20, "never below the relative cut"
     assert compare(cca, quiet, b).rank_a == 21
 

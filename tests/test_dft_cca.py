@@ -217,6 +217,29 @@ def test_float32_numpy_and_other_layouts_are_read_and_inputs_left_alone(generato
     assert torch.allclose(dft_cca(a.double() + 1000, b.double() - 1000).rho, found.rho, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, 2.0**-100), (torch.float32, 2.0**100)]
+    + [(torch.float64, 2.0**k) for k in (-1000, -664, -400, 400, 664, 1000)],
+)
+def test_the_scale_of_a_net_changes_no_bit(dtype, scale, generator):
+    a, b = (maps.to(dtype) for maps in nets(generator))
+    expected = vars(dft_cca(a, b))
+    for found in (dft_cca(a * scale, b), dft_cca(a, b * scale), dft_cca(a * scale, b * scale)):
+        assert all(torch.equal(value, expected[name]) for name, value in vars(found).items())
+
+
+def test_a_channel_of_another_scale_is_right_or_refused(generator):
+    a, b = nets(generator)
+    expected = dft_cca(a, b).rho
+    for scale in (1e-30, 1e30, 1e-140, 1e140):
+        assert torch.allclose(dft_cca(a * torch.tensor([1, scale, 1], dtype=a.dtype), b).rho, expected, atol=1e-9)
+    with pytest.raises(ValueError, match="maps_a: expected activations whose squares float64 can hold.* in unit 1"):
+        dft_cca(a * torch.tensor([1, 1e-200, 1], dtype=a.dtype), b)
+    a[..., 1] = 1e-200
+    assert (dft_cca(a, b).rank == 2).all()
+
+
 # bad input
 
 

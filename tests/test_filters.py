@@ -37,6 +37,14 @@ def test_what_it_does_not_depend_on(generator):
     assert (cu.spatial_frequency(smooth) < cu.spatial_frequency(filters) - 0.05).all()
 
 
+@pytest.mark.parametrize("scale", [2.0**-1000, 1e-170, 1e-30, 1e160, 2.0**1000])
+def test_any_scale_is_right(scale, generator):
+    filters = torch.randn(6, 3, 5, 5, generator=generator, dtype=torch.float64)
+    expected = cu.spatial_frequency(filters)
+    filters[[0, 3]] *= scale
+    assert cu.spatial_frequency(filters) == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 5), (1, 1, 65, 5)])
 def test_bad_filters(shape):
     with pytest.raises(ValueError, match="filters: expected"):

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import convergent_utils as cu
+from convergent_utils.kernels import moments as module
 
 FIELDS = ("mean_a", "mean_b", "cov_aa", "cov_ab", "cov_bb")
 
@@ -170,6 +171,166 @@ def test_a_unit_that_fires_once_is_live():
     a = torch.zeros(5000, 2)
     a[17, 0] = 3.0
     assert cu.correlation(cu.pair_moments(a, a)).live_a.tolist() == [True, False]
+
+
+def standard(acts):
+    """Units of float64 NumPy with mean 0 and variance 1, squared only after their largest value is 1."""
+    acts = np.asarray(acts, dtype=np.float64)
+    acts = acts / np.abs(acts).max(0)
+    acts = acts - acts.mean(0)
+    return acts / np.sqrt((acts**2).mean(0))
+
+
+def assert_correlates_as(pair, a, b, tolerance):
+    found = cu.correlation(pair)
+    assert found.live_a.all()
+    assert found.live_b.all()
+    assert found.matrix.numpy() == pytest.approx(standard(a).T @ standard(b) / len(a), abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, scale) for scale in (1e-40, 1e-30, 1e-25, 1e-23, 1e-9, 1e9, 1e18, 1e25, 1e37)]
+    + [(torch.float64, scale) for scale in (1e-150, 1e-77, 1e-30, 1e30, 1e80, 1e150)],
+)
+def test_any_scale_is_right(generator, dtype, scale):
+    a, b = activations(generator)
+    a, b = (scale * a).to(dtype), (b + 3).to(dtype)
+    for x, y in ((a, b), (b, a)):
+        assert_correlates_as(cu.pair_moments(x, y), x, y, 1e-6 if dtype == torch.float32 else 1e-9)
+    pair, size = cu.pair_moments(a, a), np.abs(a.double().numpy()).max()
+    exact = np.cov((a.double().numpy() / size).T, bias=True)
+    assert (pair.cov_aa / size / size).numpy() == pytest.approx(exact, abs=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-30), (torch.float32, 1e30), (torch.float64, 1e-140)])
+def test_one_unit_of_another_scale_among_ordinary_ones(generator, dtype, scale):
+    a, b = activations(generator)
+    a[:, 2] *= scale
+    b[:, [0, 3]] *= scale
+    a, b = a.to(dtype), b.to(dtype)
+    assert_correlates_as(cu.pair_moments(a, b), a, b, 1e-6)
+    assert_correlates_as(cu.pair_moments(a, a), a, a, 1e-6)
+
+
+def test_rare_classes_of_a_softmax_are_alive(generator):
+    logits = torch.randn(400, 10, generator=generator, dtype=torch.float64)
+    logits[:, 7:] -= 58
+    other = logits + 0.3 * torch.randn(400, 10, generator=generator, dtype=torch.float64)
+    a, b = logits.float().softmax(1), other.float().softmax(1)
+    assert a[:, 7:].max() < 1e-24
+    assert_correlates_as(cu.pair_moments(a, b), a, b, 1e-6)
+
+
+def test_batches_of_unlike_scales_are_merged_in_any_order(generator):
+    a, b = activations(generator, dtype=torch.float32)
+    for scales in ((1e-30, 1, 1e25), (1e25, 1e-30, 1), (1, 1e25, 1e-30), (1e-30, 1e-28, 1e-29)):
+        spread = [scale * part for scale, part in zip(scales, a.split([200, 200, 100]), strict=True)]
+        parts = [of(x, y) for x, y in zip(spread, b.split([200, 200, 100]), strict=True)]
+        streamed = cu.Moments({"a": 7, "b": 5})
+        for x, y in zip(spread, b.split([200, 200, 100]), strict=True):
+            streamed.update({"a": x, "b": y})
+        for moments in (streamed, parts[0].merge(parts[1].merge(parts[2]))):
+            assert_correlates_as(moments.pair("a", "b"), torch.cat(spread), b, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [(torch.float32, value) for value in (1e-42, 1e-30, 1e30, 3e38)]
+    + [(torch.float64, value) for value in (1e-310, 1e-200, 1e200, 1e308)],
+)
+def test_a_constant_unit_is_dead_at_any_scale(generator, dtype, value):
+    a = torch.randn(5000, 3, generator=generator).to(dtype)
+    a[:, 1] = value
+    for rows in ([5000], [1, 4999], [1000] * 5):
+        moments = cu.Moments({"a": 3})
+        for part in a.split(rows):
+            moments.update({"a": part})
+        found = cu.correlation(moments.pair("a", "a"))
+        assert found.live_a.tolist() == [True, False, True]
+        assert float(moments.pair("a", "a").mean_a[1]) == pytest.approx(float(a[0, 1]), rel=1e-6)
+
+
+def test_ordinary_rows_are_not_looked_at_before_they_are_squared(generator, monkeypatch):
+    """That would take as long as a fiftieth of the products."""
+    rows = torch.cat([torch.randn(5000, 8, generator=generator), torch.zeros(5000, 2), torch.ones(5000, 1) / 3], 1)
+    rows[:4999, 0] = 0
+    monkeypatch.setattr(module, "_powers", None)
+    cu.pair_moments(rows, rows.relu())
+    with pytest.raises(TypeError):
+        cu.pair_moments(rows, 1e-20 * rows)
+
+
+CANNOT_HOLD = "expected activations whose squares float64 can hold, got too large or too small ones in unit 3"
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-160, 1e160, 1e200, 1e300])
+def test_what_float64_cannot_hold_is_refused_by_that_name(generator, scale):
+    a, b = activations(generator)
+    b[:, 3] *= scale
+    with pytest.raises(ValueError, match=f"^acts_b: {CANNOT_HOLD}"):
+        cu.pair_moments(a, b)
+    with pytest.raises(ValueError, match=f"^acts_a: {CANNOT_HOLD}"):
+        cu.pair_moments(b, a)
+
+
+def test_a_batch_that_float64_cannot_hold_leaves_no_trace(generator):
+    a, b = activations(generator)
+    moments = cu.Moments({"a": 7, "b": 5, "c": 7}, pairs=[("a", "b")])
+    moments.update({"a": a[:200], "b": b[:200], "c": a[:200]})
+    before = copy.deepcopy(moments.state())
+    varies, constant = b.clone(), b.clone()
+    varies[:, 3] *= 1e200
+    constant[:, 3] = 1e200  # has no variance of its own
+    for bad in (varies, constant):
+        with pytest.raises(ValueError, match=f"^b: {CANNOT_HOLD}"):
+            moments.update({"c": a, "a": a, "b": bad})
+        assert all(torch.equal(value, before[key]) for key, value in moments.state().items())
+    alone = of(a[200:], constant[200:])
+    for one, other in ((of(a, b), alone), (alone, of(a, b))):
+        with pytest.raises(ValueError, match=f"^b: {CANNOT_HOLD}"):
+            one.merge(other)
+    moments.update({"a": a[200:], "b": b[200:], "c": a[200:]})
+    assert_close(moments.pair("a", "b"), of(a, b).pair("a", "b"), 1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 50, 500])
+def test_a_unit_too_faint_for_float64_is_told_from_a_dead_one_however_it_comes(generator, size):
+    a, b = activations(generator)
+    faint = cu.Moments({"a": 7, "b": 5})
+    for x, y in zip((1e-200 * a).split(size), b.split(size), strict=True):
+        faint.update({"a": x, "b": y})
+    with pytest.raises(ValueError, match="^a: expected activations whose squares float64 can hold.* unit 0"):
+        faint.pair("a", "b")
+    faint.update({"a": a, "b": b})  # beside these it is nothing
+    both = torch.cat([0 * a, a]), torch.cat([b, b])
+    assert_close(faint.pair("a", "b"), cu.pair_moments(*both), 1e-12)
+
+
+def test_infinity_and_nan_are_told_from_what_is_only_large(generator):
+    a, b = activations(generator, dtype=torch.float32)
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        moments, spoilt = of(a, 1e30 * b), 1e30 * b
+        before, spoilt[77, 4] = copy.deepcopy(moments.state()), bad
+        with pytest.raises(ValueError, match="^b: expected finite activations, got NaN or infinity in unit 4"):
+            moments.update({"a": a, "b": spoilt})
+        assert all(torch.equal(value, before[key]) for key, value in moments.state().items())
+
+
+def test_the_resolution_is_that_of_the_coarser_rows(generator, tmp_path):
+    a, b = activations(generator)
+    single, double = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
+    assert cu.pair_moments(a, b).resolution == cu.pair_moments(a, b).swap().resolution == double
+    for coarse in (a.float(), a.half(), a.bfloat16()):
+        for pair in (cu.pair_moments(coarse, b), cu.pair_moments(b, coarse), cu.pair_moments(coarse, coarse)):
+            assert pair.resolution == pair.swap().resolution == single
+    mixed = of(a[:100], b[:100]).merge(of(a[100:].float(), b[100:]))
+    assert mixed.pair("a", "b").resolution == mixed.pair("b", "a").resolution == single
+    assert mixed.pair("b", "b").resolution == double
+    pair = cu.pair_moments(a, b)
+    assert cu.PairMoments(pair.n_samples, *(getattr(pair, name) for name in FIELDS)).resolution == single
+    cu.save(pair, tmp_path / "pair")
+    assert cu.load(tmp_path / "pair").resolution == double
 
 
 def test_inputs_are_not_changed(generator):

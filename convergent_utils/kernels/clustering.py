@@ -430,8 +430,8 @@ def _as_affinity(affinity: Tensor | np.ndarray) -> Tensor:
         raise ValueError(f"affinity: expected a floating-point matrix (units, units), got {shape} {affinity.dtype}")
     affinity = affinity.double()
     low, high = (float(end) for end in affinity.aminmax())
-    if not (low >= 0 and high < math.inf):
-        raise ValueError(f"affinity: expected finite numbers of at least 0, got {low} to {high}")
+    if not (low >= 0 and high * len(affinity) < math.inf):
+        raise ValueError(f"affinity: expected finite numbers of at least 0, and finite sums, got {low} to {high}")
     uneven = affinity - affinity.T
     if uneven.max() > 1e-6 * high:
         i, j = divmod(int(uneven.argmax()), shape[1])

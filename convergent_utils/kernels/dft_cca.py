@@ -102,8 +102,9 @@ def _as_maps(value: Tensor, name: str) -> Tensor:
     mean = rows.mean(0)
     require_finite_units(mean, name)
     rows = rows - mean
-    square, least = rows.square().mean(0), resolution * mean.abs()
-    require_held((square >= torch.finfo(square.dtype).tiny) | (rows.abs().amax(0) <= least), name)
+    # the mean of equal numbers need not be that number: what varies is told by the variance and the range
+    square, least = rows.var(0, correction=0), resolution * mean.abs()
+    require_held((square >= torch.finfo(square.dtype).tiny) | (rows.amax(0) - rows.amin(0) <= least), name)
     return (rows * (square.sqrt() > least)).reshape(shape)
 
 
