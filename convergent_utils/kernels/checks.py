@@ -33,8 +33,10 @@ def as_activations(value: Tensor | np.ndarray, name: str) -> Tensor:
     return read.detach() if read.dtype in (torch.float32, torch.float64) else read.detach().float()
 
 
-def tensor_of(value: object) -> Tensor | None:
+def tensor_of(value: object, *, lists: bool = False) -> Tensor | None:
     """The values of a tensor, a NumPy array, or an object with `__dlpack__` or `__array__`, over the same memory.
+
+    With `lists` also those of a number, or of a list or tuple of numbers, which are copied.
 
     None where there are none in rows, or a mask hides any of them; a mask that hides nothing is passed over. Memory is
     copied where it is not contiguous, or in another byte order than the machine's.
@@ -42,7 +44,7 @@ def tensor_of(value: object) -> Tensor | None:
     if isinstance(value, MaskedTensor):
         value = value.get_data() if value.get_mask().all() else None
     elif not isinstance(value, (Tensor, np.ndarray)):
-        value = _exported(value)
+        value = _exported(value, lists)
     if isinstance(value, Tensor):
         return value if has_rows(value) else None
     if not isinstance(value, np.ndarray) or np.ma.is_masked(value):
@@ -53,23 +55,15 @@ def tensor_of(value: object) -> Tensor | None:
     return None
 
 
-def _exported(value: object) -> Tensor | np.ndarray | None:
-    """What an array of another library gives out, on its device where it can."""
+def _exported(value: object, lists: bool) -> Tensor | np.ndarray | None:
+    """What an array of another library gives out, on its device where it can; with `lists` lists of numbers, too."""
     with suppress(*_ANY_ERROR):
         if hasattr(value, "__dlpack__"):
             return torch.from_dlpack(value)
     with suppress(*_ANY_ERROR):
-        if hasattr(value, "__array__"):
+        if hasattr(value, "__array__") or (lists and isinstance(value, (numbers.Number, list, tuple))):
             return np.asanyarray(value)
     return None
-
-
-def _listed(value: object) -> Tensor | None:
-    """As `tensor_of`, also of a list or tuple of numbers."""
-    if isinstance(value, (list, tuple)):
-        with suppress(*_ANY_ERROR):
-            return tensor_of(np.array(value))
-    return tensor_of(value)
 
 
 def require_same_samples(acts_a: Tensor, acts_b: Tensor) -> None:
@@ -110,7 +104,7 @@ def as_live(live: Tensor | np.ndarray | None, units: int, name: str, like: Tenso
     """A mask (units,) of live units on the device of `like`; None means that every unit is live."""
     if live is None:
         return torch.ones(units, dtype=torch.bool, device=like.device)
-    read = _listed(live)
+    read = tensor_of(live, lists=True)
     if read is None or read.shape != (units,) or read.dtype != torch.bool:
         raise ValueError(f"{name}: expected a boolean mask of {units} units, got {form_of(live)}")
     return read.to(like.device)
@@ -143,8 +137,8 @@ def as_count(value: object, name: str, *, at_least: int = 1, at_most: float = ma
     """A whole number of Python or NumPy, or a tensor of one, as Python has it."""
     plain = _plain(value)
     if not is_count(plain) or not at_least <= plain <= at_most:
-        most = f"from {at_least} to {at_most}" if at_most < math.inf else f"of at least {at_least}"
-        raise ValueError(f"{name}: expected a whole number {most}{what}, got {came(value)}")
+        most = f"{at_least} to {at_most}" if at_most < math.inf else f"a whole number of at least {at_least}"
+        raise ValueError(f"{name}: expected {most}{what}, got {came(value)}")
     return int(plain)
 
 
@@ -163,6 +157,12 @@ def as_share(value: object, name: str, what: str = "shares of training from 0 to
     return value
 
 
+def require_callable(value: object, name: str) -> None:
+    """It can be called."""
+    if not callable(value):
+        raise ValueError(f"{name}: expected a function, got {came(value)}")
+
+
 def _plain(value: object) -> object:
     """A tensor or array of no dimensions as a number of Python; all else as it is."""
     read = tensor_of(value) if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 else None
@@ -171,7 +171,7 @@ def _plain(value: object) -> object:
 
 def as_numbers(value: object, name: str, what: str, within: Callable[[float], bool]) -> list[float]:
     """A finite number, or a row of at least one, as floats of Python."""
-    read = _listed(value)
+    read = tensor_of(value, lists=True)
     real = read is not None and read.ndim <= 1 and not read.is_complex() and read.dtype != torch.bool
     found = read.flatten().tolist() if real else [value]
     if not found or not all(is_number(number) and within(number) for number in found):
@@ -191,10 +191,13 @@ def as_floats(value: object, name: str, what: str) -> Tensor:
 
 def as_whole(value: object, name: str, *, what: str) -> Tensor:
     """Whole numbers (n,) as int64, from a tensor, NumPy array or list of whole numbers of any type."""
-    read = _listed(value)
+    read = tensor_of(value, lists=True)
+    read = read.long() if read is not None and read.numel() == 0 else read  # an empty list has no type
     whole = read is not None and not (read.is_floating_point() or read.is_complex() or read.dtype == torch.bool)
     if not whole or read.ndim != 1:
         raise ValueError(f"{name}: expected {what}, got {form_of(value if read is None else read)}")
+    if read.dtype == torch.uint64 and (read.long() < 0).any():
+        raise ValueError(f"{name}: expected {what}, got some above {2**63 - 1}")
     return read.long()
 
 
