@@ -4,7 +4,7 @@ import difflib
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -157,6 +157,12 @@ def as_share(value: object, name: str, what: str = "shares of training from 0 to
     return value
 
 
+def require_named(value: object, name: str, what: str) -> None:
+    """It is a mapping whose keys are text."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{name}: expected {what} by name, got {came(value)}")
+
+
 def require_callable(value: object, name: str) -> None:
     """It can be called."""
     if not callable(value):
@@ -169,11 +175,13 @@ def _plain(value: object) -> object:
     return value if read is None or isinstance(read, FakeTensor) else read.item()
 
 
-def as_numbers(value: object, name: str, what: str, within: Callable[[float], bool]) -> list[float]:
-    """A finite number, or a row of at least one, as floats of Python."""
+def as_numbers(
+    value: object, name: str, what: str, within: Callable[[float], bool], *, alone: bool = False
+) -> list[float]:
+    """A row of at least one finite number, or where it may stand alone a number, as floats of Python."""
     read = tensor_of(value, lists=True)
-    real = read is not None and read.ndim <= 1 and not read.is_complex() and read.dtype != torch.bool
-    found = read.flatten().tolist() if real else [value]
+    real = read is not None and read.ndim in (1 - alone, 1) and not read.is_complex() and read.dtype != torch.bool
+    found = read.flatten().tolist() if real else []
     if not found or not all(is_number(number) and within(number) for number in found):
         raise ValueError(f"{name}: expected {what}, got {came(value)}")
     return [float(number) for number in found]

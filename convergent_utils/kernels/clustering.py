@@ -29,7 +29,7 @@ from torch import Tensor
 
 from .cca import cca
 from .checks import as_count, as_number, as_seed, as_whole, came, form_of, in_one_line, require_known, tensor_of
-from .moments import PairMoments
+from .moments import PairMoments, as_pair
 from .sparse_mapping import MappingPath, standardised
 
 _LINKAGES = ("average", "complete", "single", "ward")
@@ -130,7 +130,7 @@ def correlation_affinity(pair: PairMoments) -> Tensor:
     `subspace_affinity` does.
     Source: ours.
     """
-    return _joint_correlation(pair).abs().clamp(max=1).fill_diagonal_(0)
+    return _joint_correlation(as_pair(pair)).abs().clamp(max=1).fill_diagonal_(0)
 
 
 def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
@@ -200,7 +200,7 @@ def subspace_affinity(pair: PairMoments, *, ridge: float = 0.3) -> Tensor:
     regression of Lu et al. 2012, who take absolute values where we take squares.
     """
     ridge = as_number(ridge, "ridge", "a positive number", lambda number: number > 0)
-    joint = _joint_correlation(pair)
+    joint = _joint_correlation(as_pair(pair))
     # off the diagonal (C + rI)^-1 C = I - r (C + rI)^-1 is the second term alone
     shared = ridge * torch.linalg.inv(joint + ridge * torch.eye(len(joint), dtype=joint.dtype, device=joint.device))
     return ((shared + shared.T) / 2).square().fill_diagonal_(0)
@@ -365,7 +365,10 @@ def subspace_overlap(
     With few samples for the units it is large by chance: compare with random groups of the same sizes.
     Source: Björck and Golub 1973, through second moments.
     """
+    pair = as_pair(pair)
     a, b = _members(units_a, pair.cov_aa, "units_a"), _members(units_b, pair.cov_bb, "units_b")
+    if not len(a) or not len(b):
+        return pair.cov_ab.new_empty(0)
     covariances = {"cov_aa": pair.cov_aa[a][:, a], "cov_ab": pair.cov_ab[a][:, b], "cov_bb": pair.cov_bb[b][:, b]}
     part = replace(pair, mean_a=pair.mean_a[a], mean_b=pair.mean_b[b], **covariances)
     return cca(part, rank_tolerance=rank_tolerance).rho
