@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_activations, as_count, came, require_finite_units, require_known, tensor_of
+from .checks import as_activations, as_count, came, require_finite, require_finite_units, require_known, tensor_of
 
 _BINNINGS = ("relu-quantile", "quantile", "uniform")
 MOST_CELLS = 256  # of one unit: codes are uint8
@@ -43,7 +43,9 @@ class BinEdges:
         return self.cuts.isfinite().sum(1) + 1 + int(self.zero_bin)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, BinEdges) and self.zero_bin == other.zero_bin and torch.equal(self.cuts, other.cuts)
+        alike = isinstance(other, BinEdges) and self.zero_bin == other.zero_bin
+        alike = alike and self.cuts.device == other.cuts.device
+        return alike and torch.equal(self.cuts, other.cuts)
 
     def codes(self, acts: Tensor | np.ndarray) -> Tensor:
         """The bin (units, samples) uint8 of each of the activations (samples, units), on their device.
@@ -53,10 +55,8 @@ class BinEdges:
         """
         acts = as_activations(acts, "acts")
         require_units(acts, self, "acts")
-        rows = acts.T.contiguous()
-        if rows.numel():
-            require_finite_units(_largest(*rows.aminmax(dim=1)), "acts")
-        return codes_of(rows, self, compiled=acts.device.type == "cpu")
+        require_finite(acts, "acts")
+        return codes_of(acts.T.contiguous(), self, compiled=acts.device.type == "cpu")
 
 
 def bin_edges(acts: Tensor | np.ndarray, *, bins: int = 10, binning: str = "relu-quantile") -> BinEdges:
@@ -94,15 +94,10 @@ def edges_of(rows: Tensor, name: str, bins: int, binning: str) -> BinEdges:
     require_known(binning, _BINNINGS, "binning")
     zero_bin = binning == "relu-quantile"
     bins = as_count(bins, "bins", at_least=2, at_most=MOST_CELLS - zero_bin)
-    low, high = rows.aminmax(dim=1, keepdim=True)
-    require_finite_units(_largest(low, high)[:, 0], name)
+    low, high = rows.aminmax(dim=1, keepdim=True)  # NaN is passed on
+    require_finite_units(torch.maximum(low.abs(), high.abs())[:, 0], name)
     cuts = _uniform_cuts(low, high, bins) if binning == "uniform" else _quantile_cuts(rows, bins, zero_bin)
     return BinEdges(cuts, zero_bin)
-
-
-def _largest(low: Tensor, high: Tensor) -> Tensor:
-    """The largest size of each unit between its extremes; NaN is passed on."""
-    return torch.maximum(low.abs(), high.abs())
 
 
 def _uniform_cuts(low: Tensor, high: Tensor, bins: int) -> Tensor:

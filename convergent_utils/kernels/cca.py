@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, as_count, as_number, came, require_known, require_share
+from .checks import as_activations, as_count, as_number, came, require_finite, require_known, require_share
 from .moments import PairMoments, as_pair
 from .precision import power_of_two
 
@@ -88,7 +88,7 @@ class CCAResult:
         Raises:
             ValueError: other numbers of units.
         """
-        pair, a, b = as_pair(pair), self.directions_a, self.directions_b
+        pair, a, b = as_pair(pair, on=self.rho.device), self.directions_a, self.directions_b
         if pair.cov_ab.shape != (len(a), len(b)):
             raise ValueError(f"pair: expected units {(len(a), len(b))}, got {tuple(pair.cov_ab.shape)}")
         forms = (a, pair.cov_ab, b), (a, pair.cov_aa, a), (b, pair.cov_bb, b)
@@ -310,6 +310,7 @@ def _variates(acts: Tensor | np.ndarray, mean: Tensor, directions: Tensor, name:
     acts = as_activations(acts, name)
     if acts.shape[1] != len(mean):
         raise ValueError(f"{name}: expected {len(mean)} units, got {acts.shape[1]}")
+    require_finite(acts, name)
     return (acts.to(mean) - mean) @ directions
 
 

@@ -20,6 +20,7 @@ from .checks import (
     form_of,
     in_one_line,
     require_callable,
+    require_finite,
     require_same_samples,
     tensor_of,
 )
@@ -88,6 +89,8 @@ def chance_level(
     require_callable(similarity, "similarity")
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
+    require_finite(acts_a, "acts_a")
+    require_finite(acts_b, "acts_b")
     n_shuffles = as_count(n_shuffles, "n_shuffles")
     rows = rows_of_images(images, len(acts_b))
     generator = torch.Generator().manual_seed(as_seed(seed))

@@ -87,6 +87,13 @@ def require_finite_units(per_unit: Tensor, name: str) -> None:
         )
 
 
+def require_finite(acts: Tensor, name: str) -> None:
+    """No activation (samples, units) is NaN or infinite. Their sum tells; only if it is neither are units looked at."""
+    if isinstance(acts, FakeTensor) or acts.sum().isfinite():
+        return
+    require_finite_units(acts.abs().amax(0), name)
+
+
 def as_score(score: Tensor | np.ndarray) -> Tensor:
     """A finite floating-point score matrix (units_a, units_b)."""
     read = tensor_of(score)

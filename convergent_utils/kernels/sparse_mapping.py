@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, as_count, as_number, as_numbers, require_known, require_share
+from .checks import as_activations, as_count, as_number, as_numbers, require_finite, require_known, require_share
 from .moments import PairMoments, as_pair
 from .precision import full_precision
 
@@ -66,7 +66,7 @@ class MappingPath:
         Raises:
             ValueError: other numbers of units.
         """
-        pair = as_pair(pair)
+        pair = as_pair(pair, on=self.coefficients.device)
         if pair.cov_ab.shape != self.coefficients.shape[1:]:
             raise ValueError(
                 f"pair: expected units {tuple(self.coefficients.shape[1:])}, got {tuple(pair.cov_ab.shape)}"
@@ -91,11 +91,15 @@ class MappingPath:
             (penalties, samples, units_b), in the precision of `acts_a`, computed in float64.
 
         Raises:
-            ValueError: another number of units; integer or complex types.
+            ValueError: another number of units, activations on another device, NaN or infinity; integer or complex
+                types.
         """
         acts_a = as_activations(acts_a, "acts_a")
         if acts_a.shape[1] != self.coefficients.shape[1]:
             raise ValueError(f"acts_a: expected {self.coefficients.shape[1]} units, got {acts_a.shape[1]}")
+        if acts_a.device != self.coefficients.device:
+            raise ValueError(f"acts_a: expected activations on {self.coefficients.device}, got them on {acts_a.device}")
+        require_finite(acts_a, "acts_a")
         weights, offset = self._raw()
         with full_precision():
             return (acts_a.double() @ weights + offset[:, None]).to(acts_a.dtype)
