@@ -394,8 +394,10 @@ def _require_fitting(pair: PairMoments) -> None:
     for field_name, letters in shapes.items():
         value, shape = getattr(pair, field_name), tuple(widths["ab".index(letter)] for letter in letters)
         fits = isinstance(value, Tensor) and has_rows(value) and value.dtype == torch.float64
-        if not fits or value.shape != shape or 0 in shape or value.device != pair.cov_ab.device:
+        if not fits or value.shape != shape or 0 in shape:
             raise ValueError(f"pair: expected {field_name} as float64 of shape {shape}, got {form_of(value)}")
+        if value.device != pair.mean_a.device:
+            raise ValueError(f"pair: expected {field_name} on {pair.mean_a.device} as mean_a, got it on {value.device}")
 
 
 def _state(value: Tensor) -> Tensor:
