@@ -193,3 +193,24 @@ def test_groups_that_agree_have_no_width_and_bad_ones_are_refused():
         cu.groups_interval(lambda a: float("nan"), [3])
     with pytest.raises(ValueError, match="level"):
         cu.groups_interval(lambda a: 0.0, [3], level=1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.3])
+def test_what_no_shuffle_can_change_has_p_one(generator, value):
+    a, b = (torch.randn(30, 2, generator=generator) for _ in range(2))
+    assert cu.chance_level(lambda x, y: value, a, b).p_value == 1
+    assert cu.label_chance(lambda groups: value, [a, b]).p_value == 1
+
+
+def test_ties_but_for_rounding_reach_the_observed_value(generator):
+    a, b = (torch.randn(200, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def order_alone(x, y):
+        """The same sum for every order of the rows, but for its rounding."""
+        return x.mean() + y[:, 0].cumsum(0)[-1]
+
+    chance = cu.chance_level(order_alone, a, b)
+    assert len(chance.null.unique()) > 1
+    assert chance.p_value == 1
+    values = iter([1.0, *[1 - 1e-9] * 19])
+    assert cu.chance_level(lambda x, y: next(values), a, b, n_shuffles=19).p_value == 0.05

@@ -461,3 +461,10 @@ def test_compiled_loops_are_refused_off_the_cpu():
             mutual_information(rows, rows, method="numba")
         with pytest.raises(ValueError, match="a: expected activations on cuda:0 as their bins, got cpu"):
             JointHistogram(bin_edges(rows), bin_edges(rows)).update(rows.cpu(), rows)
+
+
+def test_counts_are_exact_under_autocast():
+    acts = torch.randn(10_001, 2, generator=torch.Generator().manual_seed(0)).relu()
+    right = mutual_information(acts, acts, method="product")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mutual_information(acts, acts, method="product"), right)

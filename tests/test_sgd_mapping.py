@@ -132,3 +132,14 @@ def test_runs_beside_each_other_are_what_each_is_alone(acts):
         cu.sgd_mappings(*acts, [])
     with pytest.raises(ValueError, match="did you mean 'original'"):
         cu.sgd_mappings(*acts, [runs[0], cu.SgdRun(schedule="orginal")])
+
+
+def test_autocast_changes_nothing_and_the_finer_precision_of_both_is_used(generator):
+    a, b = torch.randn(60, 5, generator=generator), torch.randn(60, 4, generator=generator)
+    options = {"steps": 3, "batch": 10}
+    right = cu.sgd_mapping(a, b, **options).coefficients
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cu.sgd_mapping(a, b, **options).coefficients, right)
+    fine = cu.sgd_mapping(a.double(), b.double(), **options).coefficients
+    assert torch.equal(cu.sgd_mapping(a, b.double(), **options).coefficients, fine)
+    assert torch.equal(cu.sgd_mapping(a.double(), b, **options).coefficients, fine)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .checks import as_activations, require_same_samples, require_share
-from .moments import Moments, PairMoments
+from .moments import Moments, PairMoments, as_pair
 from .precision import power_of_two
 
 _CHUNK_ROWS = 1024  # that are copied to float64 at a time
@@ -55,7 +55,7 @@ def linear_cka(pair: PairMoments) -> Tensor:
     `debiased_cka` is not.
     Source: Kornblith et al. 2019.
     """
-    pair, _, _ = pair.at_common_scale()
+    pair, _, _ = as_pair(pair).at_common_scale()
     own = pair.cov_aa.norm() * pair.cov_bb.norm()
     return _ratio(pair.cov_ab.square().sum(), own).clamp(max=1)
 
@@ -128,7 +128,7 @@ def procrustes(pair: PairMoments) -> Tensor:
     :math:`\operatorname{tr} \Sigma_{aa} + \operatorname{tr} \Sigma_{bb} - 2 \|\Sigma_{ab}\|_*`.
     Source: Schönemann 1966; Williams et al. 2021.
     """
-    pair, _, _ = pair.at_common_scale()
+    pair, _, _ = as_pair(pair).at_common_scale()
     own = pair.cov_aa.trace().sqrt() * pair.cov_bb.trace().sqrt()
     return _ratio(torch.linalg.svdvals(pair.cov_ab).sum(), own).clamp(max=1)
 
@@ -154,7 +154,7 @@ def partial_least_squares(pair: PairMoments, *, rank_tolerance: float = 1e-7) ->
     Source: Tucker 1958; Wegelin 2000. The symmetric variant, in which neither net predicts the other.
     """
     require_share(rank_tolerance, "rank_tolerance")
-    pair, scale_a, scale_b = pair.at_common_scale()
+    pair, scale_a, scale_b = as_pair(pair).at_common_scale()
     left, covariance, right = torch.linalg.svd(pair.cov_ab, full_matrices=False)
     sign = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
     directions, correlation = (left * sign, right.T * sign), covariance

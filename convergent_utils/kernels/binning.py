@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_activations, is_count, require_finite_units, require_known
+from .checks import as_activations, as_count, came, require_finite, require_finite_units, require_known, tensor_of
 
 _BINNINGS = ("relu-quantile", "quantile", "uniform")
 MOST_CELLS = 256  # of one unit: codes are uint8
@@ -40,18 +41,19 @@ class BinEdges:
         return self.cuts.isfinite().sum(1) + 1 + int(self.zero_bin)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, BinEdges) and self.zero_bin == other.zero_bin and torch.equal(self.cuts, other.cuts)
+        alike = isinstance(other, BinEdges) and self.zero_bin == other.zero_bin
+        alike = alike and self.cuts.device == other.cuts.device
+        return alike and torch.equal(self.cuts, other.cuts)
 
     def codes(self, acts: Tensor | np.ndarray) -> Tensor:
         """The bin (units, samples) uint8 of each of the activations (samples, units), on their device.
 
         Raises:
-            ValueError: another number of units; integer or complex types.
-
-        Values are not looked at: NaN lands in the last bin.
+            ValueError: another number of units; NaN or infinity (naming the unit); integer or complex types.
         """
         acts = as_activations(acts, "acts")
         require_units(acts, self, "acts")
+        require_finite(acts, "acts")
         return codes_of(acts.T.contiguous(), self, compiled=acts.device.type == "cpu")
 
 
@@ -89,8 +91,7 @@ def edges_of(rows: Tensor, name: str, bins: int, binning: str) -> BinEdges:
     """Bins of the units whose activations are the rows (units, samples)."""
     require_known(binning, _BINNINGS, "binning")
     zero_bin = binning == "relu-quantile"
-    if not is_count(bins) or not 2 <= bins <= MOST_CELLS - zero_bin:
-        raise ValueError(f"bins: expected 2 to {MOST_CELLS - zero_bin}, got {bins!r}")
+    bins = as_count(bins, "bins", at_least=2, at_most=MOST_CELLS - zero_bin)
     low, high = rows.aminmax(dim=1, keepdim=True)  # NaN is passed on
     require_finite_units(torch.maximum(low.abs(), high.abs())[:, 0], name)
     cuts = _uniform_cuts(low, high, bins) if binning == "uniform" else _quantile_cuts(rows, bins, zero_bin)
@@ -135,6 +136,20 @@ def codes_of(rows: Tensor, edges: BinEdges, *, compiled: bool) -> Tensor:
     codes = torch.empty(rows.shape, dtype=torch.uint8)
     place(rows.numpy(), cuts.numpy(), edges.zero_bin, codes.numpy())
     return codes
+
+
+def require_edges(edges: object, name: str) -> None:
+    """They are bins as `bin_edges` makes them: a float matrix of ascending cuts, +infinity where bins were merged."""
+    if not isinstance(edges, BinEdges):
+        raise ValueError(f"{name}: expected BinEdges, got {came(edges)}; did you mean bin_edges(acts)?")
+    cuts = tensor_of(edges.cuts) if isinstance(edges.cuts, Tensor) else None
+    if cuts is None or cuts.ndim != 2 or 0 in cuts.shape or not cuts.is_floating_point():
+        raise ValueError(f"{name}: expected cuts (units, bins - 1) of a floating-point type, got {came(edges.cuts)}")
+    if cuts.shape[1] + 1 + bool(edges.zero_bin) > MOST_CELLS:
+        raise ValueError(f"{name}: expected at most {MOST_CELLS} bins for a unit, got {edges.n_cells}")
+    rising = (cuts[:, :1] > -math.inf).all() & (cuts[:, 1:] >= cuts[:, :-1]).all()
+    if not isinstance(cuts, FakeTensor) and not (rising & ~cuts.isnan().any()):
+        raise ValueError(f"{name}: expected cuts that ascend in each row, got some that fall, or NaN")
 
 
 def require_units(acts: Tensor, edges: BinEdges, name: str) -> None:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_known, require_share
-from .moments import PairMoments
+from .checks import as_activations, as_count, as_number, came, require_finite, require_known, require_share
+from .moments import PairMoments, as_pair
 from .precision import power_of_two
 
 _RANK_TOLERANCES = 1e-5, 1e-10  # of moments of float32 and of float64 rows
@@ -88,7 +88,7 @@ class CCAResult:
         Raises:
             ValueError: other numbers of units.
         """
-        a, b = self.directions_a, self.directions_b
+        pair, a, b = as_pair(pair, on=self.rho.device), self.directions_a, self.directions_b
         if pair.cov_ab.shape != (len(a), len(b)):
             raise ValueError(f"pair: expected units {(len(a), len(b))}, got {tuple(pair.cov_ab.shape)}")
         forms = (a, pair.cov_ab, b), (a, pair.cov_aa, a), (b, pair.cov_bb, b)
@@ -136,7 +136,7 @@ def cca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResult:
     where one net alone has as many directions as its samples can have and only some of them are kept.
     Source: Hotelling 1936; Björck and Golub 1973, through second moments.
     """
-    return _compared(pair, _inverse_deviation, rank_tolerance)
+    return _compared(as_pair(pair), _inverse_deviation, rank_tolerance)
 
 
 def svcca(
@@ -166,9 +166,8 @@ def svcca(
     the directions compared, and give the other as `similarity_by_width`.
     """
     require_known(rule, _POWERS, "rule")
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep: expected a share above 0 and at most 1, got {keep}")
-    common, scale_a, scale_b = pair.at_common_scale()
+    keep = as_number(keep, "keep", "a share above 0 and at most 1", lambda share: 0 < share <= 1)
+    common, scale_a, scale_b = as_pair(pair).at_common_scale()
     found = _compared(common, _live, rank_tolerance, keep=keep, power=_POWERS[rule])
     directions = {"directions_a": found.directions_a / scale_a, "directions_b": found.directions_b / scale_b}
     return replace(found, **directions, mean_a=pair.mean_a, mean_b=pair.mean_b)
@@ -197,7 +196,7 @@ def pwcca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResul
     Where rho are tied, as at 1 for what both nets share without noise, the variates and so the weights are not unique.
     Source: Morcos, Raghu and Bengio 2018, which does not say what to do about unequal widths.
     """
-    found = _compared(pair, _inverse_deviation, rank_tolerance)
+    found = _compared(as_pair(pair), _inverse_deviation, rank_tolerance)
     projection = pair.cov_aa @ found.directions_a  # <h_i, z_j> / n_samples, (units_a, k)
     alpha, coverage = projection.abs().sum(0), found.coverage
     if found.rank_a > found.rank_b:
@@ -236,12 +235,14 @@ def significant_correlations(
     together; with two and a half it finds something in 20 % of cases where 5 % are promised.
     Source: Bartlett 1938, 1947; Lawley 1959 for the sum of inverse squares.
     """
-    n, p, q = found.n_samples if n_samples is None else n_samples, found.rank_a, found.rank_b
+    if not isinstance(found, CCAResult):
+        raise ValueError(f"found: expected a CCAResult, got {came(found)}; did you mean cca(pair)?")
+    n = found.n_samples if n_samples is None else as_count(n_samples, "n_samples")
+    p, q = found.rank_a, found.rank_b
     if not p + q < n <= found.n_samples:
         most = found.n_samples
         raise ValueError(f"n_samples: expected more than {p} + {q} directions and at most {most} samples, got {n}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+    level = as_number(level, "level", "a number between 0 and 1", lambda number: 0 < number < 1)
     before, squares = torch.arange(len(found.rho), device=found.rho.device), found.rho.square()
     left = -torch.log1p(-squares).flip(0).cumsum(0).flip(0)
     inverse = torch.cat([squares.new_zeros(1), 1 / squares]).cumsum(0)[:-1]
@@ -259,7 +260,6 @@ def _axes(
     Those above the relative cut, whose number is returned as well; of them the fewest that make up the share `keep`. A
     unit of weight 0 is left out.
     """
-    require_share(rank_tolerance, "rank_tolerance")
     weight = weigh(covariance.diagonal())
     values, vectors = torch.linalg.eigh(covariance * weight[:, None] * weight)
     values, vectors = values.flip(0), vectors.flip(1)
@@ -275,6 +275,7 @@ def _compared(
     """CCA along the axes of both nets, all correlations of equal weight; warns the caller's caller of few samples."""
     if rank_tolerance is None:
         rank_tolerance = _RANK_TOLERANCES[pair.resolution <= torch.finfo(torch.float64).eps]
+    require_share(rank_tolerance, "rank_tolerance")
     (axes_a, all_a), (axes_b, all_b) = (
         _axes(covariance, weigh, rank_tolerance, **share) for covariance in (pair.cov_aa, pair.cov_bb)
     )
@@ -309,6 +310,7 @@ def _variates(acts: Tensor | np.ndarray, mean: Tensor, directions: Tensor, name:
     acts = as_activations(acts, name)
     if acts.shape[1] != len(mean):
         raise ValueError(f"{name}: expected {len(mean)} units, got {acts.shape[1]}")
+    require_finite(acts, name)
     return (acts.to(mean) - mean) @ directions
 
 

@@ -1,7 +1,8 @@
 """How large would the number be by chance, and how far would it move with other networks?"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,22 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from .checks import as_activations, require_same_samples
+from .checks import (
+    as_activations,
+    as_count,
+    as_number,
+    as_seed,
+    as_whole,
+    came,
+    form_of,
+    in_one_line,
+    require_callable,
+    require_finite,
+    require_same_samples,
+    tensor_of,
+)
+
+_TIES = 100 * torch.finfo(torch.float64).eps  # of a value: differences up to it are rounding, not a smaller value
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Chance:
         observed: the similarity itself, a number or a vector.
         null: (n_shuffles, ...) float64, the similarity after each shuffle.
         mean, low, high: mean and 2.5 and 97.5 percentiles of the null.
-        p_value: (1 + shuffles that reach the observed value) / (1 + n_shuffles).
+        p_value: (1 + shuffles that reach the observed value, but for rounding) / (1 + n_shuffles).
     """
 
     observed: Tensor
@@ -70,17 +86,20 @@ def chance_level(
 
     Source: Fisher 1935, the test by permutation; Phipson and Smyth 2010, why p counts the observed value, too.
     """
+    require_callable(similarity, "similarity")
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
-    _require_shuffles(n_shuffles)
+    require_finite(acts_a, "acts_a")
+    require_finite(acts_b, "acts_b")
+    n_shuffles = as_count(n_shuffles, "n_shuffles")
     rows = rows_of_images(images, len(acts_b))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(as_seed(seed))
     observed = _finite(similarity(acts_a, acts_b), "similarity")
     null = []
     for _ in range(n_shuffles):
         order = torch.empty(len(acts_b), dtype=torch.int64)
         order[rows.flatten()] = rows[torch.randperm(len(rows), generator=generator)].flatten()
-        null.append(_finite(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity"))
+        null.append(_finite(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity", observed))
     return _beside(observed, torch.stack(null))
 
 
@@ -107,22 +126,19 @@ def label_chance(
         are more alike than draws from one pool, as when something regulates each of them.
 
     Raises:
-        ValueError: fewer than two groups, an empty one, members of unlike shapes, n_shuffles < 1, a statistic that is
-            not finite.
+        ValueError: fewer than two groups, an empty one, members of unlike shapes or devices, n_shuffles < 1, a
+            statistic that is not finite.
 
     Source: Fisher 1935; Phipson and Smyth 2010.
     """
-    groups = [torch.as_tensor(group) for group in groups]
-    if len(groups) < 2 or any(len(group) == 0 for group in groups):
-        raise ValueError(f"groups: expected at least two with members, got sizes {[len(group) for group in groups]}")
-    if len({group.shape[1:] for group in groups}) > 1:
-        raise ValueError(f"groups: expected members of one shape, got {[tuple(group.shape[1:]) for group in groups]}")
-    _require_shuffles(n_shuffles)
-    generator, pooled, sizes = torch.Generator().manual_seed(seed), torch.cat(groups), [len(group) for group in groups]
-    observed, null = _finite(statistic(groups), "statistic"), []
+    require_callable(statistic, "statistic")
+    groups, n_shuffles = _checked_groups(groups), as_count(n_shuffles, "n_shuffles")
+    generator, pooled = torch.Generator().manual_seed(as_seed(seed)), torch.cat(groups)
+    sizes = [len(group) for group in groups]
+    observed, null = _finite(statistic(list(pooled.split(sizes))), "statistic"), []
     for _ in range(n_shuffles):
         dealt = pooled[torch.randperm(len(pooled), generator=generator).to(pooled.device)].split(sizes)
-        null.append(_finite(statistic(dealt), "statistic"))
+        null.append(_finite(statistic(dealt), "statistic", observed))
     return _beside(observed, torch.stack(null))
 
 
@@ -147,15 +163,7 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
 
     Source: Tukey 1958, the jackknife.
     """
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (values if values.is_complex() else values.double()).numpy()
-    try:
-        if np.iscomplexobj(values):
-            raise ValueError("complex ones")
-        values = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"values: expected real numbers (nets, nets), got {error}") from error
+    values = _between_networks(values)
     n = values.shape[0] if values.ndim else 0
     if values.shape != (n, n) or n < 3:
         raise ValueError(f"values: expected (nets, nets) with at least 3 networks, got {values.shape}")
@@ -196,20 +204,20 @@ def groups_interval(
     such as a correlation (by arctanh), or the interval may.
     Source: Tukey 1958, the jackknife; Welch 1938 and Satterthwaite 1946, the degrees of freedom.
     """
-    if not len(n_networks) or min(n_networks) < 3:
-        raise ValueError(f"n_networks: expected at least 3 networks in each group, got {list(n_networks)}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a coverage between 0 and 1, got {level}")
+    require_callable(statistic, "statistic")
+    n_networks = as_whole(n_networks, "n_networks", what="a row of whole numbers, one for each group").tolist()
+    if not n_networks or min(n_networks) < 3:
+        raise ValueError(f"n_networks: expected at least 3 networks in each group, got {came(n_networks)}")
+    level = as_number(level, "level", "a coverage between 0 and 1", lambda share: 0 < share < 1)
     everyone = [list(range(n)) for n in n_networks]
-    estimate, variances = float(statistic(*everyone)), []
+    estimate, variances = _number(statistic(*everyone)), []
     for g, n in enumerate(n_networks):
         left_out = [
-            float(statistic(*everyone[:g], [k for k in range(n) if k != out], *everyone[g + 1 :])) for out in range(n)
+            _number(statistic(*everyone[:g], [k for k in range(n) if k != out], *everyone[g + 1 :])) for out in range(n)
         ]
         if not np.isfinite([estimate, *left_out]).all():
-            raise ValueError(
-                f"statistic: expected finite numbers, got {estimate} and, without one of group {g}, {left_out}"
-            )
+            finding = f"{estimate} and, without one of group {g}, {came(left_out)}"
+            raise ValueError(f"statistic: expected finite numbers, got {finding}")
         variances.append((n - 1) / n * sum((value - estimate) ** 2 for value in left_out))
     half, variance = 0.0, sum(variances)
     if variance > 0:
@@ -218,33 +226,70 @@ def groups_interval(
     return Interval(estimate, estimate - half, estimate + half)
 
 
+def _between_networks(values: Tensor | np.ndarray) -> np.ndarray:
+    """Real numbers in float64; None, as it may stand on the diagonal, becomes NaN."""
+    read = tensor_of(values, lists=True)
+    if read is None and not isinstance(values, Tensor) and not np.ma.is_masked(values):
+        with suppress(TypeError, ValueError):
+            read = tensor_of([[math.nan if value is None else value for value in row] for row in values], lists=True)
+    if read is None or read.is_complex() or read.dtype == torch.bool:
+        raise ValueError(f"values: expected real numbers (nets, nets), got {form_of(values)}")
+    return read.detach().cpu().double().numpy()
+
+
 def _beside(observed: Tensor, null: Tensor) -> Chance:
     """The observed value beside its null (n_shuffles, ...)."""
     low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
-    p_value = (1 + (null >= observed).sum(0)).double() / (1 + len(null))
+    reached = null >= observed - _TIES * observed.abs()
+    p_value = (1 + reached.sum(0)).double() / (1 + len(null))
     return Chance(observed, null, null.mean(0), low, high, p_value)
 
 
-def _finite(value: Tensor | float, argument: str) -> Tensor:
+def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) -> Tensor:
     """The number or vector in float64; nothing reaches NaN, which would have the smallest of p values."""
-    value = torch.as_tensor(value, dtype=torch.float64)
-    if not value.isfinite().all():
+    read = tensor_of(value, lists=True)
+    if read is None or read.is_complex():
+        raise ValueError(f"{argument}: expected a function that returns a number or a vector, got {came(value)}")
+    read = (read.cpu() if read.device.type == "mps" else read).detach().double()
+    if not read.isfinite().all():
         raise ValueError(f"{argument}: expected finite numbers, got NaN or infinity")
-    return value
+    if like is not None and read.shape != like.shape:
+        raise ValueError(f"{argument}: expected one shape, got {tuple(like.shape)} and then {tuple(read.shape)}")
+    return read
 
 
-def _require_shuffles(n_shuffles: int) -> None:
-    if n_shuffles < 1:
-        raise ValueError(f"n_shuffles: expected at least 1, got {n_shuffles}")
+def _number(value: Tensor | float) -> float:
+    """What a statistic of networks returned."""
+    with suppress(TypeError, ValueError, RuntimeError):
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    raise ValueError(f"statistic: expected a function that returns a number, got {came(value)}")
+
+
+def _checked_groups(groups: Sequence[Tensor]) -> list[Tensor]:
+    """The groups as tensors that can be pooled."""
+    if not isinstance(groups, Iterable) or isinstance(groups, (str, bytes, Mapping)):
+        raise ValueError(f"groups: expected at least two tensors of members, got {came(groups)}")
+    read = [tensor_of(group, lists=True) for group in groups]
+    for group, found in zip(groups, read, strict=True):
+        if found is None or found.ndim == 0:
+            raise ValueError(f"groups: expected tensors of members, got {form_of(group)}")
+    if len(read) < 2 or any(len(group) == 0 for group in read):
+        raise ValueError(f"groups: expected at least two with members, got sizes {came([len(g) for g in read])}")
+    for what, of in (("shape", lambda group: tuple(group.shape[1:])), ("device", lambda group: group.device)):
+        kinds = list(dict.fromkeys(map(of, read)))
+        if len(kinds) > 1:
+            raise ValueError(f"groups: expected members of one {what}, got {in_one_line(', '.join(map(str, kinds)))}")
+    return read
 
 
 def rows_of_images(images: Tensor | None, n_samples: int) -> Tensor:
     """(images, rows of each) indices of the rows of each image, in their order."""
     if images is None:
         return torch.arange(n_samples)[:, None]
-    images = torch.as_tensor(images).cpu()
-    if images.shape != (n_samples,):
-        raise ValueError(f"images: expected the image of each of {n_samples} rows, got shape {tuple(images.shape)}")
+    images = as_whole(images, "images", what=f"the image of each of {n_samples} rows as whole numbers").cpu()
+    if len(images) != n_samples:
+        raise ValueError(f"images: expected the image of each of {n_samples} rows, got {len(images)}")
     counts = images.unique(return_counts=True)[1]
     if counts.min() != counts.max():
         raise ValueError(f"images: expected equally many rows of each image, got {counts.min()} to {counts.max()}")

@@ -1,14 +1,21 @@
 """Checks of arguments: each error names the argument, what was expected and what came."""
 
 import difflib
+import math
 import numbers
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.masked import MaskedTensor
+
+_LONGEST = 150  # characters of what another said, or of what came, within a sentence
+_LONGEST_SENTENCE = 300
+_ANY_ERROR = (TypeError, ValueError, RuntimeError, BufferError, AttributeError, LookupError, ArithmeticError)
 
 
 def as_activations(value: Tensor | np.ndarray, name: str) -> Tensor:
@@ -16,29 +23,53 @@ def as_activations(value: Tensor | np.ndarray, name: str) -> Tensor:
 
     Values are not looked at here: what accumulates them checks that they are finite.
     """
-    if isinstance(value, np.ndarray):
-        value = _from_numpy(value, name)
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: expected a float tensor or NumPy array (samples, units), got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise ValueError(f"{name}: expected floating-point activations, got {value.dtype}")
-    if value.ndim != 2 or value.shape[1] == 0:
-        raise ValueError(f"{name}: expected shape (samples, units) with at least one unit, got {tuple(value.shape)}")
-    return value.detach() if value.dtype in (torch.float32, torch.float64) else value.detach().float()
+    read = tensor_of(value)
+    if read is None:
+        raise ValueError(f"{name}: expected a float tensor or NumPy array (samples, units), got {form_of(value)}")
+    if not read.is_floating_point():
+        raise ValueError(f"{name}: expected floating-point activations, got {read.dtype}")
+    if read.ndim != 2 or read.shape[1] == 0:
+        raise ValueError(f"{name}: expected shape (samples, units) with at least one unit, got {tuple(read.shape)}")
+    return read.detach() if read.dtype in (torch.float32, torch.float64) else read.detach().float()
 
 
-def _from_numpy(value: np.ndarray, name: str) -> Tensor:
-    """A tensor over the same memory where it is contiguous and in the machine's byte order, also if it is read-only."""
-    if value.dtype.kind != "f" or value.dtype.itemsize > 8:
-        raise ValueError(f"{name}: expected floating-point activations or scores, got {value.dtype}")
-    value = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))
-    with warnings.catch_warnings():
+def tensor_of(value: object, *, lists: bool = False) -> Tensor | None:
+    """The values of a tensor, a NumPy array, or an object with `__dlpack__` or `__array__`, over the same memory.
+
+    With `lists` also those of a number, or of a list or tuple of numbers, which are copied.
+
+    None where there are none in rows, or a mask hides any of them; a mask that hides nothing is passed over. Memory is
+    copied where it is not contiguous, or in another byte order than the machine's.
+    """
+    if isinstance(value, MaskedTensor):
+        value = value.get_data() if value.get_mask().all() else None
+    elif not isinstance(value, (Tensor, np.ndarray)):
+        value = _exported(value, lists)
+    if isinstance(value, Tensor):
+        return value if has_rows(value) else None
+    if not isinstance(value, np.ndarray) or np.ma.is_masked(value):
+        return None
+    with warnings.catch_warnings(), suppress(TypeError):  # types that torch has not
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing is written
-        return torch.from_numpy(value)
+        return torch.from_numpy(np.asarray(value, dtype=value.dtype.newbyteorder("="), order="C"))
+    return None
+
+
+def _exported(value: object, lists: bool) -> Tensor | np.ndarray | None:
+    """What an array of another library gives out, on its device where it can; with `lists` lists of numbers, too."""
+    with suppress(*_ANY_ERROR):
+        if hasattr(value, "__dlpack__"):
+            return torch.from_dlpack(value)
+    with suppress(*_ANY_ERROR):
+        if hasattr(value, "__array__") or (lists and isinstance(value, (numbers.Number, list, tuple))):
+            return np.asanyarray(value)
+    return None
 
 
 def require_same_samples(acts_a: Tensor, acts_b: Tensor) -> None:
-    """Both have as many rows, at least two."""
+    """Both have as many rows, at least two, on one device."""
+    if acts_a.device != acts_b.device:
+        raise ValueError(f"acts_b: expected activations on {acts_a.device} as acts_a, got them on {acts_b.device}")
     if len(acts_a) != len(acts_b):
         raise ValueError(f"acts_b: expected {len(acts_a)} samples as in acts_a, got {len(acts_b)}")
     if len(acts_a) < 2:
@@ -56,29 +87,39 @@ def require_finite_units(per_unit: Tensor, name: str) -> None:
         )
 
 
+def require_finite(acts: Tensor, name: str) -> None:
+    """No activation (samples, units) is NaN or infinite. Their sum tells; only if it is neither are units looked at."""
+    if isinstance(acts, FakeTensor) or acts.sum().isfinite():
+        return
+    require_finite_units(acts.abs().amax(0), name)
+
+
 def as_score(score: Tensor | np.ndarray) -> Tensor:
     """A finite floating-point score matrix (units_a, units_b)."""
-    if isinstance(score, np.ndarray):
-        score = _from_numpy(score, "score")
-    if not isinstance(score, Tensor) or score.ndim != 2 or not score.is_floating_point():
-        came = f"{tuple(score.shape)} {score.dtype}" if isinstance(score, Tensor) else type(score).__name__
-        raise ValueError(f"score: expected a floating-point matrix (units_a, units_b), got {came}")
-    if 0 in score.shape:
-        raise ValueError(f"score: expected at least one unit on each side, got {tuple(score.shape)}")
-    if not isinstance(score, FakeTensor) and not torch.isfinite(score).all():
-        a, b = (int(k) for k in (~torch.isfinite(score)).nonzero()[0])
-        raise ValueError(f"score: expected finite scores, got {float(score[a, b])} for unit {a} of a and unit {b} of b")
-    return score
+    read = tensor_of(score)
+    if read is None or read.ndim != 2 or not read.is_floating_point():
+        raise ValueError(f"score: expected a floating-point matrix (units_a, units_b), got {form_of(score)}")
+    if 0 in read.shape:
+        raise ValueError(f"score: expected at least one unit on each side, got {tuple(read.shape)}")
+    if not isinstance(read, FakeTensor) and not torch.isfinite(read).all():
+        a, b = (int(k) for k in (~torch.isfinite(read)).nonzero()[0])
+        raise ValueError(f"score: expected finite scores, got {float(read[a, b])} for unit {a} of a and unit {b} of b")
+    return read
 
 
 def as_live(live: Tensor | np.ndarray | None, units: int, name: str, like: Tensor) -> Tensor:
     """A mask (units,) of live units on the device of `like`; None means that every unit is live."""
     if live is None:
         return torch.ones(units, dtype=torch.bool, device=like.device)
-    live = torch.as_tensor(live, device=like.device)
-    if live.shape != (units,) or live.dtype != torch.bool:
-        raise ValueError(f"{name}: expected a boolean mask of {units} units, got {tuple(live.shape)} {live.dtype}")
-    return live
+    read = tensor_of(live, lists=True)
+    if read is None or read.shape != (units,) or read.dtype != torch.bool:
+        raise ValueError(f"{name}: expected a boolean mask of {units} units, got {form_of(live)}")
+    return read.to(like.device)
+
+
+def require_share(value: float, name: str) -> None:
+    """`value` lies between 0 and 1."""
+    as_number(value, name, "a share between 0 and 1", lambda share: 0 < share < 1)
 
 
 def is_count(value: object) -> bool:
@@ -86,16 +127,138 @@ def is_count(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def require_share(value: float, name: str) -> None:
-    """`value` lies between 0 and 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name}: expected a share between 0 and 1, got {value}")
+def is_number(value: object) -> bool:
+    """Whether it is a finite real number, of Python or of NumPy."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def require_known(name: str, known: Iterable[str], argument: str) -> None:
-    """`name` is one of `known`; the error names the nearest one that is."""
+def as_number(value: object, name: str, what: str, within: Callable[[float], bool]) -> float:
+    """A finite number of Python or NumPy, or a tensor of one, as Python has it."""
+    plain = _plain(value)
+    if not is_number(plain) or not within(plain):
+        raise ValueError(f"{name}: expected {what}, got {came(value)}")
+    return float(plain)
+
+
+def as_count(value: object, name: str, *, at_least: int = 1, at_most: float = math.inf, what: str = "") -> int:
+    """A whole number of Python or NumPy, or a tensor of one, as Python has it."""
+    plain = _plain(value)
+    if not is_count(plain) or not at_least <= plain <= at_most:
+        most = f"{at_least} to {at_most}" if at_most < math.inf else f"a whole number of at least {at_least}"
+        raise ValueError(f"{name}: expected {most}{what}, got {came(value)}")
+    return int(plain)
+
+
+def as_seed(value: object) -> int:
+    """A seed that torch takes."""
+    plain = _plain(value)
+    if not is_count(plain) or not -(2**63) <= plain < 2**64:
+        raise ValueError(f"seed: expected a whole number of at most 64 bits, got {came(value)}")
+    return int(plain)
+
+
+def as_share(value: object, name: str, what: str = "shares of training from 0 to 1") -> float:
+    """A number from 0 to 1."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected {what}, got {came(value)}")
+    return value
+
+
+def require_named(value: object, name: str, what: str) -> None:
+    """It is a mapping whose keys are text."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{name}: expected {what} by name, got {came(value)}")
+
+
+def require_callable(value: object, name: str) -> None:
+    """It can be called."""
+    if not callable(value):
+        raise ValueError(f"{name}: expected a function, got {came(value)}")
+
+
+def _plain(value: object) -> object:
+    """A tensor or array of no dimensions as a number of Python; all else as it is."""
+    read = tensor_of(value) if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 else None
+    return value if read is None or isinstance(read, FakeTensor) else read.item()
+
+
+def as_numbers(
+    value: object, name: str, what: str, within: Callable[[float], bool], *, alone: bool = False
+) -> list[float]:
+    """A row of at least one finite number, or where it may stand alone a number, as floats of Python."""
+    read = tensor_of(value, lists=True)
+    real = read is not None and read.ndim in (1 - alone, 1) and not read.is_complex() and read.dtype != torch.bool
+    found = read.flatten().tolist() if real else []
+    if not found or not all(is_number(number) and within(number) for number in found):
+        raise ValueError(f"{name}: expected {what}, got {came(value)}")
+    return [float(number) for number in found]
+
+
+def as_floats(value: object, name: str, what: str) -> Tensor:
+    """A finite floating-point tensor, or NumPy array, whose values lie in rows."""
+    read = tensor_of(value)
+    if read is None or not read.is_floating_point():
+        raise ValueError(f"{name}: expected {what}, got {form_of(value)}")
+    if not read.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    return read if isinstance(value, Tensor) else read.double()
+
+
+def as_whole(value: object, name: str, *, what: str) -> Tensor:
+    """Whole numbers (n,) as int64, from a tensor, NumPy array or list of whole numbers of any type."""
+    read = tensor_of(value, lists=True)
+    read = read.long() if read is not None and read.numel() == 0 else read  # an empty list has no type
+    whole = read is not None and not (read.is_floating_point() or read.is_complex() or read.dtype == torch.bool)
+    if not whole or read.ndim != 1:
+        raise ValueError(f"{name}: expected {what}, got {form_of(value if read is None else read)}")
+    if read.dtype == torch.uint64 and (read.long() < 0).any():
+        raise ValueError(f"{name}: expected {what}, got some above {2**63 - 1}")
+    return read.long()
+
+
+def has_rows(value: Tensor) -> bool:
+    """Whether its values are there, in rows: it is not sparse, nested, quantised, or on the meta device."""
+    return not (value.is_nested or value.is_quantized or value.is_meta or value.layout != torch.strided)
+
+
+def form_of(value: object) -> str:
+    """What kind of value it is, in a few words."""
+    if not isinstance(value, (Tensor, np.ndarray)):
+        return type(value).__name__
+    if isinstance(value, MaskedTensor):
+        return "a masked tensor"
+    if isinstance(value, Tensor) and not has_rows(value):
+        kinds = {"nested": value.is_nested, "quantised": value.is_quantized, "meta": value.is_meta}
+        kind = next((kind for kind, is_it in kinds.items() if is_it), str(value.layout).removeprefix("torch."))
+        return f"a {kind} tensor"
+    masked = ", masked" if np.ma.is_masked(value) else ""
+    return f"{tuple(value.shape)} {value.dtype}{masked}"
+
+
+def came(value: object, most: int = _LONGEST) -> str:
+    """What came, as it is written, in one short line; of tensors and arrays the form."""
+    with suppress(*_ANY_ERROR):
+        return form_of(value) if isinstance(value, (Tensor, np.ndarray)) else in_one_line(repr(value), most)
+    return type(value).__name__
+
+
+def in_one_line(error: object, most: int = _LONGEST) -> str:
+    """What another said, short enough to stand within a sentence."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def require_known(name: object, known: Iterable[str], argument: str) -> None:
+    """`name` is one of `known`; the error names the nearest ones that are, and where there are few, all of them."""
     known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{argument}: expected one of {', '.join(filter(None, known))}, got {name!r}{hint}")
+    if isinstance(name, str) and name in known:
+        return
+    known = [str(other) for other in known if other]
+    near = difflib.get_close_matches(str(name), known, n=3)
+    hint = f", got {came(name, 60)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    said = f"{argument}: expected one of {', '.join(known)}{hint}"
+    if len(said) > _LONGEST_SENTENCE:
+        first = [in_one_line(other, 40) for other in dict.fromkeys([*near, *known[:3]])][:3]
+        hint = hint if len(hint) < 120 else f", got {came(name, 60)}"
+        said = f"{argument}: expected one of {', '.join(first)} and {len(known) - len(first)} others{hint}"
+    raise ValueError(said)

@@ -28,12 +28,12 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from .cca import cca
-from .checks import is_count, require_known
-from .moments import PairMoments
+from .checks import as_count, as_number, as_seed, as_whole, came, form_of, in_one_line, require_known, tensor_of
+from .moments import PairMoments, as_pair
 from .sparse_mapping import MappingPath, standardised
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LINKAGES = ("average", "complete", "single", "ward")
+_MOST_CLUSTERS = 1 << 24  # that are counted, empty ones as well
 _MOST_DENSE_UNITS = 2048  # up to here all eigenvectors by LAPACK are as fast, and no repeated eigenvalue is missed
 
 
@@ -106,7 +106,7 @@ class MergeTree:
             ValueError: n_clusters below 1 or above the number of live units.
         """
         n_live = len(self.units)
-        _require_count(n_clusters, n_live, "n_clusters", "live units")
+        n_clusters = _as_count_of(n_clusters, n_live, "n_clusters", "live units")
         done = self.merges[: n_live - n_clusters, :2].long().cpu().numpy()
         made = np.repeat(np.arange(n_live, n_live + len(done)), 2)
         joined = csr_matrix((np.ones(made.size), (made, done.ravel())), shape=(n_live + len(done),) * 2)
@@ -130,7 +130,7 @@ def correlation_affinity(pair: PairMoments) -> Tensor:
     `subspace_affinity` does.
     Source: ours.
     """
-    return _joint_correlation(pair).abs().clamp(max=1).fill_diagonal_(0)
+    return _joint_correlation(as_pair(pair)).abs().clamp(max=1).fill_diagonal_(0)
 
 
 def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
@@ -155,6 +155,10 @@ def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
     Source: Li et al. 2016, many-to-many; the paper gives no formula, so this is reconstructed.
     """
     for name, path in (("a_to_b", a_to_b), ("b_to_a", b_to_a)):
+        if not isinstance(path, MappingPath):
+            raise ValueError(
+                f"{name}: expected a MappingPath, got {came(path)}; did you mean sparse_mapping(pair, [.1])?"
+            )
         if len(path.coefficients) != 1:
             raise ValueError(f"{name}: expected maps for one penalty, got {len(path.coefficients)} penalties")
     forward, back = a_to_b.coefficients[0].abs(), b_to_a.coefficients[0].abs().T
@@ -195,9 +199,8 @@ def subspace_affinity(pair: PairMoments, *, ridge: float = 0.3) -> Tensor:
     Source: the shape interaction matrix of Costeira and Kanade 1998, made soft by the ridge as in the least squares
     regression of Lu et al. 2012, who take absolute values where we take squares.
     """
-    if not (ridge > 0 and math.isfinite(ridge)):
-        raise ValueError(f"ridge: expected a positive number, got {ridge}")
-    joint = _joint_correlation(pair)
+    ridge = as_number(ridge, "ridge", "a positive number", lambda number: number > 0)
+    joint = _joint_correlation(as_pair(pair))
     # off the diagonal (C + rI)^-1 C = I - r (C + rI)^-1 is the second term alone
     shared = ridge * torch.linalg.inv(joint + ridge * torch.eye(len(joint), dtype=joint.dtype, device=joint.device))
     return ((shared + shared.T) / 2).square().fill_diagonal_(0)
@@ -246,10 +249,14 @@ def spectral_clustering(affinity: Tensor | np.ndarray, n_clusters: int, *, seed:
     """
     from sklearn.cluster import KMeans  # takes as long to import as all the rest, and few need it
 
+    seed = as_seed(seed)
     embedding = _embedding(affinity, n_clusters, "n_clusters")
+    n_clusters = embedding.vectors.shape[1]
     units = _by_degree(embedding.degree)
     places = embedding.coordinates[units].cpu().numpy()
-    return _spread(KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(places), units, len(embedding.degree))
+    return _spread(
+        KMeans(n_clusters, n_init=10, random_state=seed % 2**32).fit_predict(places), units, len(embedding.degree)
+    )
 
 
 def hierarchical_clustering(embedding: SpectralEmbedding, *, linkage: str = "average") -> MergeTree:
@@ -271,6 +278,9 @@ def hierarchical_clustering(embedding: SpectralEmbedding, *, linkage: str = "ave
     Source: Li et al. 2016, many-to-many; linkage and number of components are not printed there.
     """
     require_known(linkage, _LINKAGES, "linkage")
+    if not isinstance(embedding, SpectralEmbedding):
+        hint = "did you mean spectral_embedding(affinity, n)?"
+        raise ValueError(f"embedding: expected a SpectralEmbedding, got {came(embedding)}; {hint}")
     units = _by_degree(embedding.degree)
     if (embedding.eigenvalues == 0).all():
         asked = "hierarchical_clustering: expected more components than the graph has parts"
@@ -295,7 +305,11 @@ def crossing_share(tree: MergeTree, units_a: int) -> Tensor:
 
     Source: Li et al. 2016, many-to-many.
     """
-    _require_count(units_a, tree.n_units, "units_a", "units", least=0)
+    if not isinstance(tree, MergeTree):
+        raise ValueError(
+            f"tree: expected a MergeTree, got {came(tree)}; did you mean hierarchical_clustering(embedding)?"
+        )
+    units_a = _as_count_of(units_a, tree.n_units, "units_a", "units", at_least=0)
     of_a = tree.leaf_merges < units_a
     return (of_a[:, 0] != of_a[:, 1]).double().mean()
 
@@ -315,9 +329,11 @@ def cluster_composition(labels: Tensor, units_a: int) -> Tensor:
 
     Source: Li et al. 2016, many-to-many.
     """
-    if labels.ndim != 1 or labels.dtype not in _INTEGERS or (labels < -1).any():
-        raise ValueError(f"labels: expected a row of integers of at least -1, got {tuple(labels.shape)} {labels.dtype}")
-    _require_count(units_a, len(labels), "units_a", "units", least=0)
+    labels = as_whole(labels, "labels", what="a row of integers of at least -1")
+    if (labels < -1).any() or (labels >= _MOST_CLUSTERS).any():
+        ends = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels: expected a row of integers of at least -1, below {_MOST_CLUSTERS}, got {ends}")
+    units_a = _as_count_of(units_a, len(labels), "units_a", "units", at_least=0)
     n_clusters = int(labels.max()) + 1 if len(labels) else 0
     halves = labels[:units_a], labels[units_a:]
     return torch.stack([torch.bincount(half[half >= 0], minlength=n_clusters) for half in halves], 1)
@@ -349,7 +365,10 @@ def subspace_overlap(
     With few samples for the units it is large by chance: compare with random groups of the same sizes.
     Source: Björck and Golub 1973, through second moments.
     """
+    pair = as_pair(pair)
     a, b = _members(units_a, pair.cov_aa, "units_a"), _members(units_b, pair.cov_bb, "units_b")
+    if not len(a) or not len(b):
+        return pair.cov_ab.new_empty(0)
     covariances = {"cov_aa": pair.cov_aa[a][:, a], "cov_ab": pair.cov_ab[a][:, b], "cov_bb": pair.cov_bb[b][:, b]}
     part = replace(pair, mean_a=pair.mean_a[a], mean_b=pair.mean_b[b], **covariances)
     return cca(part, rank_tolerance=rank_tolerance).rho
@@ -371,7 +390,7 @@ def _embedding(affinity: Tensor | np.ndarray, n_components: int, argument: str) 
     live = (degree > 0).numpy(force=True)
     if not live.any():
         raise ValueError(f"affinity: expected at least one link, got none among {len(live)} units")
-    _require_count(n_components, int(live.sum()), argument, "live units")
+    n_components = _as_count_of(n_components, int(live.sum()), argument, "live units")
     links = links if live.all() else links[np.ix_(live, live)]
     weight = links.sum(1)
     parts = _vectors_of_parts(links, weight, n_components)
@@ -424,11 +443,11 @@ def _spread(found: np.ndarray, units: Tensor, n_units: int) -> Tensor:
 
 def _as_affinity(affinity: Tensor | np.ndarray) -> Tensor:
     """A checked affinity in float64, its diagonal 0."""
-    affinity = torch.as_tensor(affinity).detach()
-    shape = tuple(affinity.shape)
-    if len(shape) != 2 or shape[0] != shape[1] or 0 in shape or not affinity.is_floating_point():
-        raise ValueError(f"affinity: expected a floating-point matrix (units, units), got {shape} {affinity.dtype}")
-    affinity = affinity.double()
+    read = tensor_of(affinity)
+    shape = () if read is None else tuple(read.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or 0 in shape or not read.is_floating_point():
+        raise ValueError(f"affinity: expected a floating-point matrix (units, units), got {form_of(affinity)}")
+    affinity = read.detach().double()
     low, high = (float(end) for end in affinity.aminmax())
     if not (low >= 0 and high * len(affinity) < math.inf):
         raise ValueError(f"affinity: expected finite numbers of at least 0, and finite sums, got {low} to {high}")
@@ -442,16 +461,15 @@ def _as_affinity(affinity: Tensor | np.ndarray) -> Tensor:
 
 def _members(units: Tensor | Sequence[int], covariance: Tensor, name: str) -> Tensor:
     """Indices of units on the device of their covariance, from indices or a mask."""
-    units, n_units = torch.as_tensor(units).cpu(), len(covariance)
-    if units.dtype == torch.bool and units.shape == (n_units,):
-        units = units.nonzero()[:, 0]
-    if units.numel() == 0:
-        units = units.long()
-    if units.ndim != 1 or units.dtype != torch.int64 or (units < 0).any() or (units >= n_units).any():
-        raise ValueError(f"{name}: expected indices from 0 to {n_units - 1} or a mask of {n_units} units, got {units}")
-    return units.to(covariance.device)
+    n_units = len(covariance)
+    what, read = f"indices from 0 to {n_units - 1} or a mask of {n_units} units", tensor_of(units, lists=True)
+    if read is not None and read.dtype == torch.bool and read.shape == (n_units,):
+        read = read.nonzero()[:, 0]
+    read = as_whole(units if read is None else read, name, what=what).cpu()
+    if (read < 0).any() or (read >= n_units).any():
+        raise ValueError(f"{name}: expected {what}, got {in_one_line(read.tolist())}")
+    return read.to(covariance.device)
 
 
-def _require_count(value: int, most: int, name: str, what: str, *, least: int = 1) -> None:
-    if not is_count(value) or not least <= value <= most:
-        raise ValueError(f"{name}: expected {least} to {most}, as there are {most} {what}, got {value!r}")
+def _as_count_of(value: int, most: int, name: str, what: str, *, at_least: int = 1) -> int:
+    return as_count(value, name, at_least=at_least, at_most=most, what=f", as there are {most} {what}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .moments import PairMoments
+from .moments import PairMoments, as_pair
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ def correlation(pair: PairMoments) -> Correlation:
 
     Source: Li et al. 2016, section 2 (within-net and between-net correlation).
     """
+    pair = as_pair(pair)
     deviation_a = pair.cov_aa.diagonal().clamp(min=0).sqrt()
     deviation_b = pair.cov_bb.diagonal().clamp(min=0).sqrt()
     live_a, live_b = deviation_a > 0, deviation_b > 0

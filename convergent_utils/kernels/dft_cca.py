@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import as_activations, require_finite_units, require_share
+from .checks import as_activations, form_of, require_finite_units, require_share, tensor_of
 from .moments import require_held
 from .precision import power_of_two
 
@@ -74,6 +74,8 @@ def dft_cca(maps_a: Tensor, maps_b: Tensor, *, rank_tolerance: float = 1e-7) -> 
     if maps_a.shape[:3] != maps_b.shape[:3]:
         expected, came = tuple(maps_a.shape[:3]), tuple(maps_b.shape[:3])
         raise ValueError(f"maps_b: expected (images, height, width) {expected} as in maps_a, got {came}")
+    if maps_a.device != maps_b.device:
+        raise ValueError(f"maps_b: expected maps on {maps_a.device} as maps_a, got them on {maps_b.device}")
     images, channels = len(maps_a), (maps_a.shape[3], maps_b.shape[3])
     if images <= sum(channels):
         warnings.warn(
@@ -91,11 +93,12 @@ def dft_cca(maps_a: Tensor, maps_b: Tensor, *, rank_tolerance: float = 1e-7) -> 
 
 def _as_maps(value: Tensor, name: str) -> Tensor:
     """Checked maps in float64 (on the CPU where their device has none), channels centred, dead channels exactly 0."""
-    shape = tuple(getattr(value, "shape", ()))
+    read = tensor_of(value)
+    shape = () if read is None else tuple(read.shape)
     if len(shape) != 4 or 0 in shape or shape[0] < 2:
         expected = "expected shape (images, height, width, channels) with at least 2 images"
-        raise ValueError(f"{name}: {expected}, got {shape or type(value).__name__}")
-    rows = as_activations(value.reshape(-1, shape[3]), name)
+        raise ValueError(f"{name}: {expected}, got {shape or form_of(value)}")
+    rows = as_activations(read.reshape(-1, shape[3]), name)
     resolution = torch.finfo(rows.dtype).eps
     rows = (rows.cpu() if rows.device.type == "mps" else rows).double()
     rows = rows / power_of_two(torch.maximum(rows.amax(), -rows.amin()))

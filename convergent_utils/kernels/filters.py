@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .checks import form_of, tensor_of
 from .precision import power_of_two
 
 _GRID = 64  # points of the transform along each side, so that small filters are resolved finely
@@ -29,10 +30,11 @@ def spatial_frequency(filters: Tensor) -> Tensor:
     Scale and sign of a filter do not matter, nor where in the window its pattern lies.
     Source: ours.
     """
-    if filters.ndim != 4 or max(filters.shape[2:]) > _GRID:
-        raise ValueError(
-            f"filters: expected (units, channels, height, width) of at most {_GRID} pixels, got {tuple(filters.shape)}"
-        )
+    read = tensor_of(filters)
+    if read is None or read.ndim != 4 or 0 in read.shape or max(read.shape[2:]) > _GRID or not read.is_floating_point():
+        expected = f"(units, channels, height, width) of a floating-point type, of at most {_GRID} pixels"
+        raise ValueError(f"filters: expected {expected}, got {form_of(filters)}")
+    filters = read
     if not filters.isfinite().all():
         raise ValueError("filters: expected finite weights, got NaN or infinity")
     filters = filters.detach().double()

@@ -26,10 +26,22 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_activations, is_count, require_finite_units, require_known, require_same_samples
+from .checks import (
+    as_activations,
+    came,
+    form_of,
+    has_rows,
+    is_count,
+    is_number,
+    require_finite_units,
+    require_known,
+    require_named,
+    require_same_samples,
+)
 from .precision import full_precision, ordinary_tensors, power_of_two
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
+_STATE_AXES = {"count": 0, "resolution": 0, "mean": 1, "comoment": 2}
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
 _SAFE_SQUARES = 2.0**-60, 2.0**80  # means of squares between which no product of float32 loses anything
@@ -92,11 +104,12 @@ class Moments:
     """
 
     def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
+        require_named(blocks, "blocks", "numbers of units")
         for name, units in blocks.items():
             if not is_count(units) or units < 1:
-                raise ValueError(f"blocks: expected a positive number of units for {name!r}, got {units!r}")
+                raise ValueError(f"blocks: expected a positive number of units for {came(name, 60)}, got {came(units)}")
             if "|" in name:
-                raise ValueError(f"blocks: expected names without '|', got {name!r}")
+                raise ValueError(f"blocks: expected names without '|', got {came(name)}")
         self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
         self.pairs = _ordered_pairs(self.blocks, pairs)
         self._parts = [(group, _Part()) for group in _connected(self.blocks, self.pairs)]
@@ -110,6 +123,7 @@ class Moments:
                 NaN or infinity, or squares above what float64 can hold (on the CPU at once and nothing is merged;
                 elsewhere when a pair is read, since looking would stall the device).
         """
+        require_named(rows, "rows", "activations")
         for name in rows:
             require_known(name, self.blocks, "rows")
         batches = []
@@ -188,21 +202,23 @@ class Moments:
             ValueError: tensors that no state has, are missing or of another shape; unequal counts of blocks that come
                 together.
         """
+        require_named(tensors, "tensors", "tensors")
         found: dict[str, dict[str, Tensor]] = {"count": {}, "resolution": {}, "mean": {}, "comoment": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             require_known(kind, found, "tensors")
+            if not isinstance(value, Tensor) or not has_rows(value) or value.ndim != _STATE_AXES[kind]:
+                raise ValueError(f"tensors: expected {came(key)} with {_STATE_AXES[kind]} axes, got {form_of(value)}")
             found[kind][name] = value
         pairs = [tuple(name.split("|")) for name in found["comoment"]]
         moments = cls({name: len(mean) for name, mean in found["mean"].items()}, pairs=pairs)
         for key, like in moments.state().items():
-            came = tensors.get(key)
-            if came is None or came.shape != like.shape:
-                shape = "none" if came is None else tuple(came.shape)
-                raise ValueError(f"tensors: expected {key!r} of shape {tuple(like.shape)}, got {shape}")
+            value = tensors.get(key)
+            if value is None or value.shape != like.shape or value.dtype != like.dtype:
+                raise ValueError(f"tensors: expected {came(key)} of shape {form_of(like)}, got {form_of(value)}")
         for group, part in moments._parts:
             counts = {int(found["count"][name]) for name in group}
-            if len(counts) > 1:
+            if len(counts) > 1 or min(counts) < 0:
                 raise ValueError(f"tensors: expected one count of {', '.join(group)}, got {sorted(counts)}")
             part.count = counts.pop()
             if part.count:
@@ -227,6 +243,8 @@ class Moments:
                 raise ValueError(f"{name}: expected {self.blocks[name]} units, got {block.shape[1]}")
             if len(block) != n_rows:
                 raise ValueError(f"{name}: expected {n_rows} samples as in {group[0]}, got {len(block)}")
+            if block.device != checked[group[0]].device:
+                raise ValueError(f"{name}: expected {checked[group[0]].device} as {group[0]}, got {block.device}")
         return checked
 
     def _batch(self, group: list[str], rows: dict[str, Tensor]) -> _Part:
@@ -342,6 +360,46 @@ def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
     return moments.pair("acts_a", "acts_b")
 
 
+def as_pair(pair: object, *, on: torch.device | None = None) -> PairMoments:
+    """Moments whose shapes fit and whose values are finite, also where they were made by hand.
+
+    Sums tell, not a look at each value: one pass, and one wait for a device.
+    """
+    if not isinstance(pair, PairMoments):
+        raise ValueError(f"pair: expected PairMoments, got {came(pair)}; did you mean pair_moments(a, b)?")
+    _require_fitting(pair)
+    if on is not None and pair.cov_ab.device != on:
+        raise ValueError(f"pair: expected moments on {on}, got them on {pair.cov_ab.device}")
+    if isinstance(pair.cov_ab, FakeTensor):
+        return pair
+    means, covariances = (pair.mean_a, pair.mean_b), (pair.cov_aa, pair.cov_ab, pair.cov_bb)
+    total = torch.stack([value.sum() for value in (*means, *covariances)])
+    least = torch.stack([pair.cov_aa.diagonal().amin(), pair.cov_bb.diagonal().amin()])
+    if not (total.isfinite().all() & (least >= 0).all()):
+        if not all(value.isfinite().all() for value in (*means, *covariances)):
+            raise ValueError("pair: expected finite moments, got NaN or infinity")
+        if not (least >= 0).all():
+            raise ValueError(f"pair: expected variances of at least 0, got {float(least.min())}")
+    return pair
+
+
+def _require_fitting(pair: PairMoments) -> None:
+    """The fields are dense float64 tensors of shapes that belong together, on one device; counts are counts."""
+    if not is_count(pair.n_samples) or pair.n_samples < 2:
+        raise ValueError(f"pair: expected n_samples of at least 2, got {came(pair.n_samples)}")
+    if not is_number(pair.resolution) or not 0 < pair.resolution < 1:
+        raise ValueError(f"pair: expected a resolution between 0 and 1, got {came(pair.resolution)}")
+    widths = [value.shape[0] if isinstance(value, Tensor) and value.ndim else 0 for value in (pair.mean_a, pair.mean_b)]
+    shapes = {"mean_a": "a", "mean_b": "b", "cov_aa": "aa", "cov_ab": "ab", "cov_bb": "bb"}
+    for field_name, letters in shapes.items():
+        value, shape = getattr(pair, field_name), tuple(widths["ab".index(letter)] for letter in letters)
+        fits = isinstance(value, Tensor) and has_rows(value) and value.dtype == torch.float64
+        if not fits or value.shape != shape or 0 in shape:
+            raise ValueError(f"pair: expected {field_name} as float64 of shape {shape}, got {form_of(value)}")
+        if value.device != pair.mean_a.device:
+            raise ValueError(f"pair: expected {field_name} on {pair.mean_a.device} as mean_a, got it on {value.device}")
+
+
 def _state(value: Tensor) -> Tensor:
     """`value` in float64, on the CPU where its device has no float64."""
     return value.cpu().double() if value.device.type == "mps" else value.double()
@@ -423,9 +481,11 @@ def _ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None
     if pairs is None:
         return [(a, b) for a in names for b in names if a <= b]
     wanted = {(a, a) for a in names}
+    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
+        raise ValueError(f"pairs: expected pairs of names, got {came(pairs)}")
     for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f"pairs: expected pairs of names, got {pair!r}")
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"pairs: expected pairs of names, got {came(pair)}")
         a, b = pair
         for name in (a, b):
             require_known(name, names, "pairs")

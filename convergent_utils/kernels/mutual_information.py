@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .binning import MOST_CELLS, BinEdges, codes_of, edges_of, require_units
+from .binning import MOST_CELLS, BinEdges, codes_of, edges_of, require_edges, require_units
 from .checks import as_activations, require_finite_units, require_known, require_same_samples
-from .precision import ordinary_tensors
+from .precision import full_precision, ordinary_tensors
 
 _CountsOf = Callable[[slice, slice], Tensor]
 _CORRECTIONS = ("miller-madow",)
@@ -124,6 +124,11 @@ class JointHistogram:
 
     @ordinary_tensors()
     def __init__(self, edges_a: BinEdges, edges_b: BinEdges, *, method: str = "auto"):
+        require_edges(edges_a, "edges_a")
+        require_edges(edges_b, "edges_b")
+        if edges_a.cuts.device != edges_b.cuts.device:
+            came = f"{edges_a.cuts.device} and {edges_b.cuts.device}"
+            raise ValueError(f"edges_b: expected bins on one device, got them on {came}")
         shape = (len(edges_a.cuts), len(edges_b.cuts), edges_a.n_cells, edges_b.n_cells)
         if 4 * math.prod(shape) > _MOST_BYTES:
             raise ValueError(
@@ -286,6 +291,7 @@ def _count_by_scatter(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
             table.scatter_add_(2, index, one.expand_as(index))
 
 
+@full_precision()
 def _count_by_product(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
     """As products of indicators (bin, sample), in half precision where that is fast: exact for so few samples."""
     dtype = torch.float32 if counts.device.type == "cpu" else torch.float16

@@ -6,12 +6,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .chance import rows_of_images
-from .checks import as_activations, is_count, require_known, require_same_samples
+from .checks import (
+    as_activations,
+    as_count,
+    as_number,
+    as_seed,
+    as_whole,
+    came,
+    is_count,
+    require_known,
+    require_same_samples,
+)
 from .moments import PairMoments, pair_moments
 from .precision import full_precision
 from .sparse_mapping import MappingPath, path_of, standardised
@@ -119,14 +128,18 @@ def sgd_mappings(
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
+    finer = torch.promote_types(acts_a.dtype, acts_b.dtype)
+    acts_a, acts_b, seed = acts_a.to(finer), acts_b.to(finer), as_seed(seed)
     rows, runs = rows_of_images(images, len(acts_a)), _checked_runs(runs, acts_b.shape[1])
-    if not is_count(batch):
-        raise ValueError(f"batch: expected a whole number of images, got {batch!r}")
-    _require_within(batch=(batch, 1, len(rows)), rate=(rate, 0, 1e9))
-    _require_within(halve_every=(halve_every, 1, 1e9), momentum=(momentum, 0, 1))
+    batch, halve_every = (
+        as_count(batch, "batch", at_most=len(rows), what=" images"),
+        _as_within(halve_every, "halve_every", 1),
+    )
+    rate, momentum = _as_within(rate, "rate", 0), _as_within(momentum, "momentum", 0, 1)
     wanted, pair = _checked_steps(steps), pair_moments(acts_a, acts_b)
     x, y = _standardised_rows(acts_a, acts_b, pair)
-    weights = torch.stack([_started(run.start, x, y, seed) for run in runs], 1)  # (units_a + 1, runs, units_b)
+    with full_precision():
+        weights = torch.stack([_started(run.start, x, y, seed) for run in runs], 1)  # (units_a + 1, runs, units_b)
     x = torch.cat([x, x.new_ones(len(x), 1)], 1)
     dealt = _images_in_turn(len(rows), batch, torch.Generator().manual_seed(seed))
     batches = (rows[next(dealt)].flatten().to(x.device) for _ in range(wanted[-1]))
@@ -176,29 +189,30 @@ def _scales(runs: Sequence[SgdRun], rate: float, halvings: int, like: Tensor) ->
 
 def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[SgdRun]:
     """The runs with the units of their losses filled in."""
+    runs = list(runs) if isinstance(runs, Iterable) and not isinstance(runs, SgdRun) else [runs]
     if not runs:
         raise ValueError("runs: expected at least one, got none")
-    filled = [run._replace(loss_units=units_b if run.loss_units is None else run.loss_units) for run in runs]
-    for run in filled:
+    filled = []
+    for run in runs:
+        if not isinstance(run, SgdRun):
+            raise ValueError(f"runs: expected several SgdRun, got {came(run)}")
         require_known(run.schedule, _SCHEDULES, "schedule")
         require_known(run.start, _STARTS, "start")
-        _require_within(loss_units=(run.loss_units, 1, 1e9), decay=(run.decay, 0, 1e9))
+        units = units_b if run.loss_units is None else _as_within(run.loss_units, "loss_units", 1)
+        filled.append(run._replace(loss_units=units, decay=_as_within(run.decay, "decay", 0)))
     return filled
 
 
 def _checked_steps(steps: int | Sequence[int]) -> list[int]:
-    wanted = np.atleast_1d(steps).tolist()
-    rising = all(map(is_count, wanted)) and all(earlier < later for earlier, later in pairwise(wanted))
-    if not wanted or not rising or wanted[0] < 0:
-        raise ValueError(f"steps: expected a whole number or several in rising order, got {steps}")
+    what = "a whole number or several in rising order"
+    wanted = as_whole([steps] if is_count(steps) else steps, "steps", what=what).tolist()
+    if not wanted or wanted[0] < 0 or any(earlier >= later for earlier, later in pairwise(wanted)):
+        raise ValueError(f"steps: expected {what}, got {came(steps)}")
     return wanted
 
 
-def _require_within(**options: tuple[float, float, float]) -> None:
-    """Each option (value, least, most) lies between its ends."""
-    for name, (value, least, most) in options.items():
-        if not least <= value <= most:
-            raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value}")
+def _as_within(value: float, name: str, least: float, most: float = 1e9) -> float:
+    return as_number(value, name, f"{least:g} to {most:g}", lambda number: least <= number <= most)
 
 
 def _standardised_rows(acts_a: Tensor, acts_b: Tensor, pair: PairMoments) -> tuple[Tensor, Tensor]:

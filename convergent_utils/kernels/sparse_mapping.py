@@ -8,7 +8,6 @@ All mappings act on standardised units (mean 0, variance 1). With the correlatio
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, is_count, require_known, require_share
-from .moments import PairMoments
+from .checks import as_activations, as_count, as_number, as_numbers, require_finite, require_known, require_share
+from .moments import PairMoments, as_pair
 from .precision import full_precision
 
 _SOLVERS = ("auto", "coordinate descent", "fista")
@@ -66,6 +65,7 @@ class MappingPath:
         Raises:
             ValueError: other numbers of units.
         """
+        pair = as_pair(pair, on=self.coefficients.device)
         if pair.cov_ab.shape != self.coefficients.shape[1:]:
             raise ValueError(
                 f"pair: expected units {tuple(self.coefficients.shape[1:])}, got {tuple(pair.cov_ab.shape)}"
@@ -90,11 +90,15 @@ class MappingPath:
             (penalties, samples, units_b), in the precision of `acts_a`, computed in float64.
 
         Raises:
-            ValueError: another number of units; integer or complex types.
+            ValueError: another number of units, activations on another device, NaN or infinity; integer or complex
+                types.
         """
         acts_a = as_activations(acts_a, "acts_a")
         if acts_a.shape[1] != self.coefficients.shape[1]:
             raise ValueError(f"acts_a: expected {self.coefficients.shape[1]} units, got {acts_a.shape[1]}")
+        if acts_a.device != self.coefficients.device:
+            raise ValueError(f"acts_a: expected activations on {self.coefficients.device}, got them on {acts_a.device}")
+        require_finite(acts_a, "acts_a")
         weights, offset = self._raw()
         with full_precision():
             return (acts_a.double() @ weights + offset[:, None]).to(acts_a.dtype)
@@ -131,10 +135,13 @@ def sparse_mapping(
     Source: Tibshirani 1996; Li et al. 2016, few-to-one mappings. Friedman et al. 2010 (coordinate descent), Beck and
     Teboulle 2009 (FISTA), O'Donoghue and Candes 2015 (its restart).
     """
-    penalties = _checked_penalties(penalties, pair.cov_ab)
+    pair = as_pair(pair)
+    penalties = as_numbers(
+        penalties, "penalties", "a row of finite numbers of at least 0", lambda penalty: penalty >= 0
+    )
+    penalties = pair.cov_ab.new_tensor(penalties)
     require_known(solver, _SOLVERS, "solver")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: expected a positive number, got {tolerance}")
+    tolerance = as_number(tolerance, "tolerance", "a positive number", lambda number: number > 0)
     if solver == "auto":
         solver = "coordinate descent" if pair.cov_ab.device.type == "cpu" else "fista"
     gram, cross, _, _ = standardised(pair)
@@ -175,9 +182,8 @@ def least_squares(
     Without a ridge, R^2 on *other* data may be far below 0, where units fire rarely.
     Source: Penrose 1956 for the minimum norm, Hoerl and Kennard 1970 for the ridge.
     """
-    ridges = torch.as_tensor(ridge, dtype=torch.float64).flatten().tolist()
-    if not ridges or not all(r >= 0 and math.isfinite(r) for r in ridges):
-        raise ValueError(f"ridge: expected a number of at least 0, or several, got {ridge}")
+    pair = as_pair(pair)
+    ridges = as_numbers(ridge, "ridge", "a number of at least 0, or several", lambda number: number >= 0, alone=True)
     require_share(rank_tolerance, "rank_tolerance")
     gram, cross, _, _ = standardised(pair)
     values, vectors = torch.linalg.eigh(gram)
@@ -206,10 +212,9 @@ def best_subset_mapping(pair: PairMoments, k: int) -> MappingPath:
 
     Source: forward selection by orthogonalisation (Miller 1984), here on second moments.
     """
-    gram, cross, _, _ = standardised(pair)
+    gram, cross, _, _ = standardised(as_pair(pair))
     units_a, units_b = cross.shape
-    if not is_count(k) or not 1 <= k <= units_a:
-        raise ValueError(f"k: expected 1 to {units_a} predictors, got {k!r}")
+    k = as_count(k, "k", at_most=units_a, what=" predictors")
     left = gram.diagonal().expand(units_b, units_a).clone()  # variance of each unit of a not explained by the chosen
     shared = cross.T.clone()  # covariance of what is left of each unit of a with what is left of the target
     every, chosen, explained = torch.arange(units_b, device=cross.device), [], []
@@ -263,15 +268,6 @@ def path_of(
     n_predictors = (coefficients != 0).sum(1)
     means = pair.mean_a, pair.mean_b
     return MappingPath(penalties, coefficients, bias, r2, n_predictors, gap, *means, scale_a, scale_b)
-
-
-def _checked_penalties(penalties: Sequence[float] | Tensor, like: Tensor) -> Tensor:
-    penalties = torch.as_tensor(penalties, dtype=torch.float64).to(like.device)
-    if penalties.ndim != 1 or len(penalties) == 0:
-        raise ValueError(f"penalties: expected a row of at least one number, got shape {tuple(penalties.shape)}")
-    if not (penalties.isfinite() & (penalties >= 0)).all():
-        raise ValueError(f"penalties: expected finite numbers of at least 0, got {penalties.tolist()}")
-    return penalties
 
 
 def _descend(gram: Tensor, cross: Tensor, penalties: Tensor, tolerance: float) -> list[tuple[Tensor, Tensor]]:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.checks import is_count, require_known
-from .arguments import as_whole, form_of, has_rows
+from ..kernels.checks import as_whole, form_of, has_rows, is_count, require_known
 from .folders import read_folder
 from .modes import in_one_line, shown
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..kernels.checks import require_known
-from .arguments import as_count, as_floats, form_of, has_rows, is_number
+from ..kernels.checks import as_count, as_floats, form_of, has_rows, is_number, require_known
 from .modes import called, evaluating, in_one_line, input_like, require_hooks
 from .networks import Network, require_own, weighted
 

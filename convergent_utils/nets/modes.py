@@ -10,7 +10,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-_LONGEST = 150  # characters of another's message within one of ours
+from ..kernels.checks import in_one_line as in_one_line
+
 _NAMED = re.compile(r"\w+: ")  # how a refusal of this package begins
 _REFUSED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
@@ -74,12 +75,6 @@ def called(network: nn.Module, inputs: Tensor, argument: str) -> object:
             raise
         message = f"{argument}: the network cannot take images of shape {tuple(inputs.shape[1:])}, channels first"
         raise ValueError(f"{message}: {in_one_line(error)}") from error
-
-
-def in_one_line(error: object, most: int = _LONGEST) -> str:
-    """What another said, short enough to stand within a sentence."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def shown(path: object, most: int = 100) -> str:

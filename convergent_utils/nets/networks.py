@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import require_known
-from .arguments import as_count, as_seed, as_whole, is_number
+from ..kernels.checks import as_count, as_seed, as_whole, is_number, require_known
 from .modes import in_one_line, require_module
 
 _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7

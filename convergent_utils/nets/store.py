@@ -22,8 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..kernels.checks import require_known
-from .arguments import form_of, has_rows
+from ..kernels.checks import form_of, has_rows, require_known
 from .modes import in_one_line, shown
 
 _ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .arguments import as_count, as_seed, form_of, is_number
+from ..kernels.checks import as_count, as_seed, form_of, is_number
 from .datasets import Dataset, normalise
 from .modes import called, evaluating, in_one_line, input_like, require_module
 

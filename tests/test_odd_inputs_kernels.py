@@ -1,0 +1,420 @@
+"""Odd inputs of every kernel: each gives the right finite value, or one sentence that begins with the argument."""
+
+import inspect
+import math
+import warnings
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from odd_inputs import Row, judge
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.masked import masked_tensor
+
+import convergent_utils as cu
+
+torch.manual_seed(0)
+A, B = torch.randn(40, 3), torch.randn(40, 4)
+PAIR, SAME = cu.pair_moments(A, B), cu.pair_moments(A, A)
+FOUND, PATH, EDGES = cu.cca(PAIR), cu.sparse_mapping(PAIR, [0.1]), cu.bin_edges(A, bins=3)
+BACK = cu.sparse_mapping(PAIR.swap(), [0.1])
+SCORE, LINKS = torch.rand(3, 4), torch.rand(5, 5)
+AFFINITY = LINKS + LINKS.T
+EMBEDDING = cu.spectral_embedding(AFFINITY, 2)
+TREE = cu.hierarchical_clustering(EMBEDDING)
+LABELS = torch.tensor([0, 1, 1, -1, 0])
+FILTERS, MAPS = torch.rand(2, 1, 3, 3), torch.rand(12, 3, 3, 2)
+_ONE_STEP = {"steps": 1, "batch": 4}
+
+
+class ByArray:
+    """An array of another library, as NumPy reads it."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+class ByDlpack(ByArray):
+    """An array of another library, as every other reads it."""
+
+    def __dlpack__(self, **options):
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()
+
+
+def hidden(values):
+    """A masked array of which one value is hidden."""
+    array = np.ma.masked_array(values.numpy().copy())
+    array[(0,) * array.ndim] = np.ma.masked
+    return array
+
+
+def spoilt(values, what):
+    values = values.clone()
+    values[(-1,) * values.ndim] = what
+    return values
+
+
+def mean_difference(acts_a, acts_b):
+    return (acts_a.mean(0)[0] - acts_b.mean(0)[0]).abs()
+
+
+def joint(a, b):
+    histogram = cu.JointHistogram(EDGES, EDGES)
+    histogram.update(a, b)
+    return histogram.counts
+
+
+def streamed(a, b):
+    moments = cu.Moments({"a": 3, "b": 3})
+    moments.update({"a": a, "b": b})
+    return moments.pair("a", "b")
+
+
+# Forms that no kernel can read, made from a right tensor of any shape.
+FORMS = {
+    "None": lambda x: None,
+    "text": lambda x: "activations",
+    "text in an array": lambda x: np.full(tuple(x.shape), "x"),
+    "objects": lambda x: np.full(tuple(x.shape), None),
+    "list": lambda x: x.tolist(),
+    "dict": lambda x: {"acts": x},
+    "integers": lambda x: x.long(),
+    "bool": lambda x: x > 0,
+    "complex": lambda x: x.to(torch.complex64),
+    "complex array": lambda x: x.numpy().astype(complex),
+    "long double": lambda x: x.numpy().astype(np.longdouble) if np.dtype(np.longdouble).itemsize > 8 else None,
+    "sparse": lambda x: x.to_sparse(),
+    "meta": lambda x: x.to("meta"),
+    "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    "MKL-DNN": lambda x: x.to_mkldnn() if torch.backends.mkldnn.is_available() else x.to("meta"),
+    "masked array": hidden,
+    "masked tensor": lambda x: quietly(masked_tensor, x, spoilt(torch.ones_like(x, dtype=torch.bool), False)),
+    "a dimension less": lambda x: x[0],
+    "NaN": lambda x: spoilt(x, math.nan),
+    "infinity": lambda x: spoilt(x, -math.inf),
+}
+# ... of activations only
+ROWS_ONLY = {
+    "nested": lambda x: torch.nested.nested_tensor([x[0], x[1]]),
+    "no units": lambda x: x[:, :0],
+    "moments": lambda x: PAIR,
+}
+# Forms of a right float tensor that are read.
+READ = {
+    "NumPy": lambda x: x.numpy(),
+    "read-only": lambda x: np.frombuffer(x.numpy().tobytes(), np.float32).reshape(x.shape),
+    "big-endian": lambda x: x.numpy().astype(">f4"),
+    "backwards in memory": lambda x: x.numpy()[::-1].copy()[::-1],
+    "double": lambda x: x.double(),
+    "a gradient": lambda x: x.clone().requires_grad_(),
+    "__array__": lambda x: ByArray(x.numpy()),
+    "__dlpack__": lambda x: ByDlpack(x),
+    "a mask that hides nothing": lambda x: np.ma.masked_array(x.numpy(), mask=False),
+}
+
+
+def quietly(call, *args):
+    """Its result, without torch's warning that masked and nested tensors are prototypes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call(*args)
+
+
+# How each function is called with one argument changed: argument, a right value, the call.
+ACTIVATIONS = [
+    ("pair_moments", "acts_a", A, lambda x: cu.pair_moments(x, B).cov_ab),
+    ("pair_moments", "acts_b", B, lambda x: cu.pair_moments(A, x).cov_ab),
+    ("debiased_cka", "acts_a", A, lambda x: cu.debiased_cka(x, B)),
+    ("mutual_information", "acts_b", B, lambda x: cu.mutual_information(A, x, bins=2, binning="quantile")),
+    ("bin_edges", "acts", A, lambda x: cu.bin_edges(x, bins=2).cuts),
+    ("BinEdges", "acts", A, lambda x: EDGES.codes(x)),
+    ("chance_level", "acts_a", A, lambda x: cu.chance_level(mean_difference, x, B, n_shuffles=2).null),
+    ("sgd_mapping", "acts_a", A, lambda x: cu.sgd_mapping(x, B, **_ONE_STEP).coefficients),
+    ("sgd_mappings", "acts_b", B, lambda x: cu.sgd_mappings(A, x, [cu.SgdRun()], **_ONE_STEP)[0].coefficients),
+    ("Moments", "a", A, lambda x: streamed(x, A).cov_ab),
+    ("JointHistogram", "b", A, lambda x: joint(A, x)),
+    ("CCAResult", "acts_a", A, lambda x: FOUND.variates_a(x)),
+    ("MappingPath", "acts_a", A, lambda x: PATH.predict(x)),
+]
+TENSORS = [
+    ("semi_matching", "score", SCORE, lambda x: cu.semi_matching(x).score),
+    ("bipartite_matching", "score", SCORE, lambda x: cu.bipartite_matching(x).score),
+    ("spectral_embedding", "affinity", AFFINITY, lambda x: cu.spectral_embedding(x, 2).eigenvalues),
+    ("spectral_clustering", "affinity", AFFINITY, lambda x: cu.spectral_clustering(x, 2)),
+    ("spatial_frequency", "filters", FILTERS, cu.spatial_frequency),
+    ("dft_cca", "maps_b", MAPS, lambda x: cu.dft_cca(MAPS, x).rho),
+]
+PAIRS = {
+    "linear_cka": cu.linear_cka,
+    "procrustes": cu.procrustes,
+    "partial_least_squares": cu.partial_least_squares,
+    "correlation": cu.correlation,
+    "cca": cu.cca,
+    "svcca": cu.svcca,
+    "pwcca": cu.pwcca,
+    "correlation_affinity": cu.correlation_affinity,
+    "subspace_affinity": cu.subspace_affinity,
+    "subspace_overlap": lambda pair: cu.subspace_overlap(pair, [0, 1], [0]),
+    "sparse_mapping": lambda pair: cu.sparse_mapping(pair, [0.1]),
+    "least_squares": cu.least_squares,
+    "best_subset_mapping": lambda pair: cu.best_subset_mapping(pair, 1),
+    "CCAResult": FOUND.rho_on,
+    "MappingPath": PATH.r2_on,
+}
+NO_PAIRS = {
+    "activations": A,
+    "an array": A.numpy(),
+    "both activations": (A, B),
+    "None": None,
+    "text": "pair",
+    "NaN": replace(PAIR, cov_ab=spoilt(PAIR.cov_ab, math.nan)),
+    "infinite mean": replace(PAIR, mean_b=spoilt(PAIR.mean_b, math.inf)),
+    "unlike widths": replace(PAIR, cov_bb=PAIR.cov_aa),
+    "float32": replace(PAIR, cov_aa=PAIR.cov_aa.float()),
+    "negative variance": replace(PAIR, cov_aa=-PAIR.cov_aa),
+    "no samples": replace(PAIR, n_samples=0),
+    "NaN resolution": replace(PAIR, resolution=math.nan),
+}
+# Options that are numbers: which of the odd numbers below are right, too.
+NUMBERS = [
+    ("partial_least_squares", "rank_tolerance", lambda v: cu.partial_least_squares(PAIR, rank_tolerance=v), ""),
+    ("cca", "rank_tolerance", lambda v: cu.cca(PAIR, rank_tolerance=v), "None"),
+    ("svcca", "keep", lambda v: cu.svcca(PAIR, keep=v), "one"),
+    ("pwcca", "rank_tolerance", lambda v: cu.pwcca(PAIR, rank_tolerance=v), "None"),
+    ("significant_correlations", "level", lambda v: cu.significant_correlations(FOUND, level=v), ""),
+    ("significant_correlations", "n_samples", lambda v: cu.significant_correlations(FOUND, n_samples=v), "None"),
+    ("subspace_affinity", "ridge", lambda v: cu.subspace_affinity(PAIR, ridge=v), "one"),
+    ("least_squares", "ridge", lambda v: cu.least_squares(PAIR, ridge=v), "one list"),
+    ("least_squares", "rank_tolerance", lambda v: cu.least_squares(PAIR, rank_tolerance=v), ""),
+    ("sparse_mapping", "tolerance", lambda v: cu.sparse_mapping(PAIR, [0.1], tolerance=v), "one"),
+    ("sparse_mapping", "penalties", lambda v: cu.sparse_mapping(PAIR, v), "list"),
+    ("best_subset_mapping", "k", lambda v: cu.best_subset_mapping(PAIR, v), "one"),
+    ("bin_edges", "bins", lambda v: cu.bin_edges(A, bins=v), ""),
+    ("mutual_information", "bins", lambda v: cu.mutual_information(A, B, bins=v), ""),
+    ("dft_cca", "rank_tolerance", lambda v: cu.dft_cca(MAPS, MAPS, rank_tolerance=v), ""),
+    ("chance_level", "n_shuffles", lambda v: cu.chance_level(mean_difference, A, B, n_shuffles=v), "one"),
+    ("chance_level", "seed", lambda v: cu.chance_level(mean_difference, A, B, n_shuffles=1, seed=v), "one negative"),
+    ("label_chance", "n_shuffles", lambda v: cu.label_chance(lambda g: len(g), [A, A], n_shuffles=v), "one"),
+    ("label_chance", "seed", lambda v: cu.label_chance(lambda g: len(g), [A, A], seed=v), "one negative"),
+    ("network_interval", "level", lambda v: cu.network_interval(torch.rand(3, 3), level=v), ""),
+    ("groups_interval", "level", lambda v: cu.groups_interval(lambda nets: len(nets), [3], level=v), ""),
+    ("groups_interval", "n_networks", lambda v: cu.groups_interval(lambda nets: len(nets), v), ""),
+    ("spectral_embedding", "n_components", lambda v: cu.spectral_embedding(AFFINITY, v), "one"),
+    ("spectral_clustering", "n_clusters", lambda v: cu.spectral_clustering(AFFINITY, v), "one"),
+    ("spectral_clustering", "seed", lambda v: cu.spectral_clustering(AFFINITY, 1, seed=v), "one negative"),
+    ("MergeTree", "n_clusters", lambda v: TREE.labels(v), "one"),
+    ("crossing_share", "units_a", lambda v: cu.crossing_share(TREE, v), "one"),
+    ("cluster_composition", "units_a", lambda v: cu.cluster_composition(LABELS, v), "one"),
+    ("sgd_mapping", "decay", lambda v: cu.sgd_mapping(A, B, decay=v, **_ONE_STEP), "one"),
+    ("sgd_mapping", "loss_units", lambda v: cu.sgd_mapping(A, B, loss_units=v, **_ONE_STEP), "one None"),
+    ("sgd_mapping", "rate", lambda v: cu.sgd_mapping(A, B, rate=v, **_ONE_STEP), "one"),
+    ("sgd_mapping", "momentum", lambda v: cu.sgd_mapping(A, B, momentum=v, **_ONE_STEP), "one"),
+    ("sgd_mapping", "halve_every", lambda v: cu.sgd_mapping(A, B, halve_every=v, **_ONE_STEP), "one"),
+    ("sgd_mapping", "batch", lambda v: cu.sgd_mapping(A, B, steps=1, batch=v), "one"),
+    ("sgd_mapping", "steps", lambda v: cu.sgd_mapping(A, B, steps=v), "one list"),
+    ("sgd_mapping", "seed", lambda v: cu.sgd_mapping(A, B, seed=v, **_ONE_STEP), "one negative"),
+    ("Moments", "blocks", lambda v: cu.Moments({"a": v}), "one"),
+]
+ODD_NUMBERS = {
+    "None": None,
+    "text": "0.5",
+    "True": True,
+    "NaN": math.nan,
+    "infinity": math.inf,
+    "negative": -1,
+    "complex": 0.5j,
+    "list": [1],
+    "one": np.int64(1),
+    "two tensors": torch.ones(2, 2),
+}
+# Options that are one of several words.
+WORDS = [
+    ("svcca", "rule", lambda v: cu.svcca(PAIR, rule=v)),
+    ("sparse_mapping", "solver", lambda v: cu.sparse_mapping(PAIR, [0.1], solver=v)),
+    ("bin_edges", "binning", lambda v: cu.bin_edges(A, binning=v)),
+    ("mutual_information", "method", lambda v: cu.mutual_information(A, B, method=v)),
+    ("JointHistogram", "method", lambda v: cu.JointHistogram(EDGES, EDGES, method=v)),
+    ("hierarchical_clustering", "linkage", lambda v: cu.hierarchical_clustering(EMBEDDING, linkage=v)),
+    ("sgd_mapping", "schedule", lambda v: cu.sgd_mapping(A, B, schedule=v)),
+    ("sgd_mapping", "start", lambda v: cu.sgd_mapping(A, B, start=v)),
+    ("Moments", "a", lambda v: cu.Moments({"x": 1}).pair(v, "x")),
+    ("Moments", "rows", lambda v: cu.Moments({"x": 1}).update({v: A[:, :1]} if isinstance(v, str) else v)),
+]
+ODD_WORDS = {"None": None, "number": 3, "list": ["x"], "long": "x" * 5000, "tensor": A, "line break": "a\nb"}
+# What no function of results takes.
+RESULTS = [
+    ("significant_correlations", "found", cu.significant_correlations),
+    ("mapping_affinity", "a_to_b", lambda v: cu.mapping_affinity(v, BACK)),
+    ("mapping_affinity", "b_to_a", lambda v: cu.mapping_affinity(PATH, v)),
+    ("hierarchical_clustering", "embedding", cu.hierarchical_clustering),
+    ("crossing_share", "tree", lambda v: cu.crossing_share(v, 2)),
+    ("JointHistogram", "edges_a", lambda v: cu.JointHistogram(v, EDGES)),
+    ("JointHistogram", "edges_b", lambda v: cu.JointHistogram(EDGES, v)),
+    ("JointHistogram", "other", lambda v: cu.JointHistogram(EDGES, EDGES).merge(v)),
+    ("Moments", "other", lambda v: cu.Moments({"a": 3}).merge(v)),
+    ("Moments", "pairs", lambda v: cu.Moments({"a": 3}, pairs=v if v is not None else 3)),
+    ("Moments", "tensors", lambda v: cu.Moments.from_state(v)),
+    ("Moments", "blocks", lambda v: cu.Moments(v)),
+    ("chance_level", "similarity", lambda v: cu.chance_level(v, A, B)),
+    ("label_chance", "statistic", lambda v: cu.label_chance(v, [A, A])),
+    ("groups_interval", "statistic", lambda v: cu.groups_interval(v, [3])),
+    ("sgd_mappings", "runs", lambda v: cu.sgd_mappings(A, B, v)),
+]
+NO_RESULTS = {"None": None, "activations": A, "text": "found", "moments": PAIR, "a number": 1.5, "a list": [1, 2]}
+# Whole numbers, one for each row or unit.
+WHOLE = [
+    ("cluster_composition", "labels", lambda v: cu.cluster_composition(v, 2)),
+    ("chance_level", "images", lambda v: cu.chance_level(mean_difference, A[:5], B[:5], images=v, n_shuffles=2)),
+    ("sgd_mapping", "images", lambda v: cu.sgd_mapping(A[:5], B[:5], images=v, steps=1, batch=1)),
+    ("subspace_overlap", "units_a", lambda v: cu.subspace_overlap(PAIR, v, [0])),
+]
+NO_WHOLE = {
+    "text": "01102",
+    "texts": ["a", "b", "c", "d", "e"],
+    "fractions": torch.tensor([0.5, 0, 1, 2, 1]),
+    "NaN": np.array([0, math.nan, 1, 2, 1]),
+    "complex": torch.zeros(5, dtype=torch.complex64),
+    "bool": torch.tensor([True, False, True, True, True]),
+    "two dimensions": torch.zeros(5, 1, dtype=torch.int64),
+    "a number": 3,
+    "sparse": torch.tensor([0, 1, 2, 1, 0]).to_sparse(),
+    "meta": torch.zeros(5, dtype=torch.int64, device="meta"),
+    "masked": np.ma.masked_array([0, 1, 2, 1, 0], mask=[0, 0, 0, 0, 1]),
+    "beyond int64": np.full(5, 2**64 - 1, dtype=np.uint64),
+    "huge": [10**30] * 5,
+    "ragged": [[0], [1, 2]],
+}
+WHOLE_TYPES = [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.uint64]
+
+
+def refusals():
+    for function, argument, right, call in ACTIVATIONS:
+        for what, form in {**FORMS, **ROWS_ONLY}.items():
+            yield Row(
+                function, f"{argument} {what}", partial(lambda c, f, x: c(quietly(f, x)), call, form, right), argument
+            )
+    for function, argument, right, call in TENSORS:
+        for what, form in FORMS.items():
+            yield Row(
+                function, f"{argument} {what}", partial(lambda c, f, x: c(quietly(f, x)), call, form, right), argument
+            )
+    for function, call in PAIRS.items():
+        for what, value in NO_PAIRS.items():
+            yield Row(function, f"pair {what}", partial(call, value), "pair")
+    for function, argument, call, right in NUMBERS:
+        for what, value in ODD_NUMBERS.items():
+            if what not in right.split() and not (what == "one" and argument in ("n_networks", "penalties")):
+                yield Row(function, f"{argument} {what}", partial(call, value), argument)
+    for values, calls in ((ODD_WORDS, WORDS), (NO_RESULTS, RESULTS), (NO_WHOLE, WHOLE)):
+        for function, argument, call in calls:
+            for what, value in values.items():
+                yield Row(function, f"{argument} {what}", partial(call, value), argument)
+
+
+def answers():
+    for function, argument, right, call in ACTIVATIONS + TENSORS:
+        for what, form in READ.items():
+            alike = partial(lambda c, x, found: torch.allclose(c(x).double(), found.double(), atol=1e-4), call, right)
+            yield Row(function, f"{argument} {what}", partial(lambda c, f, x: c(f(x)), call, form, right), alike)
+    for dtype in WHOLE_TYPES:
+        labels, units, images = (np.array(v, dtype) for v in ([0, 1, 1], [0, 2], [5, 5, 9, 9, 3, 3]))
+        name = np.dtype(dtype).name
+        yield Row("cluster_composition", name, partial(cu.cluster_composition, labels, 1), composed)
+        yield Row("subspace_overlap", name, partial(cu.subspace_overlap, SAME, units, units), lambda r: len(r) == 2)
+        chance = partial(cu.chance_level, mean_difference, A[:6], B[:6], images=images, n_shuffles=2)
+        yield Row("chance_level", name, chance, lambda r: r.p_value == 1)
+    yield Row("pair_moments", "pandas", lambda: cu.pair_moments(pd.DataFrame(A.numpy()), B).mean_a, near(PAIR.mean_a))
+    yield Row("label_chance", "lists", lambda: cu.label_chance(lambda g: 1.0, [[1, 2], [3]]), lambda r: r.p_value == 1)
+    yield Row(
+        "semi_matching", "a mask in a list", lambda: cu.semi_matching(SCORE, live_a=[True, False, True]), one_dead
+    )
+    yield Row(
+        "network_interval", "integers", lambda: cu.network_interval(np.ones((3, 3), int)), lambda r: r.estimate == 1
+    )
+
+
+def composed(found):
+    return found.tolist() == [[1, 0], [0, 2]]
+
+
+def one_dead(match):
+    return match.index[1] == -1
+
+
+def near(right):
+    return lambda found: torch.allclose(found, right)
+
+
+ROWS = [
+    *refusals(),
+    *answers(),
+    Row("semi_matching", "live_a numbers", lambda: cu.semi_matching(SCORE, live_a=torch.ones(3)), "live_a"),
+    Row("semi_matching", "live_b text", lambda: cu.semi_matching(SCORE, live_b="all"), "live_b"),
+    Row("bipartite_matching", "live_b short", lambda: cu.bipartite_matching(SCORE, live_b=[True]), "live_b"),
+    Row("network_interval", "values text", lambda: cu.network_interval("values"), "values"),
+    Row("network_interval", "values masked", lambda: cu.network_interval(hidden(torch.rand(3, 3))), "values"),
+    Row("network_interval", "values None", lambda: cu.network_interval(None), "values"),
+    Row("network_interval", "values sparse", lambda: cu.network_interval(torch.eye(3).to_sparse()), "values"),
+    Row("label_chance", "groups None", lambda: cu.label_chance(len, None), "groups"),
+    Row("label_chance", "groups masked", lambda: cu.label_chance(len, [hidden(A), hidden(A)]), "groups"),
+    Row("label_chance", "groups text", lambda: cu.label_chance(len, ["ab", "cd"]), "groups"),
+    Row("label_chance", "groups of numbers", lambda: cu.label_chance(len, [1, 2]), "groups"),
+    Row("label_chance", "statistic text", lambda: cu.label_chance(lambda g: "x", [A, A]), "statistic"),
+    Row("chance_level", "similarity None", lambda: cu.chance_level(lambda a, b: None, A, B), "similarity"),
+    Row("groups_interval", "statistic text", lambda: cu.groups_interval(lambda n: "1", [3]), "statistic"),
+    Row("groups_interval", "statistic None", lambda: cu.groups_interval(lambda n: None, [3]), "statistic"),
+    Row("mutual_information", "correction 3", lambda: cu.mutual_information(A, B, correction=3), "correction"),
+    Row("JointHistogram", "cuts None", lambda: cu.JointHistogram(cu.BinEdges(None, False), EDGES), "edges_a"),
+    Row("JointHistogram", "cuts fall", lambda: cu.JointHistogram(cu.BinEdges(-EDGES.cuts, False), EDGES), "edges_a"),
+    Row("Moments", "state of text", lambda: cu.Moments.from_state({"mean/a": "x"}), "tensors"),
+    Row("Moments", "state without axes", lambda: cu.Moments.from_state({"mean/a": torch.tensor(1.0)}), "tensors"),
+]
+KERNELS = [
+    name
+    for name in cu.__all__
+    if ".kernels." in getattr(cu, name).__module__
+    and (inspect.isfunction(getattr(cu, name)) or name in ("JointHistogram", "Moments"))
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_an_odd_input_is_right_or_refused(row):
+    judge(row)
+
+
+def test_every_kernel_has_odd_inputs():
+    assert len(ROWS) >= 300
+    assert {row.function for row in ROWS} >= {*KERNELS, "BinEdges", "MappingPath", "CCAResult", "MergeTree"}
+
+
+def test_partners_on_another_device_are_named():
+    with FakeTensorMode():
+        acts, far = torch.empty(40, 3), torch.empty(40, 3, device="cuda")
+        calls = {
+            "acts_b": [cu.pair_moments, cu.debiased_cka, cu.mutual_information, cu.sgd_mapping],
+            "maps_b": [lambda a, b: cu.dft_cca(*(acts.reshape(4, 5, 6, 1) for acts in (a, b)))],
+            "b": [streamed],
+        }
+        for argument, functions in calls.items():
+            for function in functions:
+                with pytest.raises(ValueError, match=rf"^{argument}: expected .*cpu.*cuda"):
+                    function(acts, far)
+        with pytest.raises(ValueError, match="^pair: expected cov_ab on cpu as mean_a, got it on cuda"):
+            cu.linear_cka(replace(PAIR, cov_ab=torch.empty(3, 4, dtype=torch.float64, device="cuda")))
+
+
+def test_an_unknown_name_among_many_is_answered_briefly():
+    blocks = cu.Moments({f"net{k}.features.{k}": 1 for k in range(500)}, pairs=[])
+    with pytest.raises(ValueError, match=r"a: expected one of net41.features.41, .* and 497 others, got") as refused:
+        blocks.pair("net41.features.4l", "net1.features.1")
+    assert len(str(refused.value)) <= 300
+    assert "did you mean 'net41.features.41'" in str(refused.value)
