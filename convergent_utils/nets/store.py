@@ -218,14 +218,34 @@ def configuration_hash(configuration: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(_plain(configuration), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """sha256 of names, types, shapes and values."""
+def checksum(tensors: Mapping[str, object], text: str = "") -> str:
+    """sha256 of names, types, shapes and values. Of what is neither tensor nor plain value, its type alone."""
     digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    for name in sorted(tensors, key=str):
+        for part in _parts(name, tensors[name]):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _parts(name: str, value: object) -> Iterator[bytes | np.ndarray]:
+    """What a checksum takes up of one value."""
+    if isinstance(value, Tensor) and value.is_quantized:
+        value = value.dequantize()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if isinstance(value, Tensor) and has_rows(value):
+        value = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
+        yield value.reshape(-1).view(torch.uint8).numpy()
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield from _parts(f"{name}/{key}", value[key])
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _parts(f"{name}/{number}", item)
+    else:
+        plain = value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype))
+        yield f"{name} {type(value).__name__} {value if plain else ''}".encode()
 
 
 def _as_path(path: str | Path, name: str = "path") -> Path:
@@ -318,12 +338,12 @@ def _classes() -> dict[str, type]:
     """The results that files may hold; nothing else is ever made from a file."""
     from ..kernels import alignment, binning, cca, chance, clustering, correlation, dft_cca, matching, moments
     from ..kernels import sparse_mapping as mapping
-    from . import activations, datasets, measuring, networks, training
+    from . import activations, datasets, measurement, networks, training
 
     known = [moments.Moments, moments.PairMoments, correlation.Correlation, matching.Match, binning.BinEdges]
     known += [cca.CCAResult, cca.CorrelationCount, dft_cca.DFTCCA, alignment.PartialLeastSquares, mapping.MappingPath]
     known += [clustering.SpectralEmbedding, clustering.MergeTree, chance.Interval, chance.Chance]
-    known += [measuring.Measurement, measuring.Top, datasets.Dataset, activations.ReceptiveField]
+    known += [measurement.Measurement, measurement.Top, datasets.Dataset, activations.ReceptiveField]
     known += [training.Recipe, training.History, training.Trained, networks.Network]
     return {known_class.__name__: known_class for known_class in known}
 
