@@ -54,6 +54,7 @@ def hooks_called(network: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: a network that cannot: a traced or scripted one, one that is spread over several devices.
     """
+    require_module(network)
     if any(len(getattr(module, "device_ids", None) or ()) > 1 for module in network.modules() if _parallel(module)):
         raise ValueError("network: one that is spread over several devices has outputs in parts; pass its .module")
     compiled = any(_compiled(module) for module in network.modules())
@@ -86,6 +87,7 @@ def find_layers(network: nn.Module, names: Iterable[str], of: str = "the network
     Raises:
         ValueError: a name that the network lacks; the nearest are named.
     """
+    require_module(network)
     known = {_plain(name): module for name, module in network.named_modules(remove_duplicate=False)}
     known |= dict(unwrapped(network).named_modules(remove_duplicate=False))
     known |= dict(network.named_modules(remove_duplicate=False)) | {"": unwrapped(network)}
@@ -103,9 +105,11 @@ def require_named(name: object, known: Iterable[str], argument: str, lacks: str,
     known = list(known)
     if isinstance(name, str) and name in known:
         return
-    near = difflib.get_close_matches(str(name)[:100], [each for each in known if each], n=3)
-    mean = f"did you mean {' or '.join(in_one_line(repr(each), 40) for each in near)}? " if near else ""
-    raise ValueError(f"{argument}: {in_one_line(lacks, 60)} {in_one_line(repr(name), 50)}; {mean}{how}")
+    named = [each for each in known if each]
+    near = difflib.get_close_matches(str(name)[:100], named, n=3)
+    hint = " or ".join(in_one_line(repr(each), 40) for each in near or named[:3])
+    hint = f"did you mean {hint}? " if near else f"it has {hint.replace(' or ', ', ')}; " if hint else ""
+    raise ValueError(f"{argument}: {in_one_line(lacks, 60)} {in_one_line(repr(name), 50)}; {hint}{how}")
 
 
 def as_axes(axes: Axes, layers: Iterable[str]) -> dict[str, str | None]:

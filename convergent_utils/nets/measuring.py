@@ -25,9 +25,9 @@ from .activations import Positions, as_positions, captured, draw_places, flat_pl
 from .arguments import as_count, form_of, has_rows
 from .datasets import Dataset
 from .distributed import gather, n_processes, rank, require_alike, same_fate
-from .layers import Axes, Maps, as_axes, as_layers, find_layers, require_named, unwrapped
+from .layers import Axes, Maps, as_axes, as_layers, find_layers, hooks_called, require_named, unwrapped
 from .measurement import Measurement
-from .modes import called, in_one_line, require_module
+from .modes import called, evaluating, in_one_line
 from .one_pass import Pass, as_inputs, inputs_of
 from .store import Store, checksum
 
@@ -68,7 +68,7 @@ def measure(
         seed: of places and sample.
         device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
         store: where to look the result up, by a checksum of weights, images and options, and of what the layers do with
-            the first two images; and to keep it.
+            the first two images and a few others; and to keep it.
 
     Returns:
         Measurement. Networks keep their mode and device. A module called more than once counts with its last output.
@@ -109,10 +109,12 @@ def measurement_configuration(
     """All that a measurement depends on: weights, structure, images, options of `measure`, the code that measures.
 
     What the networks do beside it, by their code, attributes and hooks, is seen by "probe": a checksum of the rows of
-    the first two images. It differs between processors; leave it out where networks are known by weights and class.
+    the first two images and a few others. It differs between processors; leave it out where networks are known by
+    weights and class.
     """
     images, layers, options = _read(networks, images, layers, **options)
     positions, axes, seed = (options[name] for name in ("positions", "axes", "seed"))
+    few = images[[0, 1, *range(2, len(images), -(-len(images) // _PROBED))]]  # of two, all units may be silent
     return {
         "networks": {
             name: [_ADDRESS.sub("", repr(network)), checksum(network.state_dict())]
@@ -122,7 +124,7 @@ def measurement_configuration(
         "layers": layers,
         "code": _code(),
         "probe": {
-            name: _probe(network, name, images[:2], layers, positions, axes, seed) for name, network in networks.items()
+            name: _probe(network, name, few, layers, positions, axes, seed) for name, network in networks.items()
         },
         **options,
     }
@@ -157,6 +159,7 @@ def _repeatable() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+_PROBED = 6  # images beside the first two
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in this very process
 
 
@@ -242,7 +245,8 @@ def _require_networks(networks: object) -> None:
         if not isinstance(name, str) or not name or "." in name or "|" in name:
             raise ValueError(f"networks: expected names without dots or '|', got {in_one_line(repr(name))}")
         try:
-            require_module(network)
+            with hooks_called(network), evaluating(network):
+                pass
         except ValueError as error:
             reason = str(error).removeprefix("network: ")
             raise ValueError(f"networks: {in_one_line(repr(name), 60)}: {reason}") from error
