@@ -200,6 +200,18 @@ def test_the_module_tells_what_axes_mean(module, shape, units):
     assert shapes(network, ["0"], torch.randn(shape), positions="mean") == {"0": (7, units)}
 
 
+def test_what_works_number_by_number_has_the_axes_of_what_came_before():
+    inner = nn.Sequential(nn.Conv1d(3, 12, 5), nn.Dropout(), nn.Sequential(nn.ReLU()))
+    network, time = nn.Sequential(inner, nn.GELU(), nn.Flatten(2), nn.Tanh()), torch.randn(7, 3, 50)
+    found = shapes(network, ["0", "0.2", "0.2.0", "1", "3"], time, positions="mean")
+    assert found == {"0": (7, 12), "0.2": (7, 12), "0.2.0": (7, 12), "1": (7, 12), "3": (7, 46)}
+    maps = nn.Sequential(nn.LayerNorm(9), nn.GELU())
+    assert shapes(maps, "1", torch.randn(7, 5, 6, 9), positions="mean") == {"1": (7, 9)}
+    assert shapes(nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU()), "1", torch.randn(7, 1, 5, 6), positions="mean") == {
+        "1": (7, 4)
+    }
+
+
 def test_a_norm_that_calls_itself_of_one_axis_may_be_of_maps():
     class LayerNorm2d(nn.LayerNorm):
         def forward(self, maps):

@@ -32,11 +32,14 @@ class Maps(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer: its name as it was given, its module, and those that it lies in, outermost first."""
+    """One layer: its name as it was given, its module, those that it lies in, outermost first, and the module that
+    tells what the axes of its output mean: the last that does not work number by number.
+    """
 
     name: str
     module: nn.Module
     within: tuple[nn.Module, ...]
+    teller: nn.Module
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -96,7 +99,8 @@ def find_layers(network: nn.Module, names: Iterable[str], of: str = "the network
         require_named(name, known, "layers", f"{of} has no layer", "dict(network.named_modules()) lists all")
         parts = name.split(".")
         parents = [known.get(".".join(parts[:k])) for k in range(len(parts))]
-        found.append(Layer(name, known[name], tuple(parent for parent in parents if parent is not None)))
+        within = tuple(parent for parent in parents if parent is not None)
+        found.append(Layer(name, known[name], within, _teller(known[name], within)))
     return found
 
 
@@ -171,16 +175,44 @@ def tokens_come_first(network: nn.Module) -> bool:
 
 def _recognised(output: Tensor, layer: Layer) -> str:
     """The axes of a layer's output that its module tells, else those that are usual."""
-    module, by_torch = layer.module, type(layer.module).forward.__module__.startswith("torch.")
+    module, by_torch = layer.teller, getattr(type(layer.teller).forward, "__module__", "").startswith("torch.")
     if output.ndim == 4:
         last = by_torch and isinstance(module, _OF_LAST_AXIS) and len(getattr(module, "normalized_shape", (0,))) == 1
         return "nhwc" if last else "nchw"
-    if output.ndim == 3 and any(_takes_tokens_first(each) for each in (*layer.within, module)):
+    if output.ndim == 3 and any(_takes_tokens_first(each) for each in (*layer.within, layer.module, module)):
         return "tnd"
     one_dimensional = any(kind.__name__.endswith("1d") for kind in type(module).__mro__)
     if output.ndim == 3 and by_torch and (one_dimensional or isinstance(module, _OF_CHANNELS)):
         return "ndt"
     return "ntd" if output.ndim == 3 else "nd"
+
+
+def _teller(module: nn.Module, within: tuple[nn.Module, ...]) -> nn.Module:
+    """The module itself or, in a sequence, the last up to it that does not work number by number."""
+    top = module
+    for parent in reversed(within):
+        if not _is_sequence(parent):
+            break
+        top = parent
+    chain, last = _in_order(top), _in_order(module)[-1]
+    before = chain[: len(chain) - chain[::-1].index(last)]
+    return next((each for each in reversed(before) if not _keeps_axes(each)), module)
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
+
+
+def _in_order(module: nn.Module) -> list[nn.Module]:
+    """The modules of a sequence, and of sequences within it, in the order in which they are called."""
+    return [each for part in module for each in _in_order(part)] if _is_sequence(module) else [module]
+
+
+def _keeps_axes(module: nn.Module) -> bool:
+    """Whether it works number by number."""
+    kind = type(module)
+    by_number = kind.__module__ in ("torch.nn.modules.activation", "torch.nn.modules.dropout") or kind is nn.Identity
+    return by_number and kind is not nn.MultiheadAttention and not kind.__name__.endswith("1d")
 
 
 def _takes_tokens_first(module: nn.Module) -> bool:

@@ -23,13 +23,14 @@ from . import activations, datasets, distributed, measurement, one_pass
 from . import layers as layers_module
 from .activations import Positions, as_positions, captured, draw_places, flat_places, require_common_places, rows_of
 from .arguments import as_count, form_of, has_rows
+from .checksums import checksum
 from .datasets import Dataset
 from .distributed import gather, n_processes, rank, require_alike, same_fate
 from .layers import Axes, Maps, as_axes, as_layers, find_layers, hooks_called, require_named, unwrapped
 from .measurement import Measurement
 from .modes import called, evaluating, in_one_line
 from .one_pass import Pass, as_inputs, inputs_of
-from .store import Store, checksum
+from .store import Store
 
 
 @ordinary_tensors()

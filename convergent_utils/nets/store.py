@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..kernels.checks import require_known
 from .arguments import form_of, has_rows
+from .checksums import checksum
 from .modes import in_one_line, shown
 
 _ROOT = Path(__file__).parents[2]
@@ -216,36 +217,6 @@ class Store:
 def configuration_hash(configuration: Mapping[str, object]) -> str:
     """Sixteen hexadecimal digits that stand for a configuration of plain values."""
     return hashlib.sha256(json.dumps(_plain(configuration), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def checksum(tensors: Mapping[str, object], text: str = "") -> str:
-    """sha256 of names, types, shapes and values. Of what is neither tensor nor plain value, its type alone."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors, key=str):
-        for part in _parts(name, tensors[name]):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def _parts(name: str, value: object) -> Iterator[bytes | np.ndarray]:
-    """What a checksum takes up of one value."""
-    if isinstance(value, Tensor) and value.is_quantized:
-        value = value.dequantize()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
-    if isinstance(value, Tensor) and has_rows(value):
-        value = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
-        yield value.reshape(-1).view(torch.uint8).numpy()
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            yield from _parts(f"{name}/{key}", value[key])
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from _parts(f"{name}/{number}", item)
-    else:
-        plain = value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype))
-        yield f"{name} {type(value).__name__} {value if plain else ''}".encode()
 
 
 def _as_path(path: str | Path, name: str = "path") -> Path:
