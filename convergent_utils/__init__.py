@@ -44,7 +44,8 @@ from .nets.interventions import (
     training_cost,
     truncated,
 )
-from .nets.measuring import Measurement, Top, measure
+from .nets.measurement import Measurement, Top
+from .nets.measuring import measure
 from .nets.networks import Network, build_network, permuted_copy, with_units
 from .nets.receptive_fields import ReceptiveField, patch, receptive_field
 from .nets.store import Store, load, save

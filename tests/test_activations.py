@@ -128,3 +128,203 @@ def test_bad_arguments_are_named(network, inputs):
     lstm = nn.LSTM(4, 3)
     with pytest.raises(ValueError, match="expected a tensor"), cu.record(lstm, [""]):
         lstm(torch.randn(2, 5, 4))
+
+
+def shapes(network, layers, *inputs, **options):
+    with cu.record(network, layers, **options) as rows:
+        network(*inputs)
+        return {layer: tuple(value.shape) for layer, value in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "units"),
+    [
+        (nn.Conv1d(3, 12, 5), (7, 3, 50), 12),
+        (nn.ConvTranspose1d(3, 12, 5), (7, 3, 50), 12),
+        (nn.BatchNorm1d(3), (7, 3, 50), 3),
+        (nn.InstanceNorm1d(3), (7, 3, 50), 3),
+        (nn.MaxPool1d(2), (7, 3, 50), 3),
+        (nn.AdaptiveAvgPool1d(6), (7, 3, 50), 3),
+        (nn.GroupNorm(1, 3), (7, 3, 50), 3),
+        (nn.BatchNorm1d(3), (7, 3), 3),
+        (nn.Linear(9, 4), (7, 5, 9), 4),
+        (nn.LayerNorm(9), (7, 5, 6, 9), 9),
+        (nn.Linear(9, 4), (7, 5, 6, 9), 4),
+        (nn.LayerNorm([3, 5, 5]), (7, 3, 5, 5), 3),
+        (nn.ReLU(), (7, 3, 5, 5), 3),
+        (nn.TransformerEncoderLayer(6, 2, 8, batch_first=False), (9, 7, 6), 6),
+        (nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), (7, 9, 6), 6),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_the_module_tells_what_axes_mean(module, shape, units):
+    network = nn.Sequential(module)
+    assert shapes(network, ["0"], torch.randn(shape), positions="mean") == {"0": (7, units)}
+
+
+def test_what_works_number_by_number_has_the_axes_of_what_came_before():
+    inner = nn.Sequential(nn.Conv1d(3, 12, 5), nn.Dropout(), nn.Sequential(nn.ReLU()))
+    network, time = nn.Sequential(inner, nn.GELU(), nn.Flatten(2), nn.Tanh()), torch.randn(7, 3, 50)
+    found = shapes(network, ["0", "0.2", "0.2.0", "1", "3"], time, positions="mean")
+    assert found == {"0": (7, 12), "0.2": (7, 12), "0.2.0": (7, 12), "1": (7, 12), "3": (7, 46)}
+    maps = nn.Sequential(nn.LayerNorm(9), nn.GELU())
+    assert shapes(maps, "1", torch.randn(7, 5, 6, 9), positions="mean") == {"1": (7, 9)}
+    assert shapes(nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU()), "1", torch.randn(7, 1, 5, 6), positions="mean") == {
+        "1": (7, 4)
+    }
+
+
+def test_a_norm_that_calls_itself_of_one_axis_may_be_of_maps():
+    class LayerNorm2d(nn.LayerNorm):
+        def forward(self, maps):
+            return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    assert shapes(nn.Sequential(LayerNorm2d(3)), "0", torch.randn(7, 3, 5, 5)) == {"0": (175, 3)}
+
+
+@pytest.mark.parametrize(
+    ("axes", "order"), [("nchw", (0, 2, 3, 1)), ("nhwc", (0, 1, 2, 3)), ("ntd", (0, 1, 2)), ("ndt", (0, 2, 1))]
+)
+def test_axes_are_as_told(axes, order):
+    network, inputs = nn.Sequential(nn.Identity()), torch.randn((4, 3, 5, 2)[: len(order)])
+    for given in (axes, {"0": axes}):
+        with cu.record(network, "0", axes=given) as rows:
+            network(inputs)
+            assert torch.equal(rows["0"], inputs.permute(order).flatten(0, -2))
+
+
+class SequenceFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block, self.out = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, rows):
+        return self.out(self.block(rows.transpose(0, 1))[0])
+
+
+def test_outputs_of_other_inputs_are_refused():
+    network, rows = SequenceFirst(), torch.randn(20, 9, 6)
+    with pytest.raises(ValueError, match="^layers: 'block': .*axes='ntd', is of 9 inputs, and 20 went in.* axes$"):
+        shapes(network, "block", rows)
+    with cu.record(network, ["block", "out"], axes={"block": "tnd"}, positions="mean") as found:
+        network(rows)
+        assert torch.allclose(found["block"], network.block(rows).mean(1), atol=1e-6)
+    for axes in ("nchw", "tnd"):
+        with pytest.raises(ValueError, match="^axes: "):
+            shapes(network, "out", rows, axes=axes)
+    with pytest.raises(ValueError, match="is of 9 inputs, and 20 went in"):
+        shapes(nn.Sequential(nn.Linear(6, 5)), "0", rows, axes="tnd")
+    with pytest.raises(ValueError, match="of 4 inputs, and 2 went in"):
+        shapes(nn.Sequential(nn.Flatten(0, 1), nn.Linear(6, 5)), "1", torch.randn(2, 2, 6))
+
+
+def test_the_number_of_inputs_is_that_of_the_first_tensor():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, scale=1.0, *, batch):
+            return self.inner(batch["rows"] * scale)
+
+    network, batch = Named(), {"name": "x", "rows": torch.randn(5, 3)}
+    with cu.record(network, "inner") as rows:
+        network(2.0, batch=batch)
+        assert rows["inner"].shape == (5, 2)
+
+
+def test_tokens_have_a_first_and_a_last_and_no_centre():
+    network, tokens = nn.Sequential(nn.Identity()), torch.randn(4, 7, 3)
+    for positions, wanted in (("first", tokens[:, 0]), ("last", tokens[:, -1]), ("mean", tokens.mean(1))):
+        with cu.record(network, "0", positions=positions) as rows:
+            network(tokens)
+            assert torch.equal(rows["0"], wanted)
+    assert shapes(network, "0", tokens, positions=5) == {"0": (20, 3)}
+    with pytest.raises(ValueError, match="^positions: the tokens of '0' have no centre"):
+        shapes(network, "0", tokens, positions="centre")
+    for positions in ("first", "last"):
+        with pytest.raises(ValueError, match=f"^positions: the grid of '0' has no {positions}"):
+            shapes(network, "0", torch.randn(4, 3, 2, 2), positions=positions)
+        assert shapes(network, "0", torch.randn(4, 3, 1, 1), positions=positions) == {"0": (4, 3)}
+    mixed = nn.Sequential(nn.Identity(), nn.Flatten(2), nn.Identity())
+    with pytest.raises(ValueError, match="^positions: the tokens of '1' are no places of the grid of '0'"):
+        shapes(mixed, ["0", "1"], torch.randn(4, 3, 2, 2), positions=2)
+    assert shapes(mixed, ["0", "1"], torch.randn(4, 3, 2, 2))["0"] == (16, 3)
+
+
+def test_a_hook_that_cannot_be_placed_leaves_none_behind():
+    network = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.ReLU())).train()
+    with pytest.raises(ValueError, match="^layers: '1' takes no hooks"), cu.record(network, ["0", "1"]):
+        pass
+    assert not network[0]._forward_hooks
+    assert not network._forward_pre_hooks
+    assert network.training
+    assert network[0].training
+
+
+def test_padded_tokens_on_the_fused_path():
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, dropout=0.0), 2)
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, rows):
+            return self.encoder(rows, src_key_padding_mask=torch.tensor([[False] * 5, [False] * 3 + [True] * 2]))
+
+    network, rows, fused = Padded(), torch.randn(2, 5, 6), torch.backends.mha.get_fastpath_enabled()
+    whole = network(rows)  # in training mode, without dropout
+    with cu.record(network, ["encoder", "encoder.layers.1", "encoder.layers.0.linear1"]) as found:
+        network(rows)
+    assert torch.allclose(found["encoder"], whole.detach().flatten(0, 1), atol=1e-5)
+    assert found["encoder.layers.0.linear1"].shape == (10, 8)
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda network: torch.compile(network, backend="eager"),
+        nn.DataParallel,
+        lambda network: torch.compile(nn.DataParallel(network), backend="eager"),
+        lambda network: network.compile(backend="eager") or network,
+    ],
+    ids=["compiled", "parallel", "both", "in place"],
+)
+def test_wrapped_networks_are_recorded(wrap, generator):
+    inputs, network = torch.randn(6, 4, generator=generator), nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+    wanted, wrapped = network[0](inputs).detach(), wrap(network)
+    with torch.no_grad():
+        wrapped(inputs)  # a compiled one passes over hooks that come later
+    prefixed = next(name for name, module in wrapped.named_modules() if module is network[0])
+    with cu.record(wrapped, ["0", prefixed]) as rows:
+        wrapped(inputs)
+    assert torch.allclose(rows["0"], wanted)
+    assert torch.equal(rows[prefixed], rows["0"])
+    found = cu.measure({"one": wrapped, "plain": nn.Sequential(nn.Linear(4, 3))}, inputs, "0", sample=4, top=2)
+    assert torch.allclose(found.mean_activation("one.0"), wanted.double().mean(0), atol=1e-6)
+
+
+def test_networks_that_pass_over_hooks_are_refused(generator):
+    inputs, network = torch.randn(6, 4, generator=generator), nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+    exported = torch.export.export(network, (inputs,))
+    others = (torch.jit.trace(network, inputs), torch.jit.script(network), exported, exported.module())
+    for other in others:
+        with pytest.raises(ValueError, match="^network: "), cu.record(other, "0"):
+            other(inputs)
+        with pytest.raises(ValueError, match="^networks: 'n': "):
+            cu.measure({"n": other}, inputs, "0", sample=4, top=2)
+
+
+def test_an_unknown_layer_is_answered_shortly():
+    network = nn.ModuleDict({f"block{k}": nn.Linear(2, 2) for k in range(500)})
+    with pytest.raises(ValueError, match="^layers: ") as refused, cu.record(network, "block_42"):
+        pass
+    said = str(refused.value)
+    assert len(said) <= 300
+    assert "'block42'" in said
+    assert "named_modules" in said
+    with pytest.raises(ValueError, match="^layers: network 'b' has no layer '0'"):
+        cu.measure({"a": nn.Sequential(nn.Linear(2, 2)), "b": network}, torch.randn(9, 2), "0")

@@ -194,7 +194,8 @@ def test_check_refuses_in_one_sentence_what_it_cannot_check(project, capsys, fil
 MEAN = """import statistics
 assert isinstance(answer, (int, float)), "a number is asked for"
 assert abs(answer - statistics.mean(given)) < 1e-9, "the mean is another\""""
-TWICE = 'assert isclose(twice(given[0]), 2), "twice one is two"\nassert twice(more[0]) == 2 * half(8), "twice four is eight"'
+TWICE = """assert isclose(twice(given[0]), 2), "twice one is two"
+assert twice(more[0]) == 2 * half(8), "twice four is eight\""""
 SETTING = "from math import isclose\n\ngiven = [1, 3]\n\n\ndef half(x):\n    return x / 2"
 BLANKS = ("answer = None", "def twice(x):\n    return None")
 RIGHT = ("answer = 2", "def twice(x):\n    return 2 * x")

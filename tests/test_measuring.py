@@ -1,9 +1,11 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.nets import store
+from convergent_utils.nets import measuring, store
 
 LAYERS = ["conv1", "conv3", "fc6"]
 
@@ -197,7 +199,7 @@ def test_bad_arguments_are_named(networks, images, options, message):
 
 
 def test_bad_images_and_names_are_named(networks, images):
-    for other in (images.numpy(), images.long(), cu.load_dataset("fashion-mnist", limit=10)):
+    for other in (images.tolist(), images.long(), "images"):
         with pytest.raises(ValueError, match="images: expected"):
             cu.measure(networks, other, ["conv1"])
     with pytest.raises(ValueError, match="device: expected 'auto' or"):
@@ -229,3 +231,226 @@ def test_networks_of_rows_and_of_their_own_mode(generator):
     found = cu.measure(networks, rows, ["inner"], sample=10)
     expected = cu.pair_moments(networks["a"].inner(rows), networks["b"].inner(rows))
     assert torch.allclose(found.pair("a.inner", "b.inner").cov_ab, expected.cov_ab, atol=1e-6)
+
+
+class Decoder(torch.nn.Module):
+    """Its ReLU is called on maps of 4 x 4, then of 8 x 8 with other units; or each time on one of its own."""
+
+    def __init__(self, *, shared):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(1, 6, 3, 2, 1), torch.nn.Conv2d(6, 5, 3, padding=1)
+        self.relu = torch.nn.ReLU()
+        self.before = self.relu if shared else torch.nn.ReLU()
+
+    def forward(self, images):
+        small = self.before(self.first(images))
+        return self.relu(self.second(torch.nn.functional.interpolate(small, scale_factor=2)))
+
+
+@pytest.mark.parametrize("positions", ["all", "centre", "mean", 3])
+def test_a_module_called_twice_counts_with_its_last_call(generator, positions):
+    own = Decoder(shared=False)
+    shared = Decoder(shared=True)
+    shared.load_state_dict(own.state_dict())
+    images = torch.randn(30, 1, 8, 8, generator=generator)
+    one, other = (
+        cu.measure({"n": net}, images, "relu", positions=positions, sample=16, top=3) for net in (own, shared)
+    )
+    assert one.blocks == other.blocks == {"n.relu": 5}
+    assert torch.equal(one.pair("n.relu", "n.relu").cov_ab, other.pair("n.relu", "n.relu").cov_ab)
+    assert torch.equal(one.sample("n.relu"), other.sample("n.relu"))
+    for part in ("value", "image", "place"):
+        assert torch.equal(getattr(one.top("n.relu"), part), getattr(other.top("n.relu"), part))
+    assert torch.equal(one.active_share("n.relu"), other.active_share("n.relu"))
+    if positions != 3:
+        assert torch.equal(one.mean_map("n.relu"), other.mean_map("n.relu"))
+
+
+def test_an_earlier_call_of_a_module_is_no_reason_to_refuse(generator):
+    class Windows(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = torch.nn.ReLU()
+
+        def forward(self, rows):
+            self.relu(rows.reshape(-1, 1))
+            self.relu(rows.reshape(len(rows), 1, 1, 1, -1))
+            return self.relu(rows)
+
+    rows = torch.randn(20, 4, generator=generator)
+    found = cu.measure({"n": Windows()}, rows, "relu", sample=8)
+    assert torch.allclose(found.mean_activation("n.relu"), rows.relu().double().mean(0), atol=1e-6)
+
+
+class Acts(torch.nn.Module):
+    """Equal weights and equal repr, whatever it does with them."""
+
+    def __init__(self, act=torch.relu, slope=1.0, shift=0.0):
+        super().__init__()
+        self.linear, self.out, self.act, self.slope = torch.nn.Linear(4, 3), torch.nn.Identity(), act, slope
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        torch.nn.init.constant_(self.linear.weight, 0.5)
+        torch.nn.init.constant_(self.linear.bias, 0.1)
+
+    def forward(self, rows):
+        return self.out(self.act(self.linear(rows)) * self.slope + self.shift)
+
+
+class Edited(Acts):
+    def __repr__(self):
+        return super().__repr__().replace("Edited", "Acts")
+
+    def forward(self, rows):
+        return super().forward(rows + 1)
+
+
+def ablated():
+    network = Acts()
+    network.linear.register_forward_hook(lambda module, inputs, output: output * torch.tensor([1.0, 0, 1]))
+    return network
+
+
+@pytest.mark.parametrize(
+    "other", [lambda: Acts(torch.tanh), lambda: Acts(slope=3.0), lambda: Acts(shift=2.0), Edited, ablated]
+)
+def test_the_store_tells_networks_apart_that_have_the_same_weights(other, generator, tmp_path):
+    rows, kept = torch.randn(20, 4, generator=generator), store.Store(tmp_path)
+    cu.measure({"n": Acts()}, rows, "out", sample=8, store=kept)
+    found = cu.measure({"n": other()}, rows, "out", sample=8, store=kept).mean_activation("n.out")
+    assert torch.equal(found, cu.measure({"n": other()}, rows, "out", sample=8).mean_activation("n.out"))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    cu.measure({"n": other()}, rows, "out", sample=8, store=kept)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2, "the same network is found again"
+
+
+def test_the_probe_is_apart_from_what_any_processor_agrees_on(generator):
+    rows = torch.randn(20, 4, generator=generator)
+    one, other = (measuring.measurement_configuration({"n": net}, rows, ["out"]) for net in (Acts(), Acts(torch.tanh)))
+    assert one.pop("probe") != other.pop("probe")
+    assert one == other
+    network, before = Acts(), torch.get_rng_state()
+    measuring.measurement_configuration({"n": network}, rows, ["out"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_state_that_is_no_tensor_has_a_key(generator, tmp_path):
+    class Extra(torch.nn.Linear):
+        told = 1
+
+        def get_extra_state(self):
+            return {"told": self.told, "object": object()}
+
+    rows, kept = torch.randn(20, 4, generator=generator), store.Store(tmp_path)
+    quantised = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(quantised, {torch.nn.Linear})
+        for network in (torch.nn.Sequential(Extra(4, 3)), quantised):
+            found = [cu.measure({"n": network}, rows, "0", sample=8, store=kept) for _ in range(2)]
+            assert torch.equal(found[0].sample("n.0"), found[1].sample("n.0"))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert store.checksum({"a": {"told": 1}}) != store.checksum({"a": {"told": 2}})
+
+
+def test_comments_and_layout_are_no_part_of_the_code():
+    one = 'def f(x):\n    """Say."""\n    # why\n    return g(x,\n             f"a{x}")  # so\n'
+    same = 'def f(x):\n    """Other."""\n\n    return g(x, f"a{x}")\n'
+    assert measuring._bare(one) == measuring._bare(same)
+    for other in (same.replace("a{x}", "b{x}"), same.replace("    return", "return"), same.replace("g(", "h(")):
+        assert measuring._bare(one) != measuring._bare(other)
+
+
+def test_images_are_read_and_cast(networks, images, generator, tmp_path):
+    wanted = cu.measure(networks, images, "conv1", sample=8).mean_activation("net1.conv1")
+    for given in (
+        images.numpy(),
+        cu.load_dataset("fashion-mnist", split="test", limit=90),
+        cu.normalise(images).numpy(),
+    ):
+        assert torch.equal(cu.measure(networks, given, "conv1", sample=8).mean_activation("net1.conv1"), wanted)
+    (tmp_path / "images.npy").write_bytes(b"")
+    np.save(tmp_path / "images.npy", images.numpy())
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(cu.measure(networks, mapped, "conv1", sample=8).mean_activation("net1.conv1"), wanted)
+    for dtype, close in ((torch.float64, 1e-5), (torch.bfloat16, 0.1)):
+        nets = {"net1": cu.build_network("alexnet-narrow", seed=1).to(dtype), "net2": networks["net2"]}
+        found = cu.measure(nets, images, "conv1", sample=8).mean_activation("net1.conv1")
+        assert torch.allclose(found, wanted, rtol=close, atol=close)
+
+
+class Patches(torch.nn.Module):
+    """A small transformer of images: a grid of patches, then tokens with one for the class."""
+
+    def __init__(self, units=6, side=3):
+        super().__init__()
+        self.project = torch.nn.Conv2d(1, units, side, side)
+        self.block, self.head = torch.nn.Linear(units, units), torch.nn.Linear(units, 4)
+
+    def forward(self, images):
+        tokens = self.project(images).flatten(2).transpose(1, 2)
+        return self.head(self.block(torch.cat((tokens[:, :1] * 0 + 1, tokens), dim=1))[:, 0])
+
+
+def test_tokens_are_no_places_of_an_image(generator):
+    images = torch.randn(20, 1, 9, 9, generator=generator)
+    networks = {"a": Patches(), "b": Patches(5)}
+    across = {"pairs": [("a.project", "b.block")], "sample": 12}
+    for positions in ("all", "centre", 4, "first", "last"):
+        with pytest.raises(ValueError, match="^positions: "):
+            cu.measure(networks, images, ["project", "block"], positions=positions, **across)
+    found = cu.measure(networks, images, ["project", "block"], positions="mean", **across)
+    assert found.pair("a.project", "b.block").n_samples == 20
+    apart = cu.measure(networks, images, ["project", "block", "head"], positions="all", sample=12, pairs=[])
+    assert apart.sample("a.project").shape == (12, 6)
+    with pytest.raises(ValueError, match="^block: the tokens of 'b.block'"):
+        apart.sample("b.block")
+    tokens = cu.measure(networks, images, "block", positions="all", sample=12)
+    with cu.record(networks["a"], "block") as rows:
+        networks["a"](images)
+        whole = rows["block"].unflatten(0, (20, 10))
+    place = (tokens.sample_places[:, 0] * 10).long()
+    assert torch.equal(tokens.sample("a.block"), whole[tokens.sample_images, place])
+    for positions, token in (("first", 0), ("last", 9)):
+        found = cu.measure(networks, images, ["block", "head"], positions=positions, sample=12)
+        assert torch.allclose(found.mean_activation("a.block"), whole[:, token].double().mean(0), atol=1e-6)
+        assert torch.equal(found.sample("a.block"), whole[found.sample_images, token])
+        assert (found.top("a.block").place == torch.tensor([token, 0])).all()
+    some = cu.measure(networks, images, ["block", "head"], positions=3, sample=12)
+    assert some.pair("a.block", "b.block").n_samples == 60
+
+
+def test_axes_of_measure(generator):
+    time = torch.randn(30, 1, 50, generator=generator)
+    network = torch.nn.Sequential(torch.nn.Conv1d(1, 12, 5), torch.nn.ReLU())
+    direct = network(time).detach().transpose(1, 2).flatten(0, 1).double()
+    for axes in ({"1": "ndt"}, "ndt"):
+        found = cu.measure({"n": network}, time, ["0", "1"], axes=axes, sample=8)
+        assert found.blocks == {"n.0": 12, "n.1": 12}
+        assert torch.allclose(found.mean_activation("n.1"), direct.mean(0), atol=1e-6)
+    assert cu.measure({"n": network}, time, "0", sample=8).blocks == {"n.0": 12}
+    keys = [
+        measuring.measurement_configuration({"n": network}, time, ["0"], axes=axes) for axes in (None, "ndt", "ntd")
+    ]
+    assert len({store.configuration_hash(key) for key in keys}) == 3
+
+
+def test_tokens_that_come_first_are_not_images(generator):
+    class First(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = torch.nn.TransformerEncoderLayer(6, 2, 8, batch_first=False)
+            self.after = torch.nn.Linear(6, 3)
+
+        def forward(self, rows):
+            return self.after(self.block(rows.transpose(0, 1)))
+
+    rows, network = torch.randn(40, 9, 6, generator=generator), First().eval()
+    wanted = network.block(rows.transpose(0, 1)).mean(0)
+    found = cu.measure({"n": network}, rows, ["block", "block.linear1"], positions="mean", sample=8)
+    assert torch.allclose(found.mean_activation("n.block"), wanted.double().mean(0), atol=1e-6)
+    with pytest.raises(ValueError, match="layers: 'after': .* is of 9 inputs, and .* by the option axes"):
+        cu.measure({"n": network}, rows, "after", sample=8)
+    found = cu.measure({"n": network}, rows, "after", axes="tnd", sample=8)
+    assert torch.allclose(found.mean_activation("n.after"), network(rows).double().mean((0, 1)), atol=1e-6)

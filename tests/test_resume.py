@@ -137,7 +137,7 @@ def test_notebooks_that_are_killed_or_interrupted_leave_nothing(tmp_path, tempor
         process = start(script, books, **folders)
         if stop is None:
             break
-        wait_until(lambda: set(temporary.glob("cl-run-*/tmp*/")) - left, "a notebook ran")
+        wait_until(lambda left=left: set(temporary.glob("cl-run-*/tmp*/")) - left, "a notebook ran")
         half.write_text("half")  # as if it had been killed while it wrote this
         began, send = time.monotonic(), os.kill if stop == signal.SIGKILL else os.killpg
         send(process.pid, stop)

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import require_known
+from ..kernels.checks import as_count, is_count, require_known
 from ..kernels.precision import full_precision, ordinary_tensors
+from .layers import (
+    Axes,
+    Layer,
+    Maps,
+    as_axes,
+    as_layers,
+    as_maps,
+    find_layers,
+    hooks_called,
+    tokens_come_first,
+    unwrapped,
+)
+from .modes import evaluating, in_one_line
 
 Positions = str | int
+
+_NAMED = ("all", "centre", "mean", "first", "last")
 
 
 @contextmanager
 def record(
-    network: nn.Module, layers: list[str] | str, *, positions: Positions = "all", seed: int = 0
+    network: nn.Module,
+    layers: Iterable[str] | str,
+    *,
+    positions: Positions = "all",
+    axes: Axes = None,
+    seed: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
     """Record activations while the network is called.
 
@@ -29,33 +49,41 @@ def record(
         network: any torch module; within the block it is in eval mode, without gradients, in full float32; autocast
             around the block is off, and a network in half precision takes input in half precision.
         layers: names of its submodules, as in `named_modules`. A module called more than once keeps its last output.
+            Prefixes that torch.compile and DataParallel put before them may be left out.
         positions: which places of a map become rows: "all" (images x height x width), "centre", "mean" (the mean over
             places), or a number of random places per image, drawn from (seed, how many images came before), the same
-            fractions of the map in every layer. Outputs (n, units) have one place, (n, tokens, units) a row of them.
+            fractions of the map in every layer. Outputs (n, units) have one place. Tokens are no places of an image:
+            of them there are "all", "mean", "first", "last" or a number, and no number for grids and tokens together.
+        axes: what the axes of outputs mean, one for all layers or a dict by layer: "nchw", "nhwc", "ntd" (n, tokens,
+            units), "ndt" (n, units, tokens) or "tnd" (tokens, n, units). None: "nchw" and "ntd", but as the module
+            tells where it is one of torch's (Conv1d, poolings and norms of one dimension; LayerNorm and Linear over
+            maps; transformers with batch_first=False), also through a ReLU or Dropout after it in an nn.Sequential.
         seed: of the random places.
 
     Yields:
         A dict from layer to rows (samples, units), refilled by each call of the network.
 
     Raises:
-        ValueError: a layer that the network lacks (the nearest name is given), unknown positions, an output that is no
-            tensor, or one that a later module has overwritten in place.
+        ValueError: a layer that the network lacks (the nearest names are given), unknown positions, an output that is
+            no tensor, or has other inputs than the network along the axis of inputs, or that a later module has
+            overwritten in place; a network that passes over hooks.
 
     Modes and gradients are as before afterwards, and no hook is left behind, whatever happened in between.
     """
-    require_positions(positions)
+    positions, layers = as_positions(positions), as_layers(layers)
     rows: dict[str, Tensor] = {}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(as_count(seed, "seed", at_least=0))
 
     def refill(_module: nn.Module, _inputs: object, _output: object) -> None:
         """After each call of the network: the rows of all layers at the same places."""
         maps = read()
-        drawn = draw_places(generator, len(next(iter(maps.values()))), positions)
-        for name, value in maps.items():
+        require_common_places({name: kind for name, (_, kind) in maps.items()}, positions)
+        drawn = draw_places(generator, len(next(iter(maps.values())).values), positions)
+        for name, (value, _) in maps.items():
             rows[name] = rows_of(value, positions, flat_places(value, positions, drawn)).flatten(0, 1)
 
-    with captured(network, [layers] if isinstance(layers, str) else layers) as read:
-        hook = network.register_forward_hook(refill)
+    with captured(network, layers, axes=axes) as read:
+        hook = unwrapped(network).register_forward_hook(refill)
         try:
             yield rows
         finally:
@@ -64,76 +92,156 @@ def record(
 
 @contextmanager
 def captured(
-    network: nn.Module, layers: list[str], keep: Callable[[str, Tensor], object] | None = None
+    network: nn.Module,
+    layers: Iterable[str],
+    keep: Callable[[str, Maps], object] | None = None,
+    *,
+    axes: Axes = None,
+    of: str = "the network",
 ) -> Iterator[Callable[[], dict[str, object]]]:
     """Hooks on `layers`; yields a function that reads what was kept of them in the last call of the network.
 
     Args:
-        network, layers: see `record`.
-        keep: from (layer, map), map (n, height, width, units), to what is kept of it, called as soon as the layer has
-            been; None keeps the maps. Where it copies what it keeps, maps are freed while the network goes on.
-    """
-    modules = dict(network.named_modules())
-    if not layers:
-        raise ValueError("layers: expected at least one, got none")
-    for name in layers:
-        require_known(name, modules, "layers")
-    kept: dict[str, object] = {}
-    watched: dict[
-        str, tuple[Tensor, int | Tensor]
-    ] = {}  # outputs, their versions; from the second call only whole maps
-    calls = 0
+        network, layers, axes: see `record`.
+        keep: from (layer, maps) to what is kept of them, called as soon as the layer has been; None keeps the maps.
+            Where it copies what it keeps, maps are freed while the network goes on.
+        of: what refusals call the network.
 
-    def hook_of(name: str) -> Callable:
+    What one call of a layer is refused for is said when the last one is read.
+    """
+    found = find_layers(network, layers, of)
+    capture = _Capture(found, keep, as_axes(axes, layers), unwrapped(network))
+    with ExitStack() as stack:
+        stack.enter_context(hooks_called(network))
+        stack.enter_context(evaluating(network))
+        stack.enter_context(_plain_attention())
+        stack.enter_context(ordinary_tensors())
+        stack.enter_context(full_precision())
+        stack.callback(unwrapped(network).register_forward_pre_hook(capture.count, with_kwargs=True).remove)
+        for layer in found:
+            stack.callback(_hooked(layer, capture.hook_of(layer)).remove)
+        yield capture.read
+
+
+class _Capture:
+    """What was kept of layers in the last call of a network."""
+
+    def __init__(self, layers: list[Layer], keep: Callable | None, axes: Mapping[str, str | None], network: nn.Module):
+        self.layers, self.keep, self.axes = layers, keep, axes
+        self.either_way = keep is None and tokens_come_first(network)  # who records may call it with tokens first
+        self.kept: dict[str, object] = {}
+        # outputs and their versions; from the second call on only where whole maps are kept
+        self.watched: dict[str, tuple[Tensor, int | Tensor]] = {}
+        self.calls, self.inputs, self.first = 0, (), None
+
+    def count(self, _module: nn.Module, arguments: tuple, named: dict) -> None:
+        """Before each call of the network: how many inputs it gets."""
+        first = _first_tensor((arguments, named))
+        self.inputs = () if first is None else tuple(first.shape[:1])
+        self.first = first if self.either_way else None
+
+    def hook_of(self, layer: Layer) -> Callable:
         """The hook that keeps what is wanted of this layer's output."""
 
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             """Keep it, and watch the output so that `read` can tell if a later module overwrites it."""
-            if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
-                came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(f"layers: {name!r}: expected a tensor of 2, 3 or 4 dimensions as output, got {came}")
-            if keep is None or calls == 0:  # in inference mode a tensor has no version
-                watched[name] = (output, output.clone() if output.is_inference() else output._version)
-            kept[name] = _as_map(output) if keep is None else keep(name, _as_map(output))
+            try:
+                maps = as_maps(output, layer, self.axes[layer.name], self._inputs_of(output))
+                self.kept[layer.name] = maps if self.keep is None else self.keep(layer.name, maps)
+            except ValueError as error:
+                self.kept[layer.name] = error
+                return
+            if self.keep is None or self.calls == 0:  # in inference mode a tensor has no version
+                version = output.clone() if output.is_inference() else output._version
+                self.watched[layer.name] = (output, version)
 
         return hook
 
-    def read() -> dict[str, object]:
+    def _inputs_of(self, output: object) -> tuple[int, ...]:
+        """How many inputs went in: as many as the first tensor is long, or, where tokens come first, wide."""
+        first = self.first if isinstance(output, Tensor) else None
+        either_way = first is not None and first.shape[:2] == output.shape[:2]
+        return (*self.inputs, *first.shape[1:2]) if either_way else self.inputs
+
+    def read(self) -> dict[str, object]:
         """What was kept, by layer, once it is sure that all were called and none was overwritten."""
-        nonlocal calls
-        for name in layers:
-            if name not in kept:
-                raise ValueError(f"layers: {name!r} was not called by the network")
+        found, watched = dict(self.kept), dict(self.watched)
+        self.kept.clear()
+        self.watched.clear()
+        self.calls += 1
+        for layer in self.layers:
+            if layer.name not in found:
+                raise ValueError(f"layers: {in_one_line(repr(layer.name))} was not called by the network")
+            if isinstance(found[layer.name], ValueError):
+                raise found[layer.name]
         for name, (output, was) in watched.items():
             same = _same(output, was) if isinstance(was, Tensor) else output._version == was
             if not same:
-                raise ValueError(f"layers: {name!r} is overwritten in place by a later module; record that one instead")
-        watched.clear()
-        calls += 1
-        found = {name: kept[name] for name in layers}
-        kept.clear()
-        return found
+                message = "is overwritten in place by a later module; record that one instead"
+                raise ValueError(f"layers: {in_one_line(repr(name))} {message}")
+        return {layer.name: found[layer.name] for layer in self.layers}
 
-    hooks = [modules[name].register_forward_hook(hook_of(name)) for name in layers]
-    modes = {module: module.training for module in modules.values()}
-    network.eval()
+
+def _hooked(layer: Layer, hook: Callable) -> torch.utils.hooks.RemovableHandle:
+    """The handle of a hook on a layer."""
     try:
-        with ordinary_tensors(), full_precision():
-            yield read
+        return layer.module.register_forward_hook(hook)
+    except RuntimeError as error:  # of a ScriptModule
+        name = in_one_line(repr(layer.name), 60)
+        message = f"layers: {name} takes no hooks; put the module that it was scripted or traced from in its place"
+        raise ValueError(message) from error
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Within it transformers call their modules one by one; their fused path drops padding and calls no hooks."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def require_positions(positions: Positions) -> None:
-    """`positions` is "all", "centre", "mean" or a positive number of places."""
-    if isinstance(positions, int) and not isinstance(positions, bool):
+def _first_tensor(arguments: object) -> Tensor | None:
+    """The first tensor with an axis among the arguments of a call, or within them."""
+    if isinstance(arguments, Tensor):
+        return arguments if arguments.ndim and not arguments.is_nested else None
+    if isinstance(arguments, Mapping):
+        arguments = tuple(arguments.values())
+    found = map(_first_tensor, arguments) if isinstance(arguments, (tuple, list)) else ()
+    return next((each for each in found if each is not None), None)
+
+
+def as_positions(positions: Positions) -> Positions:
+    """`positions` where it is "all", "centre", "mean", "first", "last" or a positive number of places."""
+    if is_count(positions):
         if positions < 1:
             raise ValueError(f"positions: expected at least 1 place per image, got {positions}")
-    else:
-        require_known(positions, ("all", "centre", "mean"), "positions")
+        return int(positions)
+    if not isinstance(positions, str):
+        expected = "'all', 'centre', 'mean', 'first', 'last' or a whole number of places"
+        raise ValueError(f"positions: expected {expected}, got {in_one_line(repr(positions), 80)}")
+    require_known(in_one_line(positions), _NAMED, "positions")
+    return positions
+
+
+def require_common_places(kinds: Mapping[str, str], positions: Positions) -> None:
+    """These layers have such places: tokens have no centre, grids no first, and a number is of one of them.
+
+    Args:
+        kinds: of each layer, see `Maps`.
+        positions: see `record`.
+    """
+    row, grid = (next((name for name, it in kinds.items() if it == kind), None) for kind in ("row", "grid"))
+    row, grid = (None if name is None else in_one_line(repr(name), 70) for name in (row, grid))
+    if positions == "centre" and row is not None:
+        raise ValueError(f"positions: the tokens of {row} have no centre; take 'mean', 'first', 'last' or a number")
+    if positions in ("first", "last") and grid is not None:
+        raise ValueError(f"positions: the grid of {grid} has no {positions} place; take 'mean', 'centre' or a number")
+    if isinstance(positions, int) and row is not None and grid is not None:
+        message = f"the tokens of {row} are no places of the grid of {grid}"
+        raise ValueError(f"positions: {message}; take 'mean', or each of them in a call of its own")
 
 
 def flat_places(maps: Tensor, positions: Positions, drawn: Tensor | None) -> Tensor | None:
@@ -147,15 +255,21 @@ def flat_places(maps: Tensor, positions: Positions, drawn: Tensor | None) -> Ten
     n, height, width, _ = maps.shape
     if positions in ("all", "mean"):
         return None
-    if positions == "centre":
-        drawn = torch.full((n, 1, 2), 0.5, dtype=torch.float64)
+    if positions in ONE_PLACE:
+        drawn = torch.full((n, 1, 2), ONE_PLACE[positions], dtype=torch.float64)
     down, across = ((drawn[..., k] * size).long() for k, size in enumerate((height, width)))
     return (down * width + across).to(maps.device)
+
+
+# Where the one place lies, as a fraction of the map; that of "last" is just below 1.
+ONE_PLACE = {"centre": 0.5, "first": 0.0, "last": float(np.nextafter(1, 0))}
 
 
 def rows_of(maps: Tensor, positions: Positions, places: Tensor | None) -> Tensor:
     """The rows (n, places, units) of maps (n, height, width, units) at the places of `flat_places`."""
     if positions == "mean":
+        if not (maps.is_floating_point() or maps.is_complex()):
+            raise ValueError(f"positions: 'mean' is of floating-point outputs, got {maps.dtype}; take another")
         return maps.mean((1, 2))[:, None]
     rows = maps.flatten(1, 2)
     return rows if places is None else rows[torch.arange(len(maps), device=maps.device)[:, None], places]
@@ -171,10 +285,3 @@ def draw_places(generator: np.random.Generator, images: int, positions: Position
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-
-
-def _as_map(output: Tensor) -> Tensor:
-    """An output as (n, height, width, units), without copying."""
-    if output.ndim == 4:
-        return output.permute(0, 2, 3, 1)
-    return output[:, :, None] if output.ndim == 3 else output[:, None, None]

@@ -22,7 +22,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from ..kernels.checks import require_known
+from .modes import in_one_line
 
 _KINDS = ("count", "resolution", "mean", "comoment")
 
@@ -36,17 +36,17 @@ def all_reduce(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     Returns:
         A new state: counts are summed, means and comoments merged in float64, the resolution of a block is the
         coarsest of all processes. Each tensor is on the device where it was. Where torch.distributed is not
-        initialised, `state` itself.
+        initialised, `state` itself, once it is looked at.
 
     Raises:
         ValueError: in every process, when one of them gives no such state, or one of other blocks or pairs.
 
     NaN and infinity stay in the units that have them and are reported when a pair is read, as in a single process.
     """
-    if n_processes() == 1:
-        return state
     with same_fate():
         header = _header(state)
+    if n_processes() == 1:
+        return state
     headers = gather(header)
     _require_alike_headers(headers)
     names, pairs = _names(state, "mean"), [name.split("|") for name in _names(state, "comoment")]
@@ -154,13 +154,21 @@ def _header(state: Mapping[str, Tensor]) -> dict[str, int | float | tuple[int, .
         raise ValueError(f"state: expected Moments.state(), a dict of tensors, got {type(state).__name__}")
     header: dict[str, int | float | tuple[int, ...]] = {}
     for key, value in state.items():
-        kind, _, name = key.partition("/")
-        require_known(kind, _KINDS, "state")
-        for block in name.split("|") if kind == "comoment" else [name]:
-            for part in ("count", "resolution", "mean"):
-                require_known(f"{part}/{block}", state, "state")
+        kind, _, name = str(key).partition("/")
+        blocks = name.split("|") if kind == "comoment" else [name]
+        needed = [f"{part}/{block}" for block in blocks for part in ("count", "resolution", "mean")]
+        lacks = next((each for each in needed if each not in state), None)
+        if kind not in _KINDS or lacks is not None or value.ndim != _dimensions(kind):
+            shown = in_one_line(repr(key), 80)
+            came = f"{shown} of shape {tuple(value.shape)}" if lacks is None else f"{shown} without {lacks[:80]!r}"
+            raise ValueError(f"state: expected Moments.state(), got {came}")
         header[key] = value.item() if kind in ("count", "resolution") else tuple(value.shape)
     return header
+
+
+def _dimensions(kind: str) -> int:
+    """Of the tensors of this kind."""
+    return {"mean": 1, "comoment": 2}.get(kind, 0)
 
 
 def _require_alike_headers(headers: list[dict]) -> None:

@@ -64,7 +64,7 @@ def input_like(network: nn.Module) -> Tensor:
     return torch.empty(0, dtype=dtype, device=found[0].device if found else "cpu")
 
 
-def called(network: nn.Module, inputs: Tensor, argument: str) -> object:
+def called(network: nn.Module, inputs: Tensor, argument: str, name: str | None = None) -> object:
     """What the network makes of inputs; what it cannot take is refused by the name of the argument they came with."""
     try:
         return network(inputs)
@@ -73,7 +73,8 @@ def called(network: nn.Module, inputs: Tensor, argument: str) -> object:
     except _REFUSED as error:
         if isinstance(error, ValueError) and _NAMED.match(str(error)):
             raise
-        message = f"{argument}: the network cannot take images of shape {tuple(inputs.shape[1:])}, channels first"
+        which = "the network" if name is None else f"network {in_one_line(repr(name), 40)}"
+        message = f"{argument}: {which} cannot take images of shape {tuple(inputs.shape[1:])}, channels first"
         raise ValueError(f"{message}: {in_one_line(error)}") from error
 
 

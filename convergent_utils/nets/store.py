@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import form_of, has_rows, require_known
+from .checksums import checksum
 from .modes import in_one_line, shown
 
 _ROOT = Path(__file__).parents[2]
@@ -218,16 +219,6 @@ def configuration_hash(configuration: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(_plain(configuration), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """sha256 of names, types, shapes and values."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _as_path(path: str | Path, name: str = "path") -> Path:
     if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
         raise ValueError(f"{name}: expected the path of a file or folder, got {in_one_line(repr(path))}")
@@ -318,12 +309,12 @@ def _classes() -> dict[str, type]:
     """The results that files may hold; nothing else is ever made from a file."""
     from ..kernels import alignment, binning, cca, chance, clustering, correlation, dft_cca, matching, moments
     from ..kernels import sparse_mapping as mapping
-    from . import datasets, measuring, networks, receptive_fields, training
+    from . import datasets, measurement, networks, receptive_fields, training
 
     known = [moments.Moments, moments.PairMoments, correlation.Correlation, matching.Match, binning.BinEdges]
     known += [cca.CCAResult, cca.CorrelationCount, dft_cca.DFTCCA, alignment.PartialLeastSquares, mapping.MappingPath]
     known += [clustering.SpectralEmbedding, clustering.MergeTree, chance.Interval, chance.Chance]
-    known += [measuring.Measurement, measuring.Top, datasets.Dataset, receptive_fields.ReceptiveField]
+    known += [measurement.Measurement, measurement.Top, datasets.Dataset, receptive_fields.ReceptiveField]
     known += [training.Recipe, training.History, training.Trained, networks.Network]
     return {known_class.__name__: known_class for known_class in known}
 

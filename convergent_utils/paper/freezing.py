@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ..kernels.checks import require_known
-from ..nets.arguments import as_count
+from ..kernels.checks import as_count, require_known
 from ..nets.datasets import Dataset
 from ..nets.interventions import freezing, multiply_adds, training_cost
 from ..nets.networks import build_network

@@ -8,7 +8,7 @@ from itertools import combinations, product
 from torch import Tensor
 
 from ..kernels.sgd_mapping import SgdRun, sgd_mappings
-from ..nets.measuring import Measurement
+from ..nets.measurement import Measurement
 
 # Li et al. 2016: the channels of their layers, and the decays of their table.
 PUBLISHED_UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}

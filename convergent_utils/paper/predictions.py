@@ -9,7 +9,7 @@ import numpy as np
 
 from ..kernels.moments import PairMoments
 from ..kernels.sparse_mapping import MappingPath, least_squares
-from ..nets.measuring import Measurement
+from ..nets.measurement import Measurement
 
 RIDGES = tuple(10.0**k for k in range(-6, 2))
 # Even images and odd images, each in two parts; see `measure` for folds.

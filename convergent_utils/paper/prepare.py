@@ -16,7 +16,8 @@ from torch import Tensor
 from ..kernels.checks import is_count, require_known
 from ..kernels.sgd_mapping import SgdRun
 from ..nets.datasets import Dataset, load_dataset
-from ..nets.measuring import Measurement, measure, measurement_configuration
+from ..nets.measurement import Measurement
+from ..nets.measuring import measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
 from ..nets.receptive_fields import patch, receptive_field
 from ..nets.store import Store, configuration_hash, load
@@ -265,7 +266,9 @@ class Prepared:
     @cached_property
     def _hash_of_measured(self) -> str:
         arguments, options = to_measure(self, "trained", "all")
-        return configuration_hash(measurement_configuration(*arguments, **options))
+        configuration = measurement_configuration(*arguments, **options)
+        del configuration["probe"]  # our own networks are known by weights and class, on any processor
+        return configuration_hash(configuration)
 
 
 def prepare(

@@ -12,7 +12,7 @@ from ..kernels.dft_cca import dft_cca
 from ..kernels.moments import PairMoments, pair_moments
 from ..nets.datasets import Dataset, normalise
 from ..nets.interventions import project, split_after, subspace_projection
-from ..nets.measuring import Measurement
+from ..nets.measurement import Measurement
 from ..nets.networks import Network
 
 LAYERS = ("conv3", "conv5", "fc6")

@@ -1,0 +1,247 @@
+"""Layers of any network: found by name, also within wrappers, and what the axes of their outputs mean."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.checks import form_of, has_rows
+from .modes import in_one_line, require_hooks, require_module
+
+Axes = str | Mapping[str, str] | None
+
+# From the axes of an output to those of a map (n, height, width, units); tokens are a map of width 1.
+_ORDERS = {"nchw": (0, 2, 3, 1), "nhwc": (0, 1, 2, 3), "ntd": (0, 1, 2), "ndt": (0, 2, 1), "tnd": (1, 0, 2)}
+_SEQUENCE_FIRST = (nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)
+_SEQUENCE_FIRST_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
+_OF_CHANNELS = (nn.GroupNorm, nn.Upsample, nn.Unfold, nn.SyncBatchNorm)  # 3-d outputs are (n, units, tokens)
+_OF_LAST_AXIS = (nn.LayerNorm, nn.Linear, nn.Embedding, getattr(nn, "RMSNorm", nn.LayerNorm))  # units come last
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+class Maps(NamedTuple):
+    """An output as maps (n, height, width, units), and what they are of: a "grid", a "row" of tokens, or a "point"."""
+
+    values: Tensor
+    kind: str
+
+
+class Layer(NamedTuple):
+    """One layer: its name as it was given, its module, those that it lies in, outermost first, and the module that
+    tells what the axes of its output mean: the last that does not work number by number.
+    """
+
+    name: str
+    module: nn.Module
+    within: tuple[nn.Module, ...]
+    teller: nn.Module
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside of what torch.compile, DataParallel or DistributedDataParallel made of it."""
+    require_module(network)
+    while (inner := _inner(network)) is not None:
+        network = inner
+    return network
+
+
+@contextmanager
+def hooks_called(network: nn.Module) -> Iterator[None]:
+    """Within it a compiled network calls the hooks that were placed after it was compiled.
+
+    Raises:
+        ValueError: a network that cannot: a traced or scripted one, one that is spread over several devices.
+    """
+    require_module(network)
+    if any(len(getattr(module, "device_ids", None) or ()) > 1 for module in network.modules() if _parallel(module)):
+        raise ValueError("network: one that is spread over several devices has outputs in parts; pass its .module")
+    compiled = any(_compiled(module) for module in network.modules())
+    eager = compiled and hasattr(torch.compiler, "set_stance")
+    if not eager:
+        require_hooks(network)
+    elif isinstance(unwrapped(network), torch.jit.ScriptModule):
+        require_hooks(unwrapped(network))
+    with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+        yield
+
+
+def as_layers(layers: object) -> list[str]:
+    """Names of layers, one or several, each once."""
+    layers = [layers] if isinstance(layers, str) else layers
+    if not isinstance(layers, Iterable) or isinstance(layers, (Mapping, bytes, Tensor, nn.Module)):
+        raise ValueError(f"layers: expected names of layers, got {in_one_line(repr(layers))}")
+    layers = list(layers)
+    for layer in layers:
+        if not isinstance(layer, str):
+            raise ValueError(f"layers: expected names of layers, got {in_one_line(repr(layer))} among them")
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
+    return list(dict.fromkeys(layers))
+
+
+def find_layers(network: nn.Module, names: Iterable[str], of: str = "the network") -> list[Layer]:
+    """The layers of these names; the prefixes of wrappers may be left out.
+
+    Raises:
+        ValueError: a name that the network lacks; the nearest are named.
+    """
+    require_module(network)
+    known = {_plain(name): module for name, module in network.named_modules(remove_duplicate=False)}
+    known |= dict(unwrapped(network).named_modules(remove_duplicate=False))
+    known |= dict(network.named_modules(remove_duplicate=False)) | {"": unwrapped(network)}
+    found = []
+    for name in names:
+        require_named(name, known, "layers", f"{of} has no layer", "dict(network.named_modules()) lists all")
+        parts = name.split(".")
+        parents = [known.get(".".join(parts[:k])) for k in range(len(parts))]
+        within = tuple(parent for parent in parents if parent is not None)
+        found.append(Layer(name, known[name], within, _teller(known[name], within)))
+    return found
+
+
+def require_named(name: object, known: Iterable[str], argument: str, lacks: str, how: str) -> None:
+    """`name` is one of `known`; a short error tells the nearest that are, and how to list all."""
+    known = list(known)
+    if isinstance(name, str) and name in known:
+        return
+    named = [each for each in known if each]
+    near = difflib.get_close_matches(str(name)[:100], named, n=3)
+    hint = " or ".join(in_one_line(repr(each), 40) for each in near or named[:3])
+    hint = f"did you mean {hint}? " if near else f"it has {hint.replace(' or ', ', ')}; " if hint else ""
+    raise ValueError(f"{argument}: {in_one_line(lacks, 60)} {in_one_line(repr(name), 50)}; {hint}{how}")
+
+
+def as_axes(axes: Axes, layers: Iterable[str]) -> dict[str, str | None]:
+    """The axes of each layer, None where they are to be recognised."""
+    layers = list(layers)
+    if isinstance(axes, Mapping):
+        for layer in axes:
+            require_named(layer, layers, "axes", "among layers there is no", "name layers that are recorded")
+        given = {layer: axes.get(layer) for layer in layers}
+    else:
+        given = dict.fromkeys(layers, axes)
+    for value in given.values():
+        if value is not None and not (isinstance(value, str) and value in _ORDERS):
+            came = in_one_line(repr(value), 80)
+            raise ValueError(f"axes: expected one of {', '.join(_ORDERS)}, or such by layer, got {came}")
+    return given
+
+
+def as_maps(output: object, layer: Layer, axes: str | None, n_inputs: Iterable[int]) -> Maps:
+    """The output of a layer as maps, without copying.
+
+    Args:
+        output: of the layer.
+        layer: whose it is.
+        axes: as given for it.
+        n_inputs: how many inputs there may have been; none where that is not known.
+
+    Raises:
+        ValueError: no such tensor, axes that it does not have, or another number of inputs than went in.
+    """
+    if isinstance(output, Tensor) and output.is_quantized:
+        output = output.dequantize()
+    if not isinstance(output, Tensor) or not has_rows(output) or output.ndim not in (2, 3, 4):
+        message = "expected a tensor of 2, 3 or 4 dimensions as output"
+        raise ValueError(f"layers: {_short(layer)}: {message}, got {form_of(output)}")
+    if axes is not None and len(axes) != output.ndim:
+        message = f"do not fit its output of shape {tuple(output.shape)}; give axes by layer, or None"
+        raise ValueError(f"axes: {_short(layer)}: {axes!r} {message}")
+    axes = axes or _recognised(output, layer)
+    where, n_inputs = axes.index("n"), list(n_inputs)
+    if n_inputs and output.shape[where] not in n_inputs:
+        raise ValueError(
+            f"layers: {_short(layer)}: its output {tuple(output.shape)}, read with axes={axes!r}, is of "
+            f"{output.shape[where]} inputs, and {n_inputs[0]} went in; give the axes that it has by the option axes"
+        )
+    if 0 in output.shape[:where] + output.shape[where + 1 :]:
+        raise ValueError(f"layers: {_short(layer)}: expected places and units in its output, got {form_of(output)}")
+    if output.ndim == 2:
+        return Maps(output[:, None, None], "point")
+    values = output.permute(_ORDERS[axes])
+    values, kind = (values, "grid") if output.ndim == 4 else (values[:, :, None], "row")
+    return Maps(values, "point" if values.shape[1] * values.shape[2] == 1 else kind)
+
+
+def tokens_come_first(network: nn.Module) -> bool:
+    """Whether it has modules of torch that take (tokens, n, units)."""
+    return any(getattr(module, "batch_first", None) is False for module in network.modules())
+
+
+def _recognised(output: Tensor, layer: Layer) -> str:
+    """The axes of a layer's output that its module tells, else those that are usual."""
+    module, by_torch = layer.teller, getattr(type(layer.teller).forward, "__module__", "").startswith("torch.")
+    if output.ndim == 4:
+        last = by_torch and isinstance(module, _OF_LAST_AXIS) and len(getattr(module, "normalized_shape", (0,))) == 1
+        return "nhwc" if last else "nchw"
+    if output.ndim == 3 and any(_takes_tokens_first(each) for each in (*layer.within, layer.module, module)):
+        return "tnd"
+    one_dimensional = any(kind.__name__.endswith("1d") for kind in type(module).__mro__)
+    if output.ndim == 3 and by_torch and (one_dimensional or isinstance(module, _OF_CHANNELS)):
+        return "ndt"
+    return "ntd" if output.ndim == 3 else "nd"
+
+
+def _teller(module: nn.Module, within: tuple[nn.Module, ...]) -> nn.Module:
+    """The module itself or, in a sequence, the last up to it that does not work number by number."""
+    top = module
+    for parent in reversed(within):
+        if not _is_sequence(parent):
+            break
+        top = parent
+    chain, last = _in_order(top), _in_order(module)[-1]
+    before = chain[: len(chain) - chain[::-1].index(last)]
+    return next((each for each in reversed(before) if not _keeps_axes(each)), module)
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
+
+
+def _in_order(module: nn.Module) -> list[nn.Module]:
+    """The modules of a sequence, and of sequences within it, in the order in which they are called."""
+    return [each for part in module for each in _in_order(part)] if _is_sequence(module) else [module]
+
+
+def _keeps_axes(module: nn.Module) -> bool:
+    """Whether it works number by number."""
+    kind = type(module)
+    by_number = kind.__module__ in ("torch.nn.modules.activation", "torch.nn.modules.dropout") or kind is nn.Identity
+    return by_number and kind is not nn.MultiheadAttention and not kind.__name__.endswith("1d")
+
+
+def _takes_tokens_first(module: nn.Module) -> bool:
+    """Whether it is a transformer of torch, or a layer of one, that takes (tokens, n, units)."""
+    if isinstance(module, _SEQUENCE_FIRST):
+        inner = (each for each in module.modules() if isinstance(each, nn.MultiheadAttention))
+        return any(not each.batch_first for each in inner)
+    if isinstance(module, _SEQUENCE_FIRST_LAYERS):
+        return not getattr(module, "self_attn", module).batch_first
+    return False
+
+
+def _inner(network: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps."""
+    return network.module if _parallel(network) else getattr(network, "_orig_mod", None)
+
+
+def _parallel(module: nn.Module) -> bool:
+    return isinstance(module, _PARALLEL)
+
+
+def _compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _plain(name: str) -> str:
+    """A name without what torch.compile puts into it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _short(layer: Layer) -> str:
+    return in_one_line(repr(layer.name), 60)

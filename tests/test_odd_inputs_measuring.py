@@ -1,0 +1,299 @@
+"""Odd inputs of record, measure, what it returns, and all_reduce: each is right, or refused in one sentence."""
+
+import warnings
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from odd_inputs import Row, judge
+from torch import nn
+
+import convergent_utils as cu
+
+LONG = "conv" * 200
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def images(n=12):
+    return draw(n, 1, 8, 8)
+
+
+def convolutions(units=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, units, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36 * units, 4))
+
+
+def record(network=None, layers="0", inputs=None, **options):
+    network = convolutions() if network is None else network
+    with cu.record(network, layers, **options) as rows:
+        network(images() if inputs is None else inputs)
+        return dict(rows)
+
+
+def measure(networks=None, inputs=None, layers="0", **options):
+    networks = {"a": convolutions(), "b": convolutions(5)} if networks is None else networks
+    return cu.measure(networks, images() if inputs is None else inputs, layers, **{"sample": 8, "top": 2, **options})
+
+
+@cache
+def measured():
+    return measure(layers=["0", "3"])
+
+
+def of_shape(layer, *shape):
+    return lambda rows: tuple(rows[layer].shape) == shape
+
+
+def as_usual(found):
+    """The measurement is that of plain arguments."""
+    return torch.allclose(found.mean_activation("a.0"), measure().mean_activation("a.0"), atol=1e-6)
+
+
+class Gives(nn.Module):
+    """A network whose layer gives what it is told."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.layer = Layer(make)
+
+    def forward(self, inputs):
+        self.layer(inputs)
+        return inputs
+
+
+class Layer(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, inputs):
+        return self.make(inputs)
+
+
+def gives(make, **options):
+    return lambda: record(Gives(make), "layer", **options)
+
+
+def measured_gives(make, **options):
+    return lambda: measure({"n": Gives(make)}, layers="layer", **options)
+
+
+class Broken(nn.Linear):
+    def forward(self, inputs):
+        raise KeyError("no such thing")
+
+
+def parallel():
+    return nn.DataParallel(convolutions())
+
+
+@cache
+def traced():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(convolutions(), images(2))
+
+
+def state(units=3):
+    moments = cu.Moments({"a": units})
+    moments.update({"a": draw(5, units)})
+    return moments.state()
+
+
+def unlike():
+    return {"a": convolutions(), "b": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}
+
+
+ALL = (12 * 36, 3)
+RECORD = [
+    ("a list as network", lambda: cu.record([convolutions()], "0").__enter__(), "network"),
+    ("a function as network", lambda: cu.record(torch.relu, "0").__enter__(), "network"),
+    ("a class as network", lambda: cu.record(nn.Linear, "0").__enter__(), "network"),
+    ("no network", lambda: cu.record(None, "0").__enter__(), "network"),
+    ("weights without values", lambda: record(nn.Sequential(nn.Linear(3, 3, device="meta"))), "network"),
+    ("a layer that is not there", lambda: record(layers="conv"), "layers"),
+    ("a layer with a long name", lambda: record(layers=LONG), "layers"),
+    ("no layers", lambda: record(layers=[]), "layers"),
+    ("None as layers", lambda: record(layers=None), "layers"),
+    ("a number as layer", lambda: record(layers=[0]), "layers"),
+    ("a number as layers", lambda: record(layers=0), "layers"),
+    ("a dict as layers", lambda: record(layers={"0": 1}), "layers"),
+    ("a module as layers", lambda: record(layers=nn.ReLU()), "layers"),
+    ("a tuple of layers", lambda: record(layers=("0",)), of_shape("0", *ALL)),
+    ("a generator of layers", lambda: record(layers=(str(k) for k in range(2))), of_shape("1", *ALL)),
+    ("a layer named twice", lambda: record(layers=["0", "0"]), of_shape("0", *ALL)),
+    ("the whole network", lambda: record(layers=""), of_shape("", 12, 4)),
+    ("a name with a wrapper's prefix", lambda: record(parallel(), "module.0"), of_shape("module.0", *ALL)),
+    ("a name without a wrapper's prefix", lambda: record(parallel(), "0"), of_shape("0", *ALL)),
+    ("positions in other words", lambda: record(positions="center"), "positions"),
+    ("positions in many words", lambda: record(positions=LONG), "positions"),
+    ("no positions", lambda: record(positions=None), "positions"),
+    ("half a place", lambda: record(positions=2.5), "positions"),
+    ("no place", lambda: record(positions=0), "positions"),
+    ("True as positions", lambda: record(positions=True), "positions"),
+    ("a list of positions", lambda: record(positions=["all"]), "positions"),
+    ("an array of positions", lambda: record(positions=np.array([1, 2])), "positions"),
+    ("a NumPy number of places", lambda: record(positions=np.int64(2)), of_shape("0", 24, 3)),
+    ("the first of a grid", lambda: record(positions="first"), "positions"),
+    ("the first of one place", lambda: record(layers="3", positions="first"), of_shape("3", 12, 4)),
+    ("no seed", lambda: record(seed=None), "seed"),
+    ("half a seed", lambda: record(seed=2.5), "seed"),
+    ("a word as seed", lambda: record(seed="x"), "seed"),
+    ("a negative seed", lambda: record(seed=-1), "seed"),
+    ("a NumPy seed", lambda: record(seed=np.uint8(3), positions=1), of_shape("0", 12, 3)),
+    ("unknown axes", lambda: record(axes="hwc"), "axes"),
+    ("a number as axes", lambda: record(axes=3), "axes"),
+    ("a list of axes", lambda: record(axes=["nchw"]), "axes"),
+    ("axes of another layer", lambda: record(axes={"1": "nchw"}), "axes"),
+    ("axes of too few dimensions", lambda: record(axes="ntd"), "axes"),
+    ("axes of too many dimensions", lambda: record(layers="3", axes="nchw"), "axes"),
+    ("axes None by layer", lambda: record(axes={"0": None}), of_shape("0", *ALL)),
+    ("axes that say units last", lambda: record(axes="nhwc"), of_shape("0", 12 * 3 * 6, 6)),
+    ("an output that is a tuple", gives(lambda x: (x, x)), "layers"),
+    ("an output that is None", gives(lambda x: None), "layers"),
+    ("an output of one dimension", gives(lambda x: x[:, 0, 0, 0]), "layers"),
+    ("an output of five dimensions", gives(lambda x: x[..., None]), "layers"),
+    ("a sparse output", gives(lambda x: x.flatten(1).to_sparse()), "layers"),
+    ("a nested output", gives(lambda x: torch.nested.nested_tensor(list(x[:, 0]), layout=torch.jagged)), "layers"),
+    ("an output without units", gives(lambda x: x.flatten(1)[:, :0]), "layers"),
+    ("an output without places", gives(lambda x: x[:, :, :0]), "layers"),
+    ("an output of other inputs", gives(lambda x: x[:5]), "layers"),
+    ("an output of windows", gives(lambda x: x.reshape(48, 1, 4, 4)), "layers"),
+    ("the mean of whole numbers", gives(lambda x: x.long(), positions="mean"), "positions"),
+    ("all of whole numbers", gives(lambda x: x.long()), of_shape("layer", 12 * 64, 1)),
+    ("half precision", gives(lambda x: x.bfloat16()), of_shape("layer", 12 * 64, 1)),
+    ("no inputs", lambda: record(inputs=images(0)), of_shape("0", 0, 3)),
+]
+MEASURE = [
+    ("networks in a list", lambda: measure([convolutions()]), "networks"),
+    ("a network as networks", lambda: measure(convolutions()), "networks"),
+    ("no networks", lambda: measure({}), "networks"),
+    ("a class among networks", lambda: measure({"a": nn.Linear}), "networks"),
+    ("a function among networks", lambda: measure({"a": torch.relu}), "networks"),
+    ("None among networks", lambda: measure({"a": None}), "networks"),
+    ("a number as name", lambda: measure({1: convolutions()}), "networks"),
+    ("a name with a dot", lambda: measure({"net.1": convolutions()}), "networks"),
+    ("a name with a bar", lambda: measure({"net|1": convolutions()}), "networks"),
+    ("a traced network", lambda: measure({"a": traced()}), "networks"),
+    ("images of other channels", lambda: measure(inputs=draw(12, 3, 8, 8)), "images"),
+    ("images too small", lambda: measure(inputs=draw(12, 1, 2, 2)), "images"),
+    ("images without channels", lambda: measure(unlike(), draw(12, 7), "1"), "images"),
+    ("a layer that breaks", lambda: measure({"a": nn.Sequential(Broken(2, 2))}, draw(12, 2)), "images"),
+    ("a network without forward", lambda: measure({"a": nn.ModuleDict({"0": nn.ReLU()})}), "images"),
+    ("a list of images", lambda: measure(inputs=images().tolist()), "images"),
+    ("no images", lambda: measure(inputs=images(0)), "images"),
+    ("one number as images", lambda: measure(inputs=torch.tensor(3.0)), "images"),
+    ("text as images", lambda: measure(inputs=LONG), "images"),
+    ("whole numbers as images", lambda: measure(inputs=images().long()), "images"),
+    ("complex images", lambda: measure(inputs=images() * 1j), "images"),
+    ("sparse images", lambda: measure(inputs=images().to_sparse()), "images"),
+    ("meta images", lambda: measure(inputs=images().to("meta")), "images"),
+    ("masked images", lambda: measure(inputs=np.ma.masked_greater(images().numpy(), 1)), "images"),
+    ("objects as images", lambda: measure(inputs=np.array([{}, {}])), "images"),
+    ("NaN among images", lambda: measure(inputs=images() * torch.nan), "images"),
+    ("bytes of channels first", lambda: measure(inputs=torch.zeros(12, 7, 8, 5, dtype=torch.uint8)), "images"),
+    ("an array of images", lambda: measure(inputs=images().numpy()), as_usual),
+    ("an array of doubles", lambda: measure(inputs=images().double().numpy()), as_usual),
+    ("an array of other byte order", lambda: measure(inputs=images().numpy().astype(">f4")), as_usual),
+    ("an array backwards", lambda: measure(inputs=images().flip(0).numpy()[::-1]), as_usual),
+    ("images with gradients", lambda: measure(inputs=images().requires_grad_()), as_usual),
+    ("a layer of one network alone", lambda: measure(unlike(), layers="3"), "layers"),
+    ("a long unknown layer", lambda: measure(layers=LONG), "layers"),
+    ("no layers", lambda: measure(layers=()), "layers"),
+    ("None as layers", lambda: measure(layers=None), "layers"),
+    ("an output of whole numbers", measured_gives(lambda x: x.flatten(1).long()), "layers"),
+    ("an output of other images", measured_gives(lambda x: x[:1].flatten(1)), "layers"),
+    ("sizes that change", lambda: measure({"n": Gives(lambda x: x[..., : len(x)])}, images(13), "layer"), "images"),
+    ("NaN in a layer", measured_gives(lambda x: x.flatten(1) * torch.nan), "images"),
+    ("a number as pairs", lambda: measure(pairs=3), "pairs"),
+    ("text as pairs", lambda: measure(pairs="a.0"), "pairs"),
+    ("names as pairs", lambda: measure(pairs=["a.0", "b.0"]), "pairs"),
+    ("pairs of three", lambda: measure(pairs=[("a.0", "b.0", "a.0")]), "pairs"),
+    ("pairs of unknown blocks", lambda: measure(pairs=[("a.0", LONG)]), "pairs"),
+    ("pairs of other sizes", lambda: measure(layers=["0", "3"], pairs=[("a.0", "b.3")]), "pairs"),
+    ("positions in other words", lambda: measure(positions="every"), "positions"),
+    ("no positions", lambda: measure(positions=None), "positions"),
+    ("a NumPy number of places", lambda: measure(positions=np.int64(3)), lambda m: m.positions == 3),
+    ("the last of a grid", lambda: measure(positions="last"), "positions"),
+    ("unknown axes", lambda: measure(axes="chw"), "axes"),
+    ("axes of another layer", lambda: measure(axes={"3": "nchw"}), "axes"),
+    ("axes of three for four", lambda: measure(axes="ndt"), "axes"),
+    ("no folds", lambda: measure(folds=None), "folds"),
+    ("half a fold", lambda: measure(folds=1.5), "folds"),
+    ("True as folds", lambda: measure(folds=True), "folds"),
+    ("a NumPy number of folds", lambda: measure(folds=np.int32(3)), lambda m: len(m.folds) == 3),
+    ("too many folds", lambda: measure(folds=7), "images"),
+    ("a word as sample", lambda: measure(sample="all"), "sample"),
+    ("a sample of one", lambda: measure(sample=1), "sample"),
+    ("a NumPy sample", lambda: measure(sample=np.int64(8)), as_usual),
+    ("None as top", lambda: measure(top=None), "top"),
+    ("a top of none", lambda: measure(top=0), "top"),
+    ("a top above all images", lambda: measure(top=13), "top"),
+    ("no seed", lambda: measure(seed=None), "seed"),
+    ("half a seed", lambda: measure(seed=2.5), "seed"),
+    ("a word as seed", lambda: measure(seed="x"), "seed"),
+    ("a negative seed", lambda: measure(seed=-1), "seed"),
+    ("a GPU that is not there", lambda: measure(device="cuda:99"), "device"),
+    ("a device without values", lambda: measure(device="meta"), "device"),
+    ("no device", lambda: measure(device=None), "device"),
+    ("a word as device", lambda: measure(device="gpu please"), "device"),
+    ("a device of torch", lambda: measure(device=torch.device("cpu")), as_usual),
+]
+PAIR = [
+    ("an unknown block", lambda: measured().pair("a.0", LONG), "b"),
+    ("a number as block", lambda: measured().pair(0, "a.0"), "a"),
+    ("a pair not measured", lambda: measured().pair("a.0", "b.3"), "b"),
+    ("a fold that is not there", lambda: measured().pair("a.0", "b.0", fold=2), "fold"),
+    ("a word as fold", lambda: measured().pair("a.0", "b.0", fold="x"), "fold"),
+    ("half a fold", lambda: measured().pair("a.0", "b.0", fold=0.5), "fold"),
+    ("a whole float as fold", lambda: measured().pair("a.0", "b.0", fold=[1.0]), "fold"),
+    ("True as fold", lambda: measured().pair("a.0", "b.0", fold=True), "fold"),
+    ("many wrong folds", lambda: measured().pair("a.0", "b.0", fold=range(500)), "fold"),
+    ("a NumPy fold", lambda: measured().pair("a.0", "b.0", fold=np.int64(1)), lambda pair: pair.n_samples == 6 * 36),
+    ("an array of folds", lambda: measured().pair("a.0", "b.0", fold=np.arange(2)), lambda p: p.n_samples == 432),
+]
+READ = {
+    "sample": lambda value: value.shape == (8, 3),
+    "top": lambda value: value.image.shape == (3, 2),
+    "mean_map": lambda value: value.shape == (6, 6, 3),
+    "active_share": lambda value: bool((value == 1).all()),
+}
+BOTH = {"layout": (6, 6), "content": (6, 6)}
+ROWS = [Row("record", what, call, expect) for what, call, expect in RECORD]
+ROWS += [Row("measure", what, call, expect) for what, call, expect in MEASURE]
+ROWS += [Row("pair", what, call, expect) for what, call, expect in PAIR]
+for name, right in READ.items():
+    ROWS += [
+        Row(name, "an unknown block", lambda name=name: getattr(measured(), name)(LONG), "block"),
+        Row(name, "None as block", lambda name=name: getattr(measured(), name)(None), "block"),
+        Row(name, "a list of blocks", lambda name=name: getattr(measured(), name)(["a.0"]), "block"),
+        Row(name, "a block", lambda name=name: getattr(measured(), name)("a.0"), right),
+    ]
+for name in BOTH:
+    ROWS += [
+        Row(name, "an unknown block", lambda name=name: getattr(measured(), name)("a.0", "b.1"), "b"),
+        Row(name, "None as block", lambda name=name: getattr(measured(), name)(None, "b.0"), "a"),
+        Row(name, "blocks that do not meet", lambda name=name: getattr(measured(), name)("a.0", "b.3"), "b"),
+        Row(name, "one place", lambda name=name: getattr(measure(positions="mean"), name)("a.0", "b.0"), "positions"),
+    ]
+ROWS += [
+    Row("mean_map", "places drawn anew", lambda: measure(positions=2).mean_map("a.0"), "positions"),
+    Row("all_reduce", "nothing", lambda: cu.all_reduce(None), "state"),
+    Row("all_reduce", "a list", lambda: cu.all_reduce([1, 2]), "state"),
+    Row("all_reduce", "moments themselves", lambda: cu.all_reduce(cu.Moments({"a": 3})), "state"),
+    Row("all_reduce", "numbers in a dict", lambda: cu.all_reduce({"count/a": 3}), "state"),
+    Row("all_reduce", "names of another kind", lambda: cu.all_reduce({LONG: torch.ones(2)}), "state"),
+    Row("all_reduce", "names that are numbers", lambda: cu.all_reduce({1: torch.ones(2)}), "state"),
+    Row("all_reduce", "a part alone", lambda: cu.all_reduce({"mean/a": torch.ones(2)}), "state"),
+    Row("all_reduce", "a count of several", lambda: cu.all_reduce({**state(), "count/a": torch.ones(2)}), "state"),
+    Row("all_reduce", "a state", lambda: cu.all_reduce(state()), lambda found: int(found["count/a"]) == 5),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_right_or_refused(row):
+    judge(row)
