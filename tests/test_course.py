@@ -194,8 +194,9 @@ def test_check_refuses_in_one_sentence_what_it_cannot_check(project, capsys, fil
 MEAN = """import statistics
 assert isinstance(answer, (int, float)), "a number is asked for"
 assert abs(answer - statistics.mean(given)) < 1e-9, "the mean is another\""""
-TWICE = 'assert isclose(twice(given[0]), 2), "twice one is two"\nassert twice(more[0]) == 8, "twice four is eight"'
-SETTING = "from math import isclose\n\ngiven = [1, 3]"
+TWICE = """assert isclose(twice(given[0]), 2), "twice one is two"
+assert twice(more[0]) == 2 * half(8), "twice four is eight\""""
+SETTING = "from math import isclose\n\ngiven = [1, 3]\n\n\ndef half(x):\n    return x / 2"
 BLANKS = ("answer = None", "def twice(x):\n    return None")
 RIGHT = ("answer = 2", "def twice(x):\n    return 2 * x")
 NEVER = "while True:\n    try:\n        while True:\n            pass\n    except{}:\n        pass"
@@ -266,11 +267,16 @@ HAND_INS = {
     ),
     "cells not run": (first(SHELL + "type(shell).run_cell = shell.run_cell = lambda *_, **__: None"), 0, ""),
     "event": (first(SHELL + "shell.events.register('pre_run_cell', lambda *_: shell.push({'answer': 2}))"), 0, ""),
-    "module": (first("import statistics\nstatistics.mean = lambda _: 7"), 0, "the mean is another"),
+    "module": (first("import statistics\nstatistics.mean = lambda _: 7"), 0, "replaced statistics.mean"),
     "other module": (
         first("import sys, types\nsys.modules['statistics'] = types.SimpleNamespace(mean=lambda _: 7)"),
         0,
         "the mean is another",
+    ),
+    "inside of a function of the notebook": (
+        tiny("half.__code__ = (lambda x: 4).__code__\nanswer = 2", "def twice(x):\n    return {1: 2, 4: 7}[x]"),
+        1,
+        "twice four is eight",
     ),
     "inside of a function": (first("import statistics\nstatistics.mean.__code__ = (lambda _: 7).__code__"), 0, ""),
     "builtins": (first("import builtins\nbuiltins.abs = lambda _: 0\nbuiltins.AssertionError = KeyError"), 0, ""),

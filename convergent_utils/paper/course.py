@@ -100,7 +100,7 @@ class Exercise:
             return "not reached"
         refused = said[id(self.check)]
         if refused and refused.name == "AssertionError" and not refused.own:
-            return _line(refused.text) or "the check does not accept this answer"
+            return _line(str(refused.text)) or "the check does not accept this answer"
         return f"the check cannot use this answer: {_in_words(refused)}" if refused else ""
 
 
@@ -136,11 +136,11 @@ def _check(path: Path, prepared: set[str]) -> int:
         _prepare(own, name)
         prepared.add(name)
     print(_line(path.name), flush=True)
-    said, stopped = _execute(path, book, exercises, own)
+    said, remarks = _execute(path, book, exercises, own)
     refusals = [exercise.refusal(said) for exercise in exercises]
     for exercise, refusal in zip(exercises, refusals, strict=True):
         print(f"  {_line(exercise.title, 100)}: {refusal or 'passed'}")
-    notes += filter(None, [stopped or _failure_elsewhere(book, exercises, refusals, said)])
+    notes += remarks or filter(None, [_failure_elsewhere(book, exercises, refusals, said)])
     for note in notes:
         print(f"  Note: {_line(note)}")
     print(f"{refusals.count('')} of {len(exercises)} exercises pass")
@@ -220,8 +220,8 @@ def _prepare(own: NotebookNode, name: str) -> None:
 
 def _execute(
     path: Path, book: NotebookNode, exercises: list[Exercise], own: NotebookNode | None
-) -> tuple[dict[int, Problem | None], str]:
-    """Run all cells: what was said of each that ran, and what stopped it; from the first answer on no error does."""
+) -> tuple[dict[int, Problem | None], list[str]]:
+    """Run all cells: what was said of each that ran, and remarks; from the first answer on no error stops it."""
     asked = {id(cell) for exercise in exercises for cell in (*exercise.answer, exercise.check)}
     undrawn = _UNDRAWN if any("convergent_utils" in cell.source for cell in book.cells) else ""
     said, reached = {}, False
@@ -234,11 +234,11 @@ def _execute(
                 said[id(cell)] = error = process.ask(do, seconds, source=cell.source, **options)
                 reached = reached or id(cell) in asked
                 if error and not reached:
-                    return {}, f"a cell before the first exercise fails with {_in_words(error)}"
+                    return {}, [f"a cell before the first exercise fails with {_in_words(error)}"]
         except CutShort as problem:
             said[next(reversed(said), 0)] = Problem("", str(problem))
-            return said, f"the notebook was cut short: {problem}"
-    return said, ""
+            return said, [f"the notebook was cut short: {problem}"]
+        return said, [f"a cell replaced {name}, which the checks ran without" for name in process.replaced]
 
 
 def _steps(
@@ -296,7 +296,7 @@ def _failure_elsewhere(
 
 
 def _in_words(problem: Problem) -> str:
-    return _line(f"{problem.name}: {problem.text}" if problem.name else problem.text)
+    return _line(str(problem))
 
 
 def _line(text: str, longest: int = _LONGEST) -> str:

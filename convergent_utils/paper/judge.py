@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, ModuleType
 
 from IPython.core.inputtransformer2 import TransformerManager
@@ -41,8 +41,13 @@ class Bindings:
         for name in ("__main__", "sys"):  # IPython's own business
             self.modules.pop(name, None)
         self.held = [binding for module in self.modules.values() for binding in _bindings(module)]
-        functions = {id(value): value for _, _, value in self.held if isinstance(value, FunctionType)}
-        self.held += [(f, name, getattr(f, name)) for f in functions.values() for name in _INSIDE]
+        self.replaced: dict[str, None] = {}
+        self.hold({id(value): value for _, _, value in self.held}.values())
+
+    def hold(self, values: Iterable[object]) -> None:
+        """Keep the insides of those that are functions, too."""
+        functions = [value for value in values if isinstance(value, FunctionType)]
+        self.held += [(function, name, getattr(function, name)) for function in functions for name in _INSIDE]
 
     def restore(self) -> list[str]:
         """Bind all as it was, and say what had changed."""
@@ -52,7 +57,9 @@ class Bindings:
         changed = [binding for binding in self.held if _now(*binding[:2]) is not binding[2]]
         for owner, name, value in changed:
             setattr(owner, name, value)
-        return [f"{getattr(owner, '__name__', owner)}.{name}" for owner, name, _ in changed]
+        names = [f"{getattr(owner, '__name__', owner)}.{name}" for owner, name, _ in changed]
+        self.replaced.update(dict.fromkeys(names))
+        return names
 
 
 def _bindings(module: ModuleType) -> Iterator[tuple[object, str, object]]:
@@ -102,6 +109,7 @@ class Judge:
             new = name not in self.known and not hasattr(builtins, name)
             if new or (own and before.get(name) is not value):
                 self.known[name] = value
+                self.bindings.hold([value] if own else [])
         return result.error_before_exec or result.error_in_exec
 
     def check(self, source: str, answers: list[str] | None) -> BaseException | None:
@@ -183,7 +191,7 @@ def main() -> None:
                 stream.flush()
             except BaseException:  # a hand-in may have closed it
                 continue
-        words.write(json.dumps({"token": token, "error": error}) + "\n")
+        words.write(json.dumps({"token": token, "error": error, "replaced": list(judge.bindings.replaced)[:3]}) + "\n")
         words.flush()
 
 

@@ -42,6 +42,9 @@ class Problem:
     text: str
     own: bool = True
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}" if self.name else f"{self.text}"
+
 
 class CutShort(Exception):
     """The process of a hand-in has ended, or had to be; the message says why."""
@@ -53,7 +56,8 @@ class Judging:
     def __init__(self, hand_in: Path, scratch: Path) -> None:
         self._scratch, self._token, self._printed = scratch, "", 0
         self._end = time.monotonic() + SECONDS_OF_ALL
-        self._words: queue.Queue[dict] = queue.Queue()
+        self._words: queue.Queue[list[Problem]] = queue.Queue()  # a list of none, or of one
+        self.replaced: list[str] = []  # what cells have replaced outside their notebook, put back since
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(scratch / "package" / _PACKAGE.name / "paper" / "judge.py")],
             cwd=_copied(hand_in, scratch), env=_environment(scratch), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -72,7 +76,7 @@ class Judging:
         line = json.dumps({"do": do, "token": self._token, **command}).encode() + b"\n"
         threading.Thread(target=self._send, args=(line,), daemon=True).start()  # who does not listen must not stop us
         end = min(time.monotonic() + seconds, self._end)
-        while (word := self._next_word()) is None:
+        while (found := self._next_word()) is None:
             if self._process.poll() is not None and self._words.empty():
                 raise CutShort(ENDED)
             late = time.monotonic() > end
@@ -84,7 +88,7 @@ class Judging:
                 self._signal(signal.SIGINT)
         if problem:
             return Problem("", f"no result: it {problem} and was interrupted")
-        return Problem(*word["error"]) if word["error"] else None
+        return found[0] if found else None
 
     def close(self) -> None:
         """Kill it and what it has left behind, even in a session of its own."""
@@ -96,7 +100,7 @@ class Judging:
                 break
             time.sleep(0.01)
 
-    def _next_word(self) -> dict | None:
+    def _next_word(self) -> list[Problem] | None:
         with suppress(queue.Empty):
             return self._words.get(timeout=0.1)
         return None
@@ -123,10 +127,11 @@ class Judging:
     def _listen(self) -> None:
         """Keep what answers the last question; other lines are a hand-in's that has found the pipe."""
         for line in iter(lambda: self._process.stdout.readline(_LINE), b""):
-            with suppress(ValueError, RecursionError, AttributeError, KeyError):
+            with suppress(ValueError, RecursionError, TypeError, KeyError):
                 word = json.loads(line)
                 if word["token"] == self._token:
-                    self._words.put(word)
+                    self.replaced = [str(name) for name in word["replaced"]]
+                    self._words.put([Problem(*word["error"])] if word["error"] else [])
 
     def _count(self) -> None:
         """Take what is printed and throw it away."""
