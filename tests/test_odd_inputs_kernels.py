@@ -346,6 +346,10 @@ def composed(found):
     return found.tolist() == [[1, 0], [0, 2]]
 
 
+def of_the_negative(cuts):
+    return bool(torch.equal(cuts, cu.bin_edges(-A, bins=2).cuts))
+
+
 def one_dead(match):
     return match.index[1] == -1
 
@@ -373,8 +377,20 @@ ROWS = [
     Row("groups_interval", "statistic text", lambda: cu.groups_interval(lambda n: "1", [3]), "statistic"),
     Row("groups_interval", "statistic None", lambda: cu.groups_interval(lambda n: None, [3]), "statistic"),
     Row("mutual_information", "correction 3", lambda: cu.mutual_information(A, B, correction=3), "correction"),
-    Row("JointHistogram", "cuts None", lambda: cu.JointHistogram(cu.BinEdges(None, False), EDGES), "edges_a"),
-    Row("JointHistogram", "cuts fall", lambda: cu.JointHistogram(cu.BinEdges(-EDGES.cuts, False), EDGES), "edges_a"),
+    Row("BinEdges", "cuts None", lambda: cu.BinEdges(None, False), "cuts"),
+    Row("BinEdges", "cuts fall", lambda: cu.BinEdges(-EDGES.cuts, False), "cuts"),
+    Row("BinEdges", "cuts NaN", lambda: cu.BinEdges(torch.tensor([[math.nan]]), False), "cuts"),
+    Row("BinEdges", "cuts of 300 bins", lambda: cu.BinEdges(torch.arange(299.0)[None], False), "cuts"),
+    Row("CCAResult", "rho None", lambda: replace(FOUND, rho=None), "rho"),
+    Row("MappingPath", "coefficients sparse", lambda: replace(PATH, coefficients=B.to_sparse()), "coefficients"),
+    Row("MergeTree", "units text", lambda: replace(TREE, units="units"), "units"),
+    Row("MergeTree", "n_units half", lambda: replace(TREE, n_units=2.5), "n_units"),
+    Row("Match", "index text", lambda: cu.Match("index", "score"), "index"),
+    Row("SpectralEmbedding", "degree None", lambda: replace(EMBEDDING, degree=None), "degree"),
+    Row("svcca", "keep beyond floats", lambda: cu.svcca(PAIR, keep=10**400), "keep"),
+    Row(
+        "bin_edges", "negated view", lambda: cu.bin_edges(torch.complex(A, A).conj().imag, bins=2).cuts, of_the_negative
+    ),
     Row("Moments", "state of text", lambda: cu.Moments.from_state({"mean/a": "x"}), "tensors"),
     Row("Moments", "state without axes", lambda: cu.Moments.from_state({"mean/a": torch.tensor(1.0)}), "tensors"),
 ]

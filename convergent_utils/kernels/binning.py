@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_activations, as_count, came, require_finite, require_finite_units, require_known, tensor_of
+from .checks import (
+    as_activations,
+    as_count,
+    came,
+    form_of,
+    require_fields,
+    require_finite,
+    require_finite_units,
+    require_known,
+)
 
 _BINNINGS = ("relu-quantile", "quantile", "uniform")
 MOST_CELLS = 256  # of one unit: codes are uint8
@@ -29,6 +38,14 @@ class BinEdges:
 
     cuts: Tensor
     zero_bin: bool
+
+    def __post_init__(self):
+        require_fields(self, cuts=2)
+        if not self.cuts.is_floating_point() or not len(self.cuts) or self.n_cells > MOST_CELLS:
+            raise ValueError(f"cuts: expected floats for units of at most {MOST_CELLS} bins, got {form_of(self.cuts)}")
+        rising = (self.cuts[:, 1:] >= self.cuts[:, :-1]).all() & (self.cuts > -math.inf).all()  # not so where NaN is
+        if not isinstance(self.cuts, FakeTensor) and not rising:
+            raise ValueError("cuts: expected numbers that ascend for each unit, got some that fall, or NaN")
 
     @property
     def n_cells(self) -> int:
@@ -139,17 +156,9 @@ def codes_of(rows: Tensor, edges: BinEdges, *, compiled: bool) -> Tensor:
 
 
 def require_edges(edges: object, name: str) -> None:
-    """They are bins as `bin_edges` makes them: a float matrix of ascending cuts, +infinity where bins were merged."""
+    """They are bins as `bin_edges` makes them."""
     if not isinstance(edges, BinEdges):
         raise ValueError(f"{name}: expected BinEdges, got {came(edges)}; did you mean bin_edges(acts)?")
-    cuts = tensor_of(edges.cuts) if isinstance(edges.cuts, Tensor) else None
-    if cuts is None or cuts.ndim != 2 or 0 in cuts.shape or not cuts.is_floating_point():
-        raise ValueError(f"{name}: expected cuts (units, bins - 1) of a floating-point type, got {came(edges.cuts)}")
-    if cuts.shape[1] + 1 + bool(edges.zero_bin) > MOST_CELLS:
-        raise ValueError(f"{name}: expected at most {MOST_CELLS} bins for a unit, got {edges.n_cells}")
-    rising = (cuts[:, :1] > -math.inf).all() & (cuts[:, 1:] >= cuts[:, :-1]).all()
-    if not isinstance(cuts, FakeTensor) and not (rising & ~cuts.isnan().any()):
-        raise ValueError(f"{name}: expected cuts that ascend in each row, got some that fall, or NaN")
 
 
 def require_units(acts: Tensor, edges: BinEdges, name: str) -> None:

@@ -18,7 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, as_count, as_number, came, require_finite, require_known, require_share
+from .checks import (
+    as_activations,
+    as_count,
+    as_number,
+    came,
+    require_fields,
+    require_finite,
+    require_known,
+    require_share,
+)
 from .moments import PairMoments, as_pair
 from .precision import power_of_two
 
@@ -54,6 +63,9 @@ class CCAResult:
     coverage: Tensor
     rank_tolerance: float
     n_samples: int
+
+    def __post_init__(self):
+        require_fields(self, rho=1, weights=1, directions_a=2, directions_b=2, mean_a=1, mean_b=1, coverage=0)
 
     @property
     def similarity(self) -> Tensor:

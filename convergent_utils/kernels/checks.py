@@ -46,7 +46,7 @@ def tensor_of(value: object, *, lists: bool = False) -> Tensor | None:
     elif not isinstance(value, (Tensor, np.ndarray)):
         value = _exported(value, lists)
     if isinstance(value, Tensor):
-        return value if has_rows(value) else None
+        return value.resolve_neg() if has_rows(value) else None
     if not isinstance(value, np.ndarray) or np.ma.is_masked(value):
         return None
     with warnings.catch_warnings(), suppress(TypeError):  # types that torch has not
@@ -128,8 +128,10 @@ def is_count(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite real number, of Python or of NumPy."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite real number, of Python or of NumPy, that a float can hold."""
+    with suppress(OverflowError):
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return False
 
 
 def as_number(value: object, name: str, what: str, within: Callable[[float], bool]) -> float:
@@ -168,6 +170,14 @@ def require_named(value: object, name: str, what: str) -> None:
     """It is a mapping whose keys are text."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError(f"{name}: expected {what} by name, got {came(value)}")
+
+
+def require_fields(result: object, **axes: int) -> None:
+    """Each of the fields is a dense tensor with so many axes: results can also be made by hand."""
+    for name, n_axes in axes.items():
+        value = getattr(result, name)
+        if not isinstance(value, Tensor) or not has_rows(value) or value.ndim != n_axes:
+            raise ValueError(f"{name}: expected a tensor with {n_axes} axes, got {form_of(value)}")
 
 
 def require_callable(value: object, name: str) -> None:

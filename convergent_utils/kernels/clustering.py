@@ -28,7 +28,18 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from .cca import cca
-from .checks import as_count, as_number, as_seed, as_whole, came, form_of, in_one_line, require_known, tensor_of
+from .checks import (
+    as_count,
+    as_number,
+    as_seed,
+    as_whole,
+    came,
+    form_of,
+    in_one_line,
+    require_fields,
+    require_known,
+    tensor_of,
+)
 from .moments import PairMoments, as_pair
 from .sparse_mapping import MappingPath, standardised
 
@@ -50,6 +61,9 @@ class SpectralEmbedding:
     vectors: Tensor
     eigenvalues: Tensor
     degree: Tensor
+
+    def __post_init__(self):
+        require_fields(self, vectors=2, eigenvalues=1, degree=1)
 
     @property
     def isolated(self) -> Tensor:
@@ -86,6 +100,10 @@ class MergeTree:
     merges: Tensor
     units: Tensor
     n_units: int
+
+    def __post_init__(self):
+        require_fields(self, merges=2, units=1)
+        as_count(self.n_units, "n_units")
 
     @property
     def leaf_order(self) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .checks import as_live, as_score
+from .checks import as_live, as_score, require_fields
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Match:
 
     index: Tensor
     score: Tensor
+
+    def __post_init__(self):
+        require_fields(self, index=1, score=1)
 
     @property
     def mean(self) -> Tensor:

@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import as_activations, as_count, as_number, as_numbers, require_finite, require_known, require_share
+from .checks import (
+    as_activations,
+    as_count,
+    as_number,
+    as_numbers,
+    require_fields,
+    require_finite,
+    require_known,
+    require_share,
+)
 from .moments import PairMoments, as_pair
 from .precision import full_precision
 
@@ -51,6 +60,10 @@ class MappingPath:
     mean_b: Tensor
     scale_a: Tensor
     scale_b: Tensor
+
+    def __post_init__(self):
+        require_fields(self, penalties=1, coefficients=3, bias=2, r2=2, n_predictors=2)
+        require_fields(self, mean_a=1, mean_b=1, scale_a=1, scale_b=1)
 
     def r2_on(self, pair: PairMoments) -> Tensor:
         r"""R^2 on other data, from their moments: :math:`1 - E[(y - \hat y)^2] / \mathrm{Var}[y]` there.
