@@ -259,6 +259,7 @@ PAIR = [
 READ = {
     "sample": lambda value: value.shape == (8, 3),
     "top": lambda value: value.image.shape == (3, 2),
+    "mean_activation": lambda value: value.shape == (3,),
     "mean_map": lambda value: value.shape == (6, 6, 3),
     "active_share": lambda value: bool((value == 1).all()),
 }
