@@ -162,6 +162,25 @@ def test_the_module_tells_what_axes_mean(module, shape, units):
     assert shapes(network, ["0"], torch.randn(shape), positions="mean") == {"0": (7, units)}
 
 
+class Block(nn.Module):
+    """Of maps with units last, as in Swin, or first, as in ConvNeXt; within it they are last."""
+
+    def __init__(self, units, *, last):
+        super().__init__()
+        self.norm, self.mix, self.last = nn.LayerNorm(units), nn.Linear(units, units), last
+
+    def forward(self, maps):
+        return self.mix(self.norm(maps)) if self.last else self.mix(self.norm(maps.movedim(1, 3))).movedim(3, 1)
+
+
+@pytest.mark.parametrize(("last", "shape"), [(True, (7, 5, 6, 9)), (False, (7, 9, 5, 6))])
+def test_blocks_of_transformers_of_images(last, shape):
+    network = nn.Sequential(Block(9, last=last), nn.Sequential(nn.Identity(), Block(9, last=last)))
+    assert shapes(network, ["0", "1", "1.0"], torch.randn(shape), positions="mean") == dict.fromkeys(
+        ("0", "1", "1.0"), (7, 9)
+    )
+
+
 def test_what_works_number_by_number_has_the_axes_of_what_came_before():
     inner = nn.Sequential(nn.Conv1d(3, 12, 5), nn.Dropout(), nn.Sequential(nn.ReLU()))
     network, time = nn.Sequential(inner, nn.GELU(), nn.Flatten(2), nn.Tanh()), torch.randn(7, 3, 50)

@@ -45,11 +45,13 @@ def networks():
     return {f"net{k}": cu.build_network("alexnet-narrow", seed=k) for k in (1, 2)}
 
 
-def measured(*, double=False, limit=41, spoil=None, seed=2, **options):
+def measured(*, double=False, limit=41, spoil=None, seed=2, hook=None, **options):
     images = cu.load_dataset("fashion-mnist", split="test", limit=limit).images
     nets = {**networks(), "net2": cu.build_network("alexnet-narrow", seed=seed)}
     if double:
         images, nets = cu.normalise(images).double(), {name: net.double() for name, net in nets.items()}
+    if hook is not None:
+        nets["net1"].conv1.register_forward_hook(hook)
     if spoil is not None:
         images[spoil] = torch.nan
     return cu.measure(nets, images, LAYERS, device="cpu", **options)
@@ -95,6 +97,7 @@ def work(folder, rank, world):
             "pairs": refused(cu.all_reduce, cu.Moments({"a": 5, "b": 7}, pairs=[] if last else None).state()),
             "NaN": refused(measured, double=True, spoil=world - 1),
             "networks": refused(measured, seed=rank),
+            "hooks": refused(measured, hook=(lambda module, inputs, output: output + 1) if last else None),
             "arguments": refused(measured, folds=0 if last else 2),
         },
     }
@@ -230,6 +233,7 @@ def test_one_process_writes_and_all_return_what_is_kept(found, folder):
         ("pairs", "got 'comoment/a|b' of shape (5, 7) in process 0 and None in process"),
         ("NaN", "NaN or infinity in unit 0"),
         ("networks", "networks, images and options: expected the same in every process"),
+        ("hooks", "networks, images and options: expected the same in every process"),
         ("arguments", "folds: expected at least 1, got 0"),
     ],
 )

@@ -57,7 +57,8 @@ def record(
         axes: what the axes of outputs mean, one for all layers or a dict by layer: "nchw", "nhwc", "ntd" (n, tokens,
             units), "ndt" (n, units, tokens) or "tnd" (tokens, n, units). None: "nchw" and "ntd", but as the module
             tells where it is one of torch's (Conv1d, poolings and norms of one dimension; LayerNorm and Linear over
-            maps; transformers with batch_first=False), also through a ReLU or Dropout after it in an nn.Sequential.
+            maps; transformers with batch_first=False), also through a ReLU or Dropout after it in an nn.Sequential;
+            and "nhwc" where a block of your own norms the last axis and not the second, as in Swin.
         seed: of the random places.
 
     Yields:

@@ -32,14 +32,15 @@ class Maps(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer: its name as it was given, its module, those that it lies in, outermost first, and the module that
-    tells what the axes of its output mean: the last that does not work number by number.
+    """One layer: its name as it was given, its module, those that it lies in, outermost first; the module that tells
+    what the axes of its output mean, the last that does not work number by number; and the sizes of last axes in it.
     """
 
     name: str
     module: nn.Module
     within: tuple[nn.Module, ...]
     teller: nn.Module
+    last_axes: frozenset[int]
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -100,7 +101,8 @@ def find_layers(network: nn.Module, names: Iterable[str], of: str = "the network
         parts = name.split(".")
         parents = [known.get(".".join(parts[:k])) for k in range(len(parts))]
         within = tuple(parent for parent in parents if parent is not None)
-        found.append(Layer(name, known[name], within, _teller(known[name], within)))
+        teller = _teller(known[name], within)
+        found.append(Layer(name, known[name], within, teller, _last_axes(teller)))
     return found
 
 
@@ -178,6 +180,7 @@ def _recognised(output: Tensor, layer: Layer) -> str:
     module, by_torch = layer.teller, getattr(type(layer.teller).forward, "__module__", "").startswith("torch.")
     if output.ndim == 4:
         last = by_torch and isinstance(module, _OF_LAST_AXIS) and len(getattr(module, "normalized_shape", (0,))) == 1
+        last = last or (output.shape[3] in layer.last_axes and output.shape[1] not in layer.last_axes)
         return "nhwc" if last else "nchw"
     if output.ndim == 3 and any(_takes_tokens_first(each) for each in (*layer.within, layer.module, module)):
         return "tnd"
@@ -197,6 +200,14 @@ def _teller(module: nn.Module, within: tuple[nn.Module, ...]) -> nn.Module:
     chain, last = _in_order(top), _in_order(module)[-1]
     before = chain[: len(chain) - chain[::-1].index(last)]
     return next((each for each in reversed(before) if not _keeps_axes(each)), module)
+
+
+def _last_axes(module: nn.Module) -> frozenset[int]:
+    """Where somebody's own module norms its last axis, as the blocks of Swin do: how many units that axis may have."""
+    parts = list(module.modules())
+    norms = {each.normalized_shape for each in parts if type(each) is nn.LayerNorm and len(each.normalized_shape) == 1}
+    linear = {each.out_features for each in parts if isinstance(each, nn.Linear)} if norms else set()
+    return frozenset(linear | {size for (size,) in norms})
 
 
 def _is_sequence(module: nn.Module) -> bool:

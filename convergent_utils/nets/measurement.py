@@ -148,7 +148,12 @@ class Measurement:
         return self.maps[block]
 
     def mean_activation(self, block: str) -> Tensor:
-        """(units,) float64."""
+        """(units,) float64.
+
+        Raises:
+            ValueError: unknown block.
+        """
+        self._require_block(block)
         return self.pair(block, block).mean_a
 
     def active_share(self, block: str) -> Tensor:
