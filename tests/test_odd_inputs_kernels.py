@@ -27,6 +27,8 @@ EMBEDDING = cu.spectral_embedding(AFFINITY, 2)
 TREE = cu.hierarchical_clustering(EMBEDDING)
 LABELS = torch.tensor([0, 1, 1, -1, 0])
 FILTERS, MAPS = torch.rand(2, 1, 3, 3), torch.rand(12, 3, 3, 2)
+NAN = torch.tensor(math.nan, dtype=torch.float64)
+STATE = cu.Moments({"a": 3}).state()
 _ONE_STEP = {"steps": 1, "batch": 4}
 
 
@@ -350,6 +352,10 @@ def of_the_negative(cuts):
     return bool(torch.equal(cuts, cu.bin_edges(-A, bins=2).cuts))
 
 
+def in_order(index):
+    return index.tolist() == [0, 1, 2]
+
+
 def one_dead(match):
     return match.index[1] == -1
 
@@ -391,6 +397,9 @@ ROWS = [
     Row(
         "bin_edges", "negated view", lambda: cu.bin_edges(torch.complex(A, A).conj().imag, bins=2).cuts, of_the_negative
     ),
+    Row("semi_matching", "eight bits", lambda: cu.semi_matching(torch.eye(3).to(torch.float8_e5m2)).index, in_order),
+    Row("groups_interval", "huge", lambda: cu.groups_interval(lambda nets: 10**400, [3]), "statistic"),
+    Row("Moments", "state of no resolution", lambda: cu.Moments.from_state({**STATE, "resolution/a": NAN}), "tensors"),
     Row("Moments", "state of text", lambda: cu.Moments.from_state({"mean/a": "x"}), "tensors"),
     Row("Moments", "state without axes", lambda: cu.Moments.from_state({"mean/a": torch.tensor(1.0)}), "tensors"),
 ]

@@ -260,7 +260,7 @@ def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) ->
 
 def _number(value: Tensor | float) -> float:
     """What a statistic of networks returned."""
-    with suppress(TypeError, ValueError, RuntimeError):
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):
         if not isinstance(value, (str, bytes)):
             return float(value)
     raise ValueError(f"statistic: expected a function that returns a number, got {came(value)}")

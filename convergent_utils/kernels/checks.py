@@ -46,6 +46,8 @@ def tensor_of(value: object, *, lists: bool = False) -> Tensor | None:
     elif not isinstance(value, (Tensor, np.ndarray)):
         value = _exported(value, lists)
     if isinstance(value, Tensor):
+        if has_rows(value) and value.is_floating_point() and value.dtype.itemsize == 1:
+            value = value.float()  # torch does no more with eight bits than to convert them
         return value.resolve_neg() if has_rows(value) else None
     if not isinstance(value, np.ndarray) or np.ma.is_masked(value):
         return None
@@ -264,7 +266,7 @@ def require_known(name: object, known: Iterable[str], argument: str) -> None:
     if isinstance(name, str) and name in known:
         return
     known = [str(other) for other in known if other]
-    near = difflib.get_close_matches(str(name), known, n=3)
+    near = difflib.get_close_matches(name if isinstance(name, str) else came(name), known, n=3)
     hint = f", got {came(name, 60)}" + (f"; did you mean {near[0]!r}?" if near else "")
     said = f"{argument}: expected one of {', '.join(known)}{hint}"
     if len(said) > _LONGEST_SENTENCE:

@@ -220,9 +220,12 @@ class Moments:
             counts = {int(found["count"][name]) for name in group}
             if len(counts) > 1 or min(counts) < 0:
                 raise ValueError(f"tensors: expected one count of {', '.join(group)}, got {sorted(counts)}")
+            resolutions = [float(found["resolution"][name]) for name in group]
+            if not all(0 <= resolution < 1 for resolution in resolutions):
+                raise ValueError(f"tensors: expected resolutions from 0 to 1, got {came(resolutions)}")
             part.count = counts.pop()
             if part.count:
-                part.resolution = {name: float(found["resolution"][name]) for name in group}
+                part.resolution = dict(zip(group, resolutions, strict=True))
                 part.mean = {name: found["mean"][name].clone() for name in group}
                 joined = [(a, b) for a, b in moments.pairs if a in group]
                 part.comoment = {(a, b): found["comoment"][f"{a}|{b}"].clone() for a, b in joined}
