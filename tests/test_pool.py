@@ -59,9 +59,11 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monk
 
     monkeypatch.setattr(filelock.FileLock, "acquire", late)
     folder, lock = module._locked_folder(tmp_path)
-    assert folder.exists()
-    assert folder not in swept
+    assert swept
+    assert (folder / "lock").exists(), "the same one, or another"
     assert lock.is_locked
+    with pytest.raises(filelock.Timeout):
+        filelock.FileLock(folder / "lock").acquire(timeout=0)
     lock.release()
 
 

@@ -63,7 +63,7 @@ def _exported(value: object, lists: bool) -> Tensor | np.ndarray | None:
         if hasattr(value, "__dlpack__"):
             return torch.from_dlpack(value)
     with suppress(*_ANY_ERROR):
-        if hasattr(value, "__array__") or (lists and isinstance(value, (numbers.Number, list, tuple))):
+        if hasattr(value, "__array__") or (lists and isinstance(value, (numbers.Number, list, tuple, range))):
             return np.asanyarray(value)
     return None
 
