@@ -3,6 +3,7 @@ import tempfile
 from pathlib import Path
 
 import filelock
+import pytest
 import torch
 
 from convergent_utils.paper import pool as module
