@@ -2,6 +2,7 @@ import builtins
 import errno
 import io
 import itertools
+import json
 import multiprocessing
 import os
 import re
@@ -15,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import convergent_utils as cu
@@ -92,6 +94,64 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, pair, harm):
     assert not path.exists()
     store.keep("pair", CONFIGURATION, pair)
     assert torch.equal(store.find("pair", CONFIGURATION).cov_ab, pair.cov_ab)
+
+
+def signed(tree, tensors=()):
+    """Metadata of a file whose checksum fits, whatever its tree says."""
+    text = json.dumps(tree)
+    return json.dumps({"checksum": module.checksum(dict(tensors), text), "tree": text})
+
+
+HOSTILE = {
+    "no metadata": None,
+    "null": "null",
+    "a list": "[]",
+    "text": '"x"',
+    "no JSON": "{",
+    "deep brackets": "[" * 100_000,
+    "a checksum without a tree": json.dumps({"checksum": module.checksum({}, "")}),
+    "a tree that is none": signed(3),
+    "no content": signed({"form": 1, "configuration": {}, "object": {"class": "Match"}}),
+    "no object": signed({"form": 1, "configuration": {}}),
+    "no form": signed({"object": 1, "configuration": {}}),
+    "a tensor that is not there": signed({"form": 1, "configuration": {}, "object": {"tensor": "999"}}),
+    "an unknown class": signed({"form": 1, "configuration": {}, "object": {"class": "Popen", "content": {"dict": []}}}),
+    "other fields": signed(
+        {"form": 1, "configuration": {}, "object": {"class": "Match", "content": {"dict": [["x", 1]]}}}
+    ),
+    "fields of other kinds": signed(
+        {"form": 1, "configuration": {}, "object": {"class": "Recipe", "content": {"dict": [["epochs", "many"]]}}}
+    ),
+    "brackets in a signed tree": json.dumps({"checksum": module.checksum({}, "[" * 100_000), "tree": "[" * 100_000}),
+}
+
+
+@pytest.mark.parametrize("metadata", HOSTILE.values(), ids=HOSTILE)
+def test_a_foreign_or_half_signed_file_is_named_and_made_again(tmp_path, metadata):
+    store, told = Store(tmp_path), None if metadata is None else {"convergent": metadata}
+    path = store.file("result", {})
+    path.write_bytes(safetensors.torch.save({"x": torch.zeros(2)} if metadata is None else {}, told))
+    with pytest.raises(ValueError, match=r"^path: .*(not a file of this package|damaged)") as refused:
+        cu.load(path)
+    assert len(str(refused.value)) <= 300 + len(str(path))
+    with pytest.warns(UserWarning, match=rf"{path.name} is .*; it will be made again"):
+        assert store.find("result", {}) is None
+    store.keep("result", {}, 5)
+    assert store.find("result", {}) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_a_file_does_not_block(tmp_path):
+    store = Store(tmp_path)
+    os.mkfifo(store.file("result", {}))
+    signal.alarm(20)
+    try:
+        with pytest.warns(UserWarning, match="it is no regular file"):
+            assert store.find("result", {}) is None
+        store.keep("result", {}, 5)
+    finally:
+        signal.alarm(0)
+    assert store.find("result", {}) == 5
 
 
 def test_configurations_tell_results_apart(tmp_path, pair):

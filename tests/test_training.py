@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import convergent_utils as cu
 
@@ -100,3 +101,51 @@ def test_a_rate_of_ones_own(data, narrow):
         return float((trained.at(1.0).fc8.weight - trained.at(0.75).fc8.weight).detach().norm())
 
     assert moved(steady) > 2 * moved(usual)
+
+
+class Frozen(nn.Module):
+    """Its batch norm is frozen in eval mode, whatever the rest does."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.norm, self.flat, self.out, self.fails = nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(784, 10), fails
+        self.norm.eval()
+
+    def forward(self, images):
+        if self.fails:
+            raise KeyError("a mistake in the network")
+        return self.out(self.flat(self.norm(images)))
+
+
+def modes(network):
+    return {name: module.training for name, module in network.named_modules()}
+
+
+@pytest.mark.parametrize("judge", [cu.accuracy, cu.predict])
+def test_each_module_has_its_own_mode_again(judge):
+    data = cu.load_dataset("fashion-mnist", limit=20)
+    network = Frozen()
+    before = modes(network)
+    assert before == {"": True, "norm": False, "flat": True, "out": True}
+    judge(network, data)
+    assert modes(network) == before
+    network.fails = True
+    with pytest.raises(
+        ValueError, match="^dataset: the network cannot take images of shape .*a mistake in the network"
+    ):
+        judge(network, data)
+    assert modes(network) == before
+
+
+def test_a_frozen_norm_stays_frozen_in_training():
+    data = cu.load_dataset("fashion-mnist", limit=64)
+    network = Frozen()
+    trained = cu.train(network, data, cu.Recipe(epochs=1, batch=16), seed=0, test=data.part(16)).network
+    assert torch.equal(trained.norm.running_mean, network.norm.running_mean)
+    assert not torch.equal(trained.out.weight, network.out.weight)
+
+
+def test_a_training_that_diverges_says_at_which_step():
+    data = cu.load_dataset("fashion-mnist", limit=64)
+    with pytest.raises(ValueError, match=r"^recipe: training diverged at step \d+; try a rate below 1e\+08$"):
+        cu.train(Frozen(), data, cu.Recipe(epochs=3, batch=16, rate=1e8, weight_decay=1e6), seed=0)

@@ -1,0 +1,686 @@
+"""Odd inputs of data sets, networks, training, interventions and the store: right, or refused in one sentence."""
+
+import os
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from odd_inputs import Row, judge
+from safetensors.torch import save_file
+from torch import nn
+
+import convergent_utils as cu
+
+NO_NUMBERS = {"nothing": None, "text": "x", "a list": [1, 2], "a share": 0.5, "NaN": float("nan")}
+NO_NETWORKS = {"nothing": None, "text": "net", "a list": [nn.Linear(2, 2)], "a class": nn.Linear, "a function": len}
+
+
+def images(n=20, size=28, channels=1):
+    return torch.randint(0, 256, (n, size, size, channels), generator=torch.Generator().manual_seed(0)).byte()
+
+
+def data(n=20, size=28, channels=1, labels=None):
+    labels = torch.arange(n) % 10 if labels is None else labels
+    return cu.Dataset(images(n, size, channels), labels, tuple("abcdefghij"), "made here")
+
+
+@cache
+def network():
+    return cu.build_network("alexnet-narrow", seed=1)
+
+
+def flat(dtype=torch.float32):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)).to(dtype)
+
+
+class Pixels(nn.Module):
+    """A network without weights: the first ten pixels are its logits."""
+
+    def forward(self, batch):
+        return batch.flatten(1)[:, :10]
+
+
+def near(value, within=1e-6):
+    return lambda found: abs(float(found) - float(value)) <= within
+
+
+def of_shape(*shape):
+    return lambda found: tuple(found.shape) == shape and found.dtype == torch.float32
+
+
+def is_tensor(expected):
+    return lambda found: torch.allclose(found.double(), expected.double(), atol=1e-6)
+
+
+def always(_):
+    return True
+
+
+def each(function, what, calls, expect):
+    """A row for each of these calls."""
+    return [Row(function, f"{what} {name}", call, expect) for name, call in calls.items()]
+
+
+def with_values(values, call):
+    return {name: (lambda value=value: call(value)) for name, value in values.items()}
+
+
+def foreign(folder, kind):
+    """A file that is none of this package."""
+    path = folder / f"foreign.{kind}"
+    if kind == "npy":
+        np.save(path, np.zeros(3))
+    elif kind == "safetensors":
+        save_file({"x": torch.zeros(2)}, path)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("a text")
+    return path
+
+
+EYE, DIRECTIONS = torch.eye(4).double(), torch.eye(4)[:, :2].double()
+FORWARD = {"conv1": 10, "fc8": 20}
+DATA = [
+    *each("load_dataset", "name", with_values(NO_NUMBERS, cu.load_dataset), "name"),
+    *each(
+        "load_dataset", "split", with_values(NO_NUMBERS, lambda v: cu.load_dataset("fashion-mnist", split=v)), "split"
+    ),
+    *each(
+        "load_dataset",
+        "limit",
+        with_values(
+            {"text": "x", "half": 0.5, "none": 0, "fewer": -1, "truth": True},
+            lambda v: cu.load_dataset("fashion-mnist", limit=v),
+        ),
+        "limit",
+    ),
+    *each(
+        "load_dataset",
+        "of",
+        with_values(
+            {
+                "a colon": "fashion-mnist:x",
+                "no path": "npz:",
+                "no file": "npz:/nowhere/x.npz",
+                "no folder": "folder:/nowhere",
+                "a long path": "folder:" + "x" * 5000,
+                "a NUL": "npz:\0",
+            },
+            cu.load_dataset,
+        ),
+        "name",
+    ),
+    Row(
+        "load_dataset",
+        "limit of NumPy",
+        lambda: cu.load_dataset("fashion-mnist", limit=np.int64(3)),
+        lambda found: len(found) == 3,
+    ),
+    Row("load_dataset", "more than there are", lambda: data(5).part(10**6), lambda found: len(found) == 5),
+    *each(
+        "normalise",
+        "of",
+        with_values(
+            {
+                **NO_NUMBERS,
+                "floats": torch.zeros(1, 2, 2, 1),
+                "one image": images()[0],
+                "sparse": images().to_sparse(),
+                "whole numbers": images().int(),
+            },
+            cu.normalise,
+        ),
+        "images",
+    ),
+    Row(
+        "normalise",
+        "an image without pixels",
+        lambda: cu.normalise(images(0)),
+        lambda found: found.shape == (0, 1, 28, 28),
+    ),
+    *each(
+        "Dataset",
+        "images",
+        with_values(
+            {**NO_NUMBERS, "floats": images().float(), "three axes": images()[..., 0]},
+            lambda v: cu.Dataset(v, torch.arange(20), ("a",) * 20, "x"),
+        ),
+        "images",
+    ),
+    *each(
+        "Dataset",
+        "labels",
+        with_values(
+            {
+                "nothing": None,
+                "text": "x",
+                "fractions": torch.rand(20),
+                "fewer": torch.arange(3),
+                "truths": torch.ones(20).bool(),
+            },
+            lambda v: cu.Dataset(images(), v, ("a",) * 20, "x"),
+        ),
+        "labels",
+    ),
+    Row("Dataset", "masked labels", lambda: data(labels=np.ma.masked_equal(np.arange(20) % 10, 3)), "labels"),
+    *each(
+        "Dataset",
+        "labels read",
+        with_values(
+            {
+                "uint8": torch.zeros(20).byte(),
+                "int32": torch.zeros(20).int(),
+                "NumPy": np.zeros(20, np.uint16),
+                "a list": [0] * 20,
+            },
+            lambda v: data(labels=v),
+        ),
+        lambda found: found.labels.dtype == torch.int64,
+    ),
+    *each("Dataset", "part", with_values({"text": "x", "a share": 0.5, "none": 0}, lambda v: data().part(v)), "limit"),
+]
+TRAINING = [
+    *each(
+        "Recipe", "batch", with_values({**NO_NUMBERS, "none": 0, "truth": True}, lambda v: cu.Recipe(batch=v)), "batch"
+    ),
+    *each(
+        "Recipe",
+        "epochs",
+        with_values(
+            {"nothing": None, "text": "x", "NaN": float("nan"), "fewer": -1, "endless": float("inf")},
+            lambda v: cu.Recipe(epochs=v),
+        ),
+        "epochs",
+    ),
+    *each(
+        "Recipe",
+        "rate",
+        with_values({"nothing": None, "text": "x", "NaN": float("nan"), "fewer": -1e-3}, lambda v: cu.Recipe(rate=v)),
+        "rate",
+    ),
+    Row("Recipe", "numbers of NumPy", lambda: cu.Recipe(batch=np.int32(4), rate=np.float32(0.5)), always),
+    *each("predict", "network", with_values(NO_NETWORKS, lambda v: cu.predict(v, data())), "network"),
+    *each("accuracy", "network", with_values(NO_NETWORKS, lambda v: cu.accuracy(v, data())), "network"),
+    *each(
+        "train",
+        "network",
+        with_values({**NO_NETWORKS, "no weights": Pixels()}, lambda v: cu.train(v, data(), seed=0)),
+        "network",
+    ),
+    *each(
+        "predict",
+        "dataset",
+        with_values(
+            {
+                **NO_NUMBERS,
+                "images alone": images(),
+                "no images": data(0),
+                "three channels": data(channels=3),
+                "too small": data(size=2),
+            },
+            lambda v: cu.predict(network(), v),
+        ),
+        "dataset",
+    ),
+    *each(
+        "accuracy",
+        "dataset",
+        with_values(
+            {**NO_NUMBERS, "no images": data(0), "three channels": data(channels=3)},
+            lambda v: cu.accuracy(network(), v),
+        ),
+        "dataset",
+    ),
+    *each(
+        "train",
+        "dataset",
+        with_values(
+            {**NO_NUMBERS, "no images": data(0), "fewer than a batch": data(3), "three channels": data(channels=3)},
+            lambda v: cu.train(network(), v, cu.Recipe(batch=8), seed=0),
+        ),
+        "dataset",
+    ),
+    *each(
+        "train",
+        "seed",
+        with_values(
+            {**NO_NUMBERS, "too large": 2**70, "truth": True},
+            lambda v: cu.train(flat(), data(), cu.Recipe(epochs=0, batch=8), seed=v),
+        ),
+        "seed",
+    ),
+    *each(
+        "train",
+        "recipe",
+        with_values(
+            {"text": "x", "a dict": {"epochs": 1}, "a class": cu.Recipe}, lambda v: cu.train(flat(), data(), v, seed=0)
+        ),
+        "recipe",
+    ),
+    *each(
+        "train",
+        "test",
+        with_values(
+            {"text": "x", "images alone": images(), "no images": data(0)},
+            lambda v: cu.train(flat(), data(), cu.Recipe(batch=8), seed=0, test=v),
+        ),
+        "test",
+    ),
+    *each(
+        "train",
+        "function",
+        {
+            name: (lambda name=name: cu.train(flat(), data(), cu.Recipe(batch=8), seed=0, **{name: 3}))
+            for name in ("rate",)
+        },
+        "rate",
+    ),
+    Row(
+        "train",
+        "a report that is none",
+        lambda: cu.train(flat(), data(), cu.Recipe(batch=8), seed=0, report=3),
+        "report",
+    ),
+    Row(
+        "train",
+        "an intervention that is none",
+        lambda: cu.train(flat(), data(), cu.Recipe(batch=8), seed=0, intervene="x"),
+        "intervene",
+    ),
+    Row(
+        "train",
+        "a rate of NaN",
+        lambda: cu.train(flat(), data(), cu.Recipe(batch=8), seed=0, rate=lambda share: float("nan")),
+        "rate",
+    ),
+    Row(
+        "train",
+        "that diverges",
+        lambda: cu.train(flat(), data(), cu.Recipe(epochs=2, batch=4, rate=1e9, weight_decay=1e9), seed=0),
+        "recipe",
+    ),
+    Row(
+        "train",
+        "labels without output",
+        lambda: cu.train(flat(), data(labels=torch.full((20,), 9)), cu.Recipe(batch=8), seed=0).checkpoints,
+        always,
+    ),
+    Row(
+        "train",
+        "labels beyond the outputs",
+        lambda: cu.train(nn.Sequential(nn.Flatten(), nn.Linear(784, 4)), data(), cu.Recipe(batch=8), seed=0),
+        "dataset",
+    ),
+    Row(
+        "train",
+        "a seed of NumPy",
+        lambda: cu.train(flat(), data(), cu.Recipe(batch=8), seed=np.uint8(3)).checkpoints,
+        always,
+    ),
+    *each(
+        "predict",
+        "batch",
+        with_values(
+            {**NO_NUMBERS, "none": 0, "fewer": -1, "truth": True}, lambda v: cu.predict(flat(), data(), batch=v)
+        ),
+        "batch",
+    ),
+    *each(
+        "predict",
+        "of",
+        {
+            str(d): (lambda d=d: cu.predict(flat(d), data()))
+            for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+        },
+        of_shape(20, 10),
+    ),
+    Row(
+        "predict",
+        "without weights",
+        lambda: cu.predict(Pixels(), data()),
+        is_tensor(images().flatten(1)[:, :10] / 127.5 - 1),
+    ),
+    Row(
+        "predict",
+        "a batch of NumPy",
+        lambda: cu.predict(flat(), data(), batch=np.int64(7)),
+        is_tensor(cu.predict(flat(), data())),
+    ),
+    Row(
+        "accuracy",
+        "without weights",
+        lambda: cu.accuracy(Pixels(), data()),
+        near((images().flatten(1)[:, :10].argmax(1) == torch.arange(20) % 10).double().mean()),
+    ),
+    Row(
+        "accuracy",
+        "without weights, one of three",
+        lambda: len(list(map(lambda net: cu.accuracy(net, data()), [flat(), Pixels(), flat()]))),
+        near(3),
+    ),
+    Row(
+        "accuracy",
+        "logits of NaN",
+        lambda: cu.accuracy(
+            nn.Sequential(
+                nn.Flatten(), type("NaNs", (nn.Module,), {"forward": lambda self, x: x[:, :10] * float("nan")})()
+            ),
+            data(),
+        ),
+        "network",
+    ),
+    *each(
+        "Trained",
+        "at",
+        with_values(
+            {**NO_NUMBERS, "more": 2.0}, lambda v: cu.train(flat(), data(), cu.Recipe(epochs=0, batch=8), seed=0).at(v)
+        ),
+        "share",
+    ),
+    *each(
+        "History",
+        "loss",
+        with_values({"nothing": None, "a number": 1.0, "a list": [1.0]}, lambda v: cu.History(v, torch.zeros(1))),
+        "loss",
+    ),
+    Row("History", "of unlike lengths", lambda: cu.History(torch.zeros(2), torch.zeros(3)), "test_accuracy"),
+]
+NETWORKS = [
+    *each("build_network", "name", with_values({**NO_NUMBERS, "unknown": "alexnett"}, cu.build_network), "name"),
+    *each(
+        "build_network",
+        "channels",
+        with_values({**NO_NUMBERS, "none": 0, "truth": True}, lambda v: cu.build_network("alexnet-narrow", channels=v)),
+        "channels",
+    ),
+    *each(
+        "build_network",
+        "classes",
+        with_values({**NO_NUMBERS, "none": 0}, lambda v: cu.build_network("alexnet-narrow", classes=v)),
+        "classes",
+    ),
+    *each(
+        "build_network",
+        "width",
+        with_values(
+            {"nothing": None, "text": "x", "NaN": float("nan"), "none": 0, "endless": float("inf")},
+            lambda v: cu.build_network("alexnet-narrow", width=v),
+        ),
+        "width",
+    ),
+    *each(
+        "build_network",
+        "seed",
+        with_values({**NO_NUMBERS, "too large": 2**70}, lambda v: cu.build_network("alexnet-narrow", seed=v)),
+        "seed",
+    ),
+    Row(
+        "build_network",
+        "numbers of NumPy",
+        lambda: cu.build_network("alexnet-narrow", seed=np.int64(1), width=np.float32(1)).fc8.weight,
+        is_tensor(network().fc8.weight),
+    ),
+    *each(
+        "permuted_copy",
+        "network",
+        with_values({**NO_NETWORKS, "another's": nn.Linear(2, 2)}, lambda v: cu.permuted_copy(v, seed=0)),
+        "network",
+    ),
+    *each("permuted_copy", "seed", with_values(NO_NUMBERS, lambda v: cu.permuted_copy(network(), seed=v)), "seed"),
+    *each(
+        "with_units",
+        "network",
+        with_values({**NO_NETWORKS, "another's": nn.Linear(2, 2)}, lambda v: cu.with_units(v, {}, width=1.0)),
+        "network",
+    ),
+    *each(
+        "with_units",
+        "units",
+        with_values(
+            {
+                "nothing": None,
+                "a list": [1],
+                "an unknown layer": {"conv9": torch.arange(2)},
+                "fractions": {"conv1": torch.rand(3)},
+                "beyond the layer": {"conv1": torch.tensor([10**6])},
+            },
+            lambda v: cu.with_units(network(), v, width=1.0),
+        ),
+        "units",
+    ),
+    *each(
+        "split_after",
+        "network",
+        with_values({**NO_NETWORKS, "no chain": nn.Linear(2, 2)}, lambda v: cu.split_after(v, "conv1")),
+        "network",
+    ),
+    *each(
+        "split_after",
+        "layer",
+        with_values({**NO_NUMBERS, "unknown": "conv9"}, lambda v: cu.split_after(network(), v)),
+        "layer",
+    ),
+    *each(
+        "truncated",
+        "network",
+        with_values(
+            {**NO_NETWORKS, "another's": nn.Linear(2, 2)}, lambda v: cu.truncated(v, "conv1", EYE, torch.zeros(4))
+        ),
+        "network",
+    ),
+    *each(
+        "truncated",
+        "layer",
+        with_values({**NO_NUMBERS, "unknown": "conv9"}, lambda v: cu.truncated(network(), v, EYE, torch.zeros(4))),
+        "layer",
+    ),
+    *each(
+        "truncated",
+        "directions",
+        with_values(
+            {
+                "nothing": None,
+                "text": "x",
+                "whole numbers": torch.ones(12, 2).long(),
+                "of other units": torch.eye(99)[:, :2],
+            },
+            lambda v: cu.truncated(network(), "fc6", v, torch.zeros(64)),
+        ),
+        "directions",
+    ),
+]
+INTERVENTIONS = [
+    *each("multiply_adds", "network", with_values(NO_NETWORKS, lambda v: cu.multiply_adds(v, (1, 28, 28))), "network"),
+    *each(
+        "multiply_adds",
+        "image_shape",
+        with_values(
+            {**NO_NUMBERS, "three channels": (3, 28, 28), "no height": (1, 0, 28)},
+            lambda v: cu.multiply_adds(network(), v),
+        ),
+        "image_shape",
+    ),
+    *each(
+        "freezing",
+        "schedule",
+        with_values(
+            {
+                **NO_NUMBERS,
+                "a share of NaN": {"conv1": float("nan")},
+                "beyond the end": {"conv1": 2.0},
+                "in words": {"conv1": "half"},
+            },
+            cu.freezing,
+        ),
+        "schedule",
+    ),
+    *each(
+        "training_cost",
+        "forward",
+        with_values(
+            {**NO_NUMBERS, "in words": {"conv1": "x"}, "fewer": {"conv1": -1}}, lambda v: cu.training_cost(v, {})
+        ),
+        "forward",
+    ),
+    *each(
+        "training_cost",
+        "schedule",
+        with_values(
+            {**NO_NUMBERS, "a share of NaN": {"conv1": float("nan")}, "an unknown layer": {"conv9": 0.5}},
+            lambda v: cu.training_cost(FORWARD, v),
+        ),
+        "schedule",
+    ),
+    Row("training_cost", "nothing frozen", lambda: cu.training_cost(FORWARD, {}), near(1.0)),
+    *each(
+        "subspace_projection",
+        "directions",
+        with_values(
+            {
+                **NO_NUMBERS,
+                "whole numbers": DIRECTIONS.long(),
+                "of NaN": DIRECTIONS * float("nan"),
+                "sparse": DIRECTIONS.to_sparse(),
+            },
+            cu.subspace_projection,
+        ),
+        "directions",
+    ),
+    *each(
+        "subspace_projection",
+        "covariance",
+        with_values(
+            {
+                "text": "x",
+                "negative definite": -EYE,
+                "of other units": torch.eye(3).double(),
+                "of NaN": EYE * float("nan"),
+            },
+            lambda v: cu.subspace_projection(DIRECTIONS, covariance=v),
+        ),
+        "covariance",
+    ),
+    Row("project", "acts of other units", lambda: cu.project(torch.rand(3, 5), EYE, torch.zeros(4)), "mean"),
+    Row(
+        "subspace_projection",
+        "of NumPy",
+        lambda: cu.subspace_projection(DIRECTIONS.numpy()),
+        is_tensor(DIRECTIONS @ DIRECTIONS.T),
+    ),
+    *each(
+        "project",
+        "acts",
+        with_values(
+            {**NO_NUMBERS, "whole numbers": torch.ones(3, 4).long(), "of NaN": torch.full((3, 4), float("nan"))},
+            lambda v: cu.project(v, EYE, torch.zeros(4).double()),
+        ),
+        "acts",
+    ),
+    *each(
+        "project",
+        "matrix",
+        with_values(
+            {**NO_NUMBERS, "whole numbers": EYE.long()},
+            lambda v: cu.project(torch.rand(3, 4), v, torch.zeros(4).double()),
+        ),
+        "matrix",
+    ),
+    *each(
+        "project",
+        "mean",
+        with_values(
+            {**NO_NUMBERS, "whole numbers": torch.zeros(4).long(), "of other units": torch.zeros(5)},
+            lambda v: cu.project(torch.rand(3, 4), EYE, v),
+        ),
+        "mean",
+    ),
+    *each(
+        "projected",
+        "network",
+        with_values(NO_NETWORKS, lambda v: cu.projected(v, "conv1", EYE, torch.zeros(4)).__enter__()),
+        "network",
+    ),
+    *each(
+        "projected",
+        "layer",
+        with_values(
+            {**NO_NUMBERS, "unknown": "conv9"}, lambda v: cu.projected(network(), v, EYE, torch.zeros(4)).__enter__()
+        ),
+        "layer",
+    ),
+]
+ROWS = [*DATA, *TRAINING, *NETWORKS, *INTERVENTIONS]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_odd_inputs(row):
+    judge(row)
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "folder", "txt"])
+def test_foreign_files_are_named(tmp_path, kind):
+    path = foreign(tmp_path, kind)
+    judge(Row("load", kind, lambda: cu.load(path), "path"))
+    with pytest.raises(ValueError, match="path: .*(not a file of this package|no file)"):
+        cu.load(path)
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_paths_that_are_none(value):
+    judge(Row("load", "path", lambda: cu.load(value), "path"))
+    if not isinstance(value, str):
+        judge(Row("save", "path", lambda: cu.save({}, value), "path"))
+
+
+@pytest.mark.parametrize("kind", ["../../x", "a/b", "", "..", None, 3, "x" * 500, "a\0b"])
+def test_kinds_that_leave_the_store_are_refused(tmp_path, kind):
+    store = cu.Store(tmp_path / "store")
+    for call in (
+        lambda: store.keep(kind, {}, 1),
+        lambda: store.find(kind, {}),
+        lambda: store.file(kind, {}),
+        lambda: store.lock(kind, {}).__enter__(),
+    ):
+        judge(Row("Store", "kind", call, "kind"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+ODD_OBJECTS = {
+    "sparse": torch.eye(3).to_sparse(),
+    "quantised": torch.quantize_per_tensor(torch.rand(3), 0.1, 0, torch.qint8),
+    "meta": torch.zeros(3, device="meta"),
+    "a function": len,
+    "a module": nn.Linear(2, 2),
+    "a huge number": 10**5000,
+    "a set": {1, 2},
+    "an array": np.arange(3.0),
+    "a complex number": 1j,
+}
+
+
+@pytest.mark.parametrize("value", ODD_OBJECTS.values(), ids=ODD_OBJECTS)
+def test_what_cannot_be_saved_is_refused(tmp_path, value):
+    judge(Row("save", "object", lambda: cu.save({"found": [value]}, tmp_path / "x"), "obj"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(3), np.bool_(True), (None, "x", 1.5)], ids=str)
+def test_what_can_be_saved_comes_back(tmp_path, value):
+    cu.save({"found": value}, tmp_path / "x")
+    found = cu.load(tmp_path / "x")["found"]
+    assert np.array_equal(np.asarray(found, dtype=object), np.asarray(value, dtype=object))
+
+
+NAMES = """load_dataset normalise Dataset Recipe History Trained train accuracy predict
+build_network permuted_copy with_units freezing multiply_adds project projected
+split_after subspace_projection training_cost truncated Store save load"""
+
+
+def test_each_name_has_rows():
+    assert set(NAMES.split()) <= {row.function for row in ROWS} | {"Store", "save", "load"}
+    assert len(ROWS) > 200
