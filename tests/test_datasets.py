@@ -211,13 +211,14 @@ def test_hidden_files_and_links_that_lead_back_do_not_count(folder):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(image)
     links = {"a/itself": "a", "a/up": "", "a/other": "b", "self": "", "b/splits": "..", "c/all": "/"}
+    links |= {"round": "round", "d": "../test", "a/test": "../test", "b/round": "b/round"}
     for link, target in links.items():
         (folder / "train" / link).symlink_to(folder / "train" / target if target != "/" else "/")
     (folder / "train" / "a" / "2.png").symlink_to(folder / "train" / "a" / "1.png")
     after = cu.load_dataset(f"folder:{folder}")
     assert after.source == before.source
     assert after.classes == before.classes
-    (folder / "train" / "d").symlink_to(folder / "test" / "b")  # a class may lie elsewhere
+    (folder / "train" / "e").symlink_to(folder / "test" / "b")  # a class may lie elsewhere
     assert len(cu.load_dataset(f"folder:{folder}")) == 4
 
 

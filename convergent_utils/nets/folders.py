@@ -61,13 +61,18 @@ def read_folder(
 
 
 def _classes(path: Path) -> tuple[str, ...]:
-    """The folders of all splits, but those that lead back to where they lie."""
-    names, above = set(), {os.path.realpath(path), *map(str, Path(os.path.realpath(path)).parents)}
+    """The folders of all splits, but those that lead back to where they lie, or to the other split."""
+    names, above = set(), _above(path)
     for split in filter(os.path.isdir, (path / split for split in _SPLITS)):
-        above.add(os.path.realpath(split))
-        folders = [entry for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith(".")]
-        names |= {entry.name for entry in folders if os.path.realpath(entry.path) not in above}
+        folders = [name for name in os.listdir(split) if os.path.isdir(split / name) and not name.startswith(".")]
+        names |= {name for name in folders if os.path.realpath(split / name) not in above}
     return tuple(sorted(names))
+
+
+def _above(path: Path) -> set[str]:
+    """The folders of both splits, and those that hold them: no link into them leads to a class."""
+    real = Path(os.path.realpath(path))
+    return {*map(str, (real, *real.parents)), *(os.path.realpath(path / split) for split in _SPLITS)}
 
 
 def _files(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -77,7 +82,7 @@ def _files(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
     if not folders:
         raise ValueError(f"name: could not find any class, a folder, in {shown(path)}")
     for name, folder in folders.items():
-        images = _images_of(folder, walked={os.path.realpath(path), *map(os.path.realpath, folders.values())})
+        images = _images_of(folder, walked={*_above(path.parent), *map(os.path.realpath, folders.values())})
         if not images:
             raise ValueError(f"name: expected an image in {shown(folder)}, got none that ends as {', '.join(_ENDINGS)}")
         found += [(image, classes.index(name)) for image in images]
