@@ -45,7 +45,7 @@ def paper():
     def run(folder, *arguments):
         folders = {"CONVERGENT_BUILD": str(folder / "build"), "CONVERGENT_STORE": str(folder / "store")}
         command = [sys.executable, "-m", "convergent_utils.paper.run", "paper", *arguments]
-        return subprocess.run(command, env={**os.environ, **folders}, capture_output=True, text=True, timeout=1800)
+        return subprocess.run(command, env={**os.environ, **folders}, capture_output=True, text=True, timeout=600)
 
     return run
 
