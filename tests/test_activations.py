@@ -181,11 +181,99 @@ def test_blocks_of_transformers_of_images(last, shape):
     )
 
 
+class Own(nn.Module):
+    """Somebody's own module of parts; it calls them in order, or does what it is told."""
+
+    def __init__(self, *parts, does=None):
+        super().__init__()
+        self.parts, self.does = nn.ModuleList(parts), does
+
+    def forward(self, x):
+        if self.does is not None:
+            return self.does(self.parts, x)
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+class Permute(nn.Module):
+    def __init__(self, *axes):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x):
+        return x.permute(*self.axes)
+
+
+LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "shape", "units"),
+    [
+        # an attention of windows and a dropped path within a block of Swin: no norm of their own
+        (Own(nn.LayerNorm(9), Own(nn.Linear(9, 27), nn.Linear(27, 9))), "parts.1", (7, 5, 6, 9), 9),
+        (Own(nn.LayerNorm(9), Own(nn.Identity())), "parts.1", (7, 5, 6, 9), 9),
+        (nn.Sequential(nn.Conv2d(3, 9, 1), Permute(*LAST), nn.LayerNorm(9)), "1", (7, 3, 5, 6), 9),
+        # a block of ConvNeXt
+        (
+            nn.Sequential(nn.Conv2d(9, 9, 1), Permute(*LAST), nn.LayerNorm(9), nn.Linear(9, 4), Permute(*FIRST)),
+            "1", (7, 9, 5, 6), 9,
+        ),
+        (
+            nn.Sequential(nn.Conv2d(9, 9, 1), Permute(*LAST), nn.LayerNorm(9), nn.Linear(9, 4), Permute(*FIRST)),
+            "4", (7, 9, 5, 6), 4,
+        ),
+        (nn.Sequential(nn.Conv1d(3, 12, 5), nn.LocalResponseNorm(2)), "1", (7, 3, 50), 12),
+        (nn.Sequential(nn.Conv2d(3, 12, 1), nn.Flatten(2)), "1", (7, 3, 5, 6), 12),
+        (nn.Sequential(Permute(*LAST), nn.Flatten(1, 2)), "1", (7, 3, 5, 6), 3),
+        (Own(Own(nn.Conv1d(3, 12, 5)), nn.Linear(46, 2)), "parts.0", (7, 3, 50), 12),
+        (Own(Own(nn.Conv1d(3, 12, 5), nn.ReLU()), nn.Linear(46, 2)), "parts.0.parts.1", (7, 3, 50), 12),
+        # a gate of channels, whose linear maps are of as many units as maps are wide
+        (Own(nn.Conv2d(3, 12, 1), Own(nn.Linear(12, 6), does=lambda parts, x: x)), "parts.1", (7, 3, 5, 6), 12),
+    ],
+)  # fmt: skip
+def test_what_lies_around_tells_what_axes_mean(network, layer, shape, units):
+    assert shapes(network, layer, torch.randn(shape), positions="mean") == {layer: (7, units)}
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "right"),
+    [
+        (Own(nn.Conv2d(3, 12, 1), nn.LayerNorm(6)), (7, 3, 5, 6), "nchw"),
+        (Own(nn.LayerNorm(9), nn.Linear(9, 5)), (7, 5, 5, 9), "nhwc"),
+        (Own(nn.Conv1d(3, 12, 1), nn.LayerNorm(50)), (7, 3, 50), "ndt"),
+    ],
+)
+def test_axes_that_sizes_do_not_tell_are_asked_for(network, shape, right):
+    network = nn.Sequential(network)
+    with pytest.raises(ValueError, match="^layers: '0': its output .* may have the axes .*option axes$"):
+        shapes(network, "0", torch.randn(shape))
+    found = shapes(network, "0", torch.randn(shape), axes=right, positions="mean")
+    assert found == {"0": (7, 5 if right == "nhwc" else 12)}
+
+
+def test_as_many_tokens_as_inputs_are_told_apart_or_refused():
+    mixed = Own(nn.MultiheadAttention(6, 2), does=lambda parts, x: parts[0](*[x.transpose(0, 1)] * 3)[0])
+    first, rows = nn.Sequential(Own(mixed, nn.Linear(6, 5)), Permute(1, 0, 2)), torch.randn(9, 9, 6)
+    for layer in ("0", "0.parts.0", "0.parts.1"):
+        with pytest.raises(ValueError, match="may have the axes 'ntd' or 'tnd'"):
+            shapes(first, layer, rows)
+        with pytest.raises(ValueError, match="^layers: .*is of 9 inputs, and 8 went in"):
+            cu.measure({"a": first}, rows, layer, top=1, sample=2, folds=1)
+    plain = nn.Sequential(nn.Linear(6, 5))
+    for images in (rows, torch.randn(9 + 128, 9, 6)):
+        found = cu.measure({"a": plain}, images, "0", top=1, sample=2, folds=1)
+        assert torch.allclose(found.mean_map("a.0")[:, 0], plain(images).mean(0).double(), atol=1e-6)
+        with pytest.raises(ValueError, match="inputs, and .* went in"):
+            cu.measure({"a": nn.Sequential(Permute(1, 0, 2), plain, Permute(1, 0, 2))}, images, "1", top=1, sample=2, folds=1)
+
+
 def test_what_works_number_by_number_has_the_axes_of_what_came_before():
     inner = nn.Sequential(nn.Conv1d(3, 12, 5), nn.Dropout(), nn.Sequential(nn.ReLU()))
     network, time = nn.Sequential(inner, nn.GELU(), nn.Flatten(2), nn.Tanh()), torch.randn(7, 3, 50)
     found = shapes(network, ["0", "0.2", "0.2.0", "1", "3"], time, positions="mean")
-    assert found == {"0": (7, 12), "0.2": (7, 12), "0.2.0": (7, 12), "1": (7, 12), "3": (7, 46)}
+    assert found == {"0": (7, 12), "0.2": (7, 12), "0.2.0": (7, 12), "1": (7, 12), "3": (7, 12)}
     maps = nn.Sequential(nn.LayerNorm(9), nn.GELU())
     assert shapes(maps, "1", torch.randn(7, 5, 6, 9), positions="mean") == {"1": (7, 9)}
     assert shapes(nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU()), "1", torch.randn(7, 1, 5, 6), positions="mean") == {

@@ -83,7 +83,7 @@ def record(
         for name, (value, _) in maps.items():
             rows[name] = rows_of(value, positions, flat_places(value, positions, drawn)).flatten(0, 1)
 
-    with captured(network, layers, axes=axes) as read:
+    with captured(network, layers, axes=axes, either_way=True) as read:
         hook = unwrapped(network).register_forward_hook(refill)
         try:
             yield rows
@@ -99,6 +99,7 @@ def captured(
     *,
     axes: Axes = None,
     of: str = "the network",
+    either_way: bool = False,
 ) -> Iterator[Callable[[], dict[str, object]]]:
     """Hooks on `layers`; yields a function that reads what was kept of them in the last call of the network.
 
@@ -107,11 +108,12 @@ def captured(
         keep: from (layer, maps) to what is kept of them, called as soon as the layer has been; None keeps the maps.
             Where it copies what it keeps, maps are freed while the network goes on.
         of: what refusals call the network.
+        either_way: whether a network of sequences may be called with tokens first.
 
     What one call of a layer is refused for is said when the last one is read.
     """
     found = find_layers(network, layers, of)
-    capture = _Capture(found, keep, as_axes(axes, layers), unwrapped(network))
+    capture = _Capture(found, keep, as_axes(axes, layers), either_way and tokens_come_first(network))
     with ExitStack() as stack:
         stack.enter_context(hooks_called(network))
         stack.enter_context(evaluating(network))
@@ -127,9 +129,9 @@ def captured(
 class _Capture:
     """What was kept of layers in the last call of a network."""
 
-    def __init__(self, layers: list[Layer], keep: Callable | None, axes: Mapping[str, str | None], network: nn.Module):
+    def __init__(self, layers: list[Layer], keep: Callable | None, axes: Mapping[str, str | None], either_way: bool):
         self.layers, self.keep, self.axes = layers, keep, axes
-        self.either_way = keep is None and tokens_come_first(network)  # who records may call it with tokens first
+        self.either_way = either_way
         self.kept: dict[str, object] = {}
         # outputs and their versions; from the second call on only where whole maps are kept
         self.watched: dict[str, tuple[Tensor, int | Tensor]] = {}
@@ -147,7 +149,8 @@ class _Capture:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             """Keep it, and watch the output so that `read` can tell if a later module overwrites it."""
             try:
-                maps = as_maps(output, layer, self.axes[layer.name], self._inputs_of(output))
+                n_inputs = self._inputs_of(output)
+                maps = as_maps(output, layer, self.axes[layer.name], n_inputs, either_way=self.either_way)
                 self.kept[layer.name] = maps if self.keep is None else self.keep(layer.name, maps)
             except ValueError as error:
                 self.kept[layer.name] = error

@@ -19,8 +19,14 @@ Axes = str | Mapping[str, str] | None
 _ORDERS = {"nchw": (0, 2, 3, 1), "nhwc": (0, 1, 2, 3), "ntd": (0, 1, 2), "ndt": (0, 2, 1), "tnd": (1, 0, 2)}
 _SEQUENCE_FIRST = (nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)
 _SEQUENCE_FIRST_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
-_OF_CHANNELS = (nn.GroupNorm, nn.Upsample, nn.Unfold, nn.SyncBatchNorm)  # 3-d outputs are (n, units, tokens)
-_OF_LAST_AXIS = (nn.LayerNorm, nn.Linear, nn.Embedding, getattr(nn, "RMSNorm", nn.LayerNorm))  # units come last
+_RMS_NORM = getattr(nn, "RMSNorm", nn.LayerNorm)
+_OF_CHANNELS = (  # units come second
+    *(nn.GroupNorm, nn.SyncBatchNorm, nn.LocalResponseNorm, nn.Upsample, nn.Unfold),
+    *(nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle),
+)
+_OF_LAST_AXIS = (nn.LayerNorm, nn.Linear, nn.Embedding, _RMS_NORM)  # units come last
+_WITH_CHANNELS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_DIMENSIONS = ("1d", "2d", "3d")  # as the names of torch's poolings, paddings and the like end
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -33,14 +39,16 @@ class Maps(NamedTuple):
 
 class Layer(NamedTuple):
     """One layer: its name as it was given, its module, those that it lies in, outermost first; the module that tells
-    what the axes of its output mean, the last that does not work number by number; and the sizes of last axes in it.
+    what the axes of its output mean, the last that does not work number by number; and what sizes tell of the axes of
+    maps and of tokens.
     """
 
     name: str
     module: nn.Module
     within: tuple[nn.Module, ...]
     teller: nn.Module
-    last_axes: frozenset[int]
+    of_maps: tuple[set[int], set[int]]
+    of_tokens: tuple[set[int], set[int]]
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -102,7 +110,8 @@ def find_layers(network: nn.Module, names: Iterable[str], of: str = "the network
         parents = [known.get(".".join(parts[:k])) for k in range(len(parts))]
         within = tuple(parent for parent in parents if parent is not None)
         teller = _teller(known[name], within)
-        found.append(Layer(name, known[name], within, teller, _last_axes(teller)))
+        sizes = (_sizes((teller, *reversed(within)), maps=maps) for maps in (True, False))
+        found.append(Layer(name, known[name], within, teller, *sizes))
     return found
 
 
@@ -134,7 +143,9 @@ def as_axes(axes: Axes, layers: Iterable[str]) -> dict[str, str | None]:
     return given
 
 
-def as_maps(output: object, layer: Layer, axes: str | None, n_inputs: Iterable[int]) -> Maps:
+def as_maps(
+    output: object, layer: Layer, axes: str | None, n_inputs: Iterable[int], *, either_way: bool = False
+) -> Maps:
     """The output of a layer as maps, without copying.
 
     Args:
@@ -142,9 +153,11 @@ def as_maps(output: object, layer: Layer, axes: str | None, n_inputs: Iterable[i
         layer: whose it is.
         axes: as given for it.
         n_inputs: how many inputs there may have been; none where that is not known.
+        either_way: whether as many tokens as inputs may come first.
 
     Raises:
-        ValueError: no such tensor, axes that it does not have, or another number of inputs than went in.
+        ValueError: no such tensor, axes that it does not have or that cannot be told, or another number of inputs than
+            went in.
     """
     if isinstance(output, Tensor) and output.is_quantized:
         output = output.dequantize()
@@ -154,7 +167,7 @@ def as_maps(output: object, layer: Layer, axes: str | None, n_inputs: Iterable[i
     if axes is not None and len(axes) != output.ndim:
         message = f"do not fit its output of shape {tuple(output.shape)}; give axes by layer, or None"
         raise ValueError(f"axes: {_short(layer)}: {axes!r} {message}")
-    axes = axes or _recognised(output, layer)
+    axes = axes or _recognised(output, layer, either_way)
     where, n_inputs = axes.index("n"), list(n_inputs)
     if n_inputs and output.shape[where] not in n_inputs:
         raise ValueError(
@@ -175,19 +188,69 @@ def tokens_come_first(network: nn.Module) -> bool:
     return any(getattr(module, "batch_first", None) is False for module in network.modules())
 
 
-def _recognised(output: Tensor, layer: Layer) -> str:
-    """The axes of a layer's output that its module tells, else those that are usual."""
-    module, by_torch = layer.teller, getattr(type(layer.teller).forward, "__module__", "").startswith("torch.")
-    if output.ndim == 4:
-        last = by_torch and isinstance(module, _OF_LAST_AXIS) and len(getattr(module, "normalized_shape", (0,))) == 1
-        last = last or (output.shape[3] in layer.last_axes and output.shape[1] not in layer.last_axes)
-        return "nhwc" if last else "nchw"
-    if output.ndim == 3 and any(_takes_tokens_first(each) for each in (*layer.within, layer.module, module)):
+def _recognised(output: Tensor, layer: Layer, either_way: bool) -> str:
+    """The axes of a layer's output that its module tells, else those that are usual.
+
+    Raises:
+        ValueError: two orders are as likely as each other.
+    """
+    if output.ndim == 2:
+        return "nd"
+    if output.ndim == 3 and any(_takes_tokens_first(each) for each in (*layer.within, layer.module, layer.teller)):
         return "tnd"
-    one_dimensional = any(kind.__name__.endswith("1d") for kind in type(module).__mro__)
-    if output.ndim == 3 and by_torch and (one_dimensional or isinstance(module, _OF_CHANNELS)):
-        return "ndt"
-    return "ntd" if output.ndim == 3 else "nd"
+    axes = _told(output, layer.teller) or _guessed(output, layer)
+    batch_first = any(getattr(each, "batch_first", False) for each in (*layer.within, layer.module))
+    if axes == "ntd" and either_way and not batch_first and output.shape[0] == output.shape[1] > 1:
+        raise _ambiguous(output, layer, "ntd", "tnd")
+    return axes
+
+
+def _told(output: Tensor, module: nn.Module) -> str | None:
+    """The axes that a module of torch itself gives."""
+    if not getattr(type(module).forward, "__module__", "").startswith("torch."):
+        return None
+    if isinstance(module, nn.Flatten):
+        return "ndt" if module.start_dim in (2, -2) else "ntd"
+    if isinstance(module, _OF_LAST_AXIS) and len(getattr(module, "normalized_shape", (0,))) == 1:
+        return "nhwc" if output.ndim == 4 else "ntd"
+    by_channels = isinstance(module, _OF_CHANNELS) or any(kind.__name__[-2:] in _DIMENSIONS for kind in type(module).__mro__)
+    return None if not by_channels else "nchw" if output.ndim == 4 else "ndt"
+
+
+def _guessed(output: Tensor, layer: Layer) -> str:
+    """The axes that the sizes of norms, linear maps and convolutions tell, in the layer or around it."""
+    second, end, maps = output.shape[1], output.shape[-1], output.ndim == 4
+    last, channels = layer.of_maps if maps else layer.of_tokens
+    usual, other = ("nchw", "nhwc") if maps else ("ntd", "ndt")
+    as_usual, otherwise = second in last | channels, end in last
+    if not maps:
+        as_usual, otherwise = end in last | channels, second in channels
+    if as_usual and otherwise:
+        raise _ambiguous(output, layer, usual, other)
+    return other if otherwise else usual
+
+
+def _sizes(around: Iterable[nn.Module], *, maps: bool) -> tuple[set[int], set[int]]:
+    """How many units a last axis may have, and a second one, as the nearest of these modules tells that has any."""
+    for module in around:
+        parts = list(module.modules())
+        last = {each.normalized_shape[0] for each in parts if _norms_last_axis(each)}
+        if last or not maps:  # of maps, linear layers without a norm are often gates of channels
+            last |= {each.out_features for each in parts if isinstance(each, nn.Linear)}
+        sizes = (vars(each) for each in parts if isinstance(each, _WITH_CHANNELS))
+        channels = {size.get("out_channels") or size.get("num_features") or size.get("num_channels") for size in sizes}
+        if last or channels:
+            return last, channels
+    return set(), set()
+
+
+def _norms_last_axis(module: nn.Module) -> bool:
+    return type(module) in (nn.LayerNorm, _RMS_NORM) and len(module.normalized_shape) == 1
+
+
+def _ambiguous(output: Tensor, layer: Layer, one: str, other: str) -> ValueError:
+    form = f"its output {tuple(output.shape)} may have the axes {one!r} or {other!r}"
+    return ValueError(f"layers: {_short(layer)}: {form}; say which by the option axes")
 
 
 def _teller(module: nn.Module, within: tuple[nn.Module, ...]) -> nn.Module:
@@ -200,14 +263,6 @@ def _teller(module: nn.Module, within: tuple[nn.Module, ...]) -> nn.Module:
     chain, last = _in_order(top), _in_order(module)[-1]
     before = chain[: len(chain) - chain[::-1].index(last)]
     return next((each for each in reversed(before) if not _keeps_axes(each)), module)
-
-
-def _last_axes(module: nn.Module) -> frozenset[int]:
-    """Where somebody's own module norms its last axis, as the blocks of Swin do: how many units that axis may have."""
-    parts = list(module.modules())
-    norms = {each.normalized_shape for each in parts if type(each) is nn.LayerNorm and len(each.normalized_shape) == 1}
-    linear = {each.out_features for each in parts if isinstance(each, nn.Linear)} if norms else set()
-    return frozenset(linear | {size for (size,) in norms})
 
 
 def _is_sequence(module: nn.Module) -> bool:

@@ -52,6 +52,7 @@ class Pass:
         self.moments: list[Moments] = []
         self.blocks: dict[str, _Block] = {}
         self.waiting: dict[str, list[_Rows]] = {}
+        self.told_apart: set[str] = set()  # networks whose tokens were told from images
 
     def run(self) -> Measurement:
         """Go through the images of this process and join what all processes found."""
@@ -89,17 +90,37 @@ class Pass:
 
     def _batch(self, index: Tensor, readers: Mapping[str, Callable[[], dict[str, _Kept]]]) -> None:
         """Call all networks on the images of this index."""
+        self._look_at(index)
+        images = as_inputs(self.images[index])
+        for name, read in readers.items():
+            found = self._found(name, images, read)
+            if any(kept.kind == "row" and kept.map_size[0] == len(index) > 1 for kept in found.values()):
+                self._require_inputs_first(name, index, read)
+            for layer, kept in found.items():
+                self._take(f"{name}.{layer}", kept)
+        require_common_places({name: block.kind for name, block in self.blocks.items()}, self.positions)
+
+    def _found(self, name: str, images: Tensor, read: Callable[[], dict[str, _Kept]]) -> dict[str, _Kept]:
+        """What is kept of a network's layers on these images."""
+        network = self.networks[name]
+        called(unwrapped(network), inputs_of(network, images, self.device), "images", name)
+        return read()
+
+    def _require_inputs_first(self, name: str, index: Tensor, read: Callable[[], dict[str, _Kept]]) -> None:
+        """Once a network: as many tokens as images might be the images, which a batch of one less tells."""
+        if name not in self.told_apart:
+            self.told_apart.add(name)
+            self._look_at(index[:-1])
+            self._found(name, as_inputs(self.images[index[:-1]]), read)
+            self._look_at(index)
+
+    def _look_at(self, index: Tensor) -> None:
+        """What is kept of the images of this index: their rows, and those of the aligned sample among them."""
         slot = torch.searchsorted(self.sample_images, index).clamp(max=len(self.sample_images) - 1)
         # which images of the batch are in the aligned sample, and where in it
         sampled = (self.sample_images[slot] == index).nonzero()[:, 0]
         self.slot, self.sampled = slot[sampled].to(self.device), sampled.to(self.device)
         self.index, self.places = index.to(self.device), None if self.drawn is None else self.drawn[index]
-        images = as_inputs(self.images[index])
-        for name, read in readers.items():
-            called(unwrapped(self.networks[name]), inputs_of(self.networks[name], images, self.device), "images", name)
-            for layer, kept in read().items():
-                self._take(f"{name}.{layer}", kept)
-        require_common_places({name: block.kind for name, block in self.blocks.items()}, self.positions)
 
     def _take(self, name: str, kept: _Kept) -> None:
         """Let the rows of a block wait to be digested, and fill its part of the aligned sample."""
