@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-import re
 import tokenize
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,8 @@ from ..kernels.checks import as_count, form_of, has_rows, is_count
 from ..kernels.precision import ordinary_tensors
 from . import activations, datasets, distributed, measurement, one_pass
 from . import layers as layers_module
-from .activations import Positions, as_positions, captured, draw_places, flat_places, require_common_places, rows_of
+from .activations import Positions, as_positions, captured
+from .behaviour import ADDRESS, behaviour
 from .checksums import checksum
 from .datasets import Dataset
 from .distributed import gather, n_processes, rank, require_alike, same_fate
@@ -67,8 +67,8 @@ def measure(
         top: strongest stimuli kept per unit.
         seed: of places and sample.
         device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
-        store: where to look the result up, by a checksum of weights, images and options, and of what the layers do with
-            the first two images and a few others; and to keep it.
+        store: where to look the result up, by a checksum of weights, images and options, of the networks' code,
+            attributes and hooks, and of what the layers do with the first two images and a few others; and to keep it.
 
     Returns:
         Measurement. Networks keep their mode and device. A module called more than once counts with its last output.
@@ -104,46 +104,38 @@ def measure(
 
 
 def measurement_configuration(
-    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], **options: object
+    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], *, probe: bool = True, **options: object
 ) -> dict[str, object]:
     """All that a measurement depends on: weights, structure, images, options of `measure`, the code that measures.
 
-    What the networks do beside it, by their code, attributes and hooks, is seen by "probe": a checksum of the rows of
-    the first two images and a few others. It differs between processors; leave it out where networks are known by
-    weights and class.
+    What the networks do beside it is under "probe": a checksum of their code, attributes and hooks, see `behaviour`, and
+    one of the maps of the first two images and a few others. They differ between processors and versions of Python;
+    `probe=False` leaves them out, where networks are known by weights and class.
     """
     images, layers, options = _read(networks, images, layers, **options)
-    positions, axes, seed = (options[name] for name in ("positions", "axes", "seed"))
-    few = images[[0, 1, *range(2, len(images), -(-len(images) // _PROBED))]]  # of two, all units may be silent
-    return {
+    configuration = {
         "networks": {
-            name: [_ADDRESS.sub("", repr(network)), checksum(network.state_dict())]
-            for name, network in networks.items()
+            name: [ADDRESS.sub("", repr(network)), checksum(network.state_dict())] for name, network in networks.items()
         },
         "images": checksum({"images": images}),
         "layers": layers,
         "code": _code(),
-        "probe": {
-            name: _probe(network, name, few, layers, positions, axes, seed) for name, network in networks.items()
-        },
         **options,
     }
+    if probe:
+        few = images[[0, 1, *range(2, len(images), -(-len(images) // _PROBED))]]  # of two, all units may be silent
+        seen = {name: _probe(network, name, few, layers, options["axes"]) for name, network in networks.items()}
+        configuration["probe"] = seen
+    return configuration
 
 
-def _probe(
-    network: nn.Module, name: str, images: Tensor, layers: list[str], positions: Positions, axes: Axes, seed: int
-) -> str:
-    """A checksum of the rows that the layers give for these images."""
-    drawn = draw_places(np.random.default_rng(seed), len(images), positions)
+def _probe(network: nn.Module, name: str, images: Tensor, layers: list[str], axes: Axes) -> list[str]:
+    """Checksums of how it works, and of the maps that the layers give for these images."""
     with _repeatable(), captured(network, layers, axes=axes, of=f"network {name!r}") as read:
         called(unwrapped(network), inputs_of(network, as_inputs(images)), "images", name)
-        found: dict[str, Maps] = read()
-        require_common_places({layer: maps.kind for layer, maps in found.items()}, positions)
-        rows = {
-            layer: rows_of(maps.values, positions, flat_places(maps.values, positions, drawn))
-            for layer, maps in found.items()
-        }
-        return checksum(rows)
+        maps: dict[str, Maps] = read()
+        values = checksum({layer: found.values for layer, found in maps.items()})
+    return [behaviour(network), values]
 
 
 @contextmanager
@@ -160,7 +152,6 @@ def _repeatable() -> Iterator[None]:
 
 
 _PROBED = 6  # images beside the first two
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in this very process
 
 
 @cache

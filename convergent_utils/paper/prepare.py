@@ -266,9 +266,8 @@ class Prepared:
     @cached_property
     def _hash_of_measured(self) -> str:
         arguments, options = to_measure(self, "trained", "all")
-        configuration = measurement_configuration(*arguments, **options)
-        del configuration["probe"]  # our own networks are known by weights and class, on any processor
-        return configuration_hash(configuration)
+        # our own networks are known by weights and class, on any processor
+        return configuration_hash(measurement_configuration(*arguments, probe=False, **options))
 
 
 def prepare(

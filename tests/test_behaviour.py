@@ -1,0 +1,168 @@
+"""What a network does beside its weights: equal networks have equal sums, in any process; all others have others."""
+
+import functools
+import subprocess
+import sys
+import types
+from collections import deque
+
+import pytest
+import torch
+from torch import nn
+
+import convergent_utils as cu
+from convergent_utils.nets.behaviour import behaviour
+from convergent_utils.nets.store import Store
+
+LIMIT = 2.0
+
+
+class Settings:
+    """A plain object among the attributes."""
+
+    def __init__(self, **values):
+        vars(self).update(values)
+
+
+class Clip(nn.Module):
+    def __init__(self, limit=2.0, **attributes):
+        super().__init__()
+        self.inner, self.limit = nn.Linear(3, 2), limit
+        vars(self).update(attributes)
+        for weight in self.parameters():
+            nn.init.constant_(weight, 0.5)
+
+    @property
+    def bound(self):
+        return self.limit
+
+    def forward(self, rows):
+        return self.inner(rows).clamp(max=self.bound)
+
+
+def made(source, name="Clip"):
+    """A class of other source, as if its file had been edited."""
+    module = types.ModuleType(__name__)
+    exec(compile(source, "edited.py", "exec"), vars(module) | globals(), scope := {})
+    return scope[name]
+
+
+FORWARD = "class Clip(Clip):\n    def forward(self, rows):\n        return self.inner(rows).clamp(max=self.bound)"
+
+
+def scaled(factor):
+    return lambda module, inputs, output: output * factor
+
+
+def hooked(hook, *, before=False):
+    network = Clip()
+    place = network.inner.register_forward_pre_hook if before else network.inner.register_forward_hook
+    place(hook)
+    return network
+
+
+def patched():
+    class Inner(nn.Linear):
+        pass
+
+    network = Clip()
+    network.inner.__class__ = Inner
+    return network
+
+
+PAIRS = {
+    "attribute": lambda limit: Clip(limit),
+    "attribute of an object": lambda value: Clip(settings=Settings(inner=Settings(limit=value))),
+    "in containers": lambda value: Clip(held={"a": [1, {value}, (None, deque([value]))]}),
+    "tensor": lambda value: Clip(offset=torch.full((3,), float(value))),
+    "function": lambda value: Clip(act=torch.relu if value == 1 else torch.tanh),
+    "closure": lambda value: Clip(act=lambda rows: rows * value),
+    "default": lambda value: Clip(act=scaled.__class__(scaled.__code__, globals(), "f", (value,))),
+    "partial": lambda value: Clip(act=functools.partial(torch.clamp, max=value)),
+    "bound method": lambda value: Clip(act=Settings(limit=value).__init__),
+    "hook": lambda value: hooked(scaled(value)),
+    "hook before": lambda value: hooked(functools.partial(scaled(1), value), before=True),
+    "forward": lambda value: made(FORWARD + f" + (len(rows) > {value})")(),
+    "property": lambda value: made(f"class Clip(Clip):\n    @property\n    def bound(self):\n        return {value}")(),
+    "static method": lambda value: made(f"class Clip(Clip):\n    @staticmethod\n    def act():\n        return {value}")(),
+    "inherited": lambda value: made(f"class A:\n    limit = {value}\nclass Clip(A, Clip):\n    pass")(),
+    "buffer": lambda value: buffered(value),
+}
+
+
+def buffered(value):
+    network = Clip()
+    network.register_buffer("shift", torch.tensor(float(value)), persistent=False)
+    return network
+
+
+@pytest.mark.parametrize("make", PAIRS.values(), ids=PAIRS)
+def test_what_differs_has_another_sum(make):
+    assert behaviour(make(1)) == behaviour(make(1))
+    assert behaviour(make(1)) != behaviour(make(9))
+
+
+def test_a_global_that_the_code_names_counts(monkeypatch):
+    def act(rows):
+        return [row.clamp(max=LIMIT) for row in rows]
+
+    before = behaviour(Clip(act=act))
+    monkeypatch.setitem(globals(), "LIMIT", 3.0)
+    assert behaviour(Clip(act=act)) != before
+
+
+def test_a_method_put_into_a_class_of_torch_counts(monkeypatch):
+    network = nn.Sequential(nn.Linear(3, 2), nn.Hardtanh())
+    before = behaviour(network)
+    monkeypatch.setattr(nn.Hardtanh, "forward", lambda self, rows: rows)
+    assert behaviour(network) != before
+
+
+def test_weights_modes_and_where_it_lies_do_not_count():
+    one, other = Clip(), Clip()
+    nn.init.constant_(other.inner.weight, 3.0)
+    other.inner.register_forward_hook(scaled(1)).remove()
+    assert behaviour(one) == behaviour(other.eval()) == behaviour(other.double())
+
+
+def test_circles_what_raises_and_what_has_no_attributes():
+    class Silent:
+        __slots__ = ()
+
+        def __repr__(self):
+            raise RuntimeError
+
+    network = Clip(held=[Silent(), torch.Generator(), sys, iter([]), object(), Ellipsis, memoryview(b"a")])
+    network.held.append(network)
+    network.held.append(network.held)
+    assert behaviour(network) == behaviour(network)
+    deep = []
+    for _ in range(20_000):
+        deep = [deep]
+    assert behaviour(Clip(held=deep)) != behaviour(Clip(held=[]))
+
+
+def test_any_process_finds_the_same_sum():
+    script = (
+        "import torch; from torch import nn; torch.manual_seed(0); import convergent_utils as cu\n"
+        "from convergent_utils.nets.behaviour import behaviour\n"
+        "network = nn.Sequential(cu.build_network('alexnet-narrow'), nn.LSTM(3, 4), nn.TransformerEncoderLayer(4, 2))\n"
+        "network[1].register_forward_hook(lambda *given: {'a', 'b', 'c'})\n"
+        "print(behaviour(network))"
+    )
+    sums = {
+        subprocess.run([sys.executable, "-c", skip + script], capture_output=True, text=True, check=True).stdout
+        for skip in ("", "from torch import nn; nn.Linear(1, 1).register_forward_hook(print); kept = [0] * 9\n")
+    }
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize("make", [PAIRS[name] for name in ("attribute", "forward", "hook")])
+def test_the_store_tells_apart_what_the_first_images_do_not(make, tmp_path):
+    rows, kept = torch.rand(40, 3), Store(tmp_path)
+    first = cu.measure({"n": make(8)}, rows, "inner", store=kept, sample=4)
+    other = cu.measure({"n": make(9)}, rows, "inner", store=kept, sample=4)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    cu.measure({"n": make(8)}, rows, "inner", store=kept, sample=4)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert first.n_images == other.n_images == 40
