@@ -266,7 +266,9 @@ def test_as_many_tokens_as_inputs_are_told_apart_or_refused():
         found = cu.measure({"a": plain}, images, "0", top=1, sample=2, folds=1)
         assert torch.allclose(found.mean_map("a.0")[:, 0], plain(images).mean(0).double(), atol=1e-6)
         with pytest.raises(ValueError, match="inputs, and .* went in"):
-            cu.measure({"a": nn.Sequential(Permute(1, 0, 2), plain, Permute(1, 0, 2))}, images, "1", top=1, sample=2, folds=1)
+            cu.measure(
+                {"a": nn.Sequential(Permute(1, 0, 2), plain, Permute(1, 0, 2))}, images, "1", top=1, sample=2, folds=1
+            )
 
 
 def test_what_works_number_by_number_has_the_axes_of_what_came_before():

@@ -84,7 +84,9 @@ PAIRS = {
     "hook before": lambda value: hooked(functools.partial(scaled(1), value), before=True),
     "forward": lambda value: made(FORWARD + f" + (len(rows) > {value})")(),
     "property": lambda value: made(f"class Clip(Clip):\n    @property\n    def bound(self):\n        return {value}")(),
-    "static method": lambda value: made(f"class Clip(Clip):\n    @staticmethod\n    def act():\n        return {value}")(),
+    "static method": lambda value: made(
+        f"class Clip(Clip):\n    @staticmethod\n    def act():\n        return {value}"
+    )(),
     "inherited": lambda value: made(f"class A:\n    limit = {value}\nclass Clip(A, Clip):\n    pass")(),
     "buffer": lambda value: buffered(value),
 }

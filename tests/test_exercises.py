@@ -46,6 +46,18 @@ class Exercise:
     check: str
     namespace: dict[str, Any]
 
+    def is_right(self, answer):
+        """Whether an answer that is one number, truth value or name is that of the solution.
+
+        Some networks make the right answer of a mistake: the layer that was most alike before training may be the one
+        that gained least.
+        """
+        found = []
+        for source in (answer, self.solution):
+            exec(compile(source, "answer", "exec"), namespace := copied(self.namespace))
+            found.append(namespace.get("answer"))
+        return type(found[0]) in (bool, str, int) and found[0] == found[1]
+
     def try_answer(self, answer):
         """Run an answer and then the check; what goes wrong in the answer itself is no verdict of the check."""
         namespace = copied(self.namespace)
@@ -189,4 +201,8 @@ def test_the_blank_is_refused_and_the_solution_accepted(ran, name, level):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "level", "mistake", "answer"), MISTAKES)
 def test_a_mistake_is_refused(ran, name, level, mistake, answer):
-    assert ran(name).exercises[level].refusal(answer), f"the check does not say what is wrong: {mistake}"
+    exercise = ran(name).exercises[level]
+    if LEVELS[level] == "1. Read" and exercise.is_right(answer):
+        exercise.try_answer(answer)
+    else:
+        assert exercise.refusal(answer), f"the check does not say what is wrong: {mistake}"

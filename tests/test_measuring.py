@@ -1,11 +1,14 @@
+import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.nets import measuring, store
+from convergent_utils.nets import measuring, modes, store
 
 LAYERS = ["conv1", "conv3", "fc6"]
 
@@ -454,3 +457,92 @@ def test_tokens_that_come_first_are_not_images(generator):
         cu.measure({"n": network}, rows, "after", sample=8)
     found = cu.measure({"n": network}, rows, "after", axes="tnd", sample=8)
     assert torch.allclose(found.mean_activation("n.after"), network(rows).double().mean((0, 1)), atol=1e-6)
+
+
+def in_threads(*works):
+    """What each of several works gives or raises, each in a thread of its own; together they are as in `works`."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        futures = [pool.submit(work) for work in works]
+        return [future.exception() or future.result() for future in futures]
+
+
+def test_of_threads_at_one_network_one_is_right_and_the_others_are_refused(generator):
+    inside, network = Event(), torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).train()
+    twin, rows = copy.deepcopy(network), torch.randn(40, 3, generator=generator)
+    done = Event()
+
+    def slow():
+        with cu.record(network, "0") as found:
+            network(rows)
+            inside.set()
+            done.wait(10)
+            return found["0"]
+
+    def others():
+        inside.wait(10)
+        tries = [
+            lambda: cu.measure({"n": network}, rows, "0", sample=4),
+            lambda: cu.measure({"n": torch.nn.Sequential(network[0])}, rows, "0", sample=4),  # a module of it
+            lambda: modes.evaluating(network).__enter__(),  # as in predictions
+            lambda: cu.record(network, "0").__enter__(),
+        ]
+        said = []
+        for work in tries:
+            with pytest.raises(ValueError, match="another thread is at work with it") as refused:
+                work()
+            said.append(str(refused.value))
+        found = cu.measure({"n": twin}, rows, "0", sample=4)
+        done.set()
+        return said, found
+
+    found, (said, measured) = in_threads(slow, others)
+    wanted = torch.nn.functional.linear(rows, network[0].weight, network[0].bias)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert torch.allclose(measured.mean_activation("n.0"), wanted.double().mean(0), atol=1e-6)
+    assert all(text.startswith("network") and len(text) <= 300 for text in said)
+    assert network.training
+    assert network[1].training
+    assert not network[0]._forward_hooks
+    assert cu.measure({"n": network}, rows, "0", sample=4).n_images == 40
+
+
+def test_what_threads_change_for_the_process_is_as_before_once_all_have_left():
+    entered, left = [Event(), Event()], [Event(), Event()]
+
+    def work(k):
+        with cu.record(torch.nn.Linear(3, 2), ""):
+            entered[k].set()
+            entered[1 - k].wait(10)
+            if k:
+                left[0].wait(10)
+            assert not torch.backends.mha.get_fastpath_enabled()
+            assert torch.get_float32_matmul_precision() == "highest"
+        left[k].set()
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert in_threads(lambda: work(0), lambda: work(1)) == [None, None]
+        assert torch.backends.mha.get_fastpath_enabled()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("positions", ["all", "mean", "centre", 3])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float32, 1e38), (torch.bfloat16, 1e38), (torch.float64, 1e50), (torch.float64, 1e-60)]
+)
+def test_what_is_kept_beside_moments_has_any_scale(generator, positions, dtype, scale):
+    maps = 1 + torch.rand(20, 2, 6, 6, generator=generator, dtype=torch.float64)
+    images = (maps * scale).to(dtype)
+    options = {"positions": positions, "sample": 16, "top": 3}
+    network = torch.nn.Sequential(torch.nn.PReLU(dtype=dtype))
+    found = cu.measure({"n": network}, images, "0", **options)
+    wanted = cu.measure({"n": network.double()}, images.double() / scale, "0", **options)
+    rough = {"rtol": 0.01 if dtype == torch.bfloat16 else 1e-6, "atol": 0}
+    assert torch.allclose(found.sample("n.0").double() / scale, wanted.sample("n.0").double(), **rough)
+    assert torch.allclose(found.top("n.0").value.double() / scale, wanted.top("n.0").value, **rough)
+    assert torch.allclose(found.mean_activation("n.0") / scale, wanted.mean_activation("n.0"), **rough)
+    if positions != 3:
+        assert torch.allclose(found.mean_map("n.0") / scale, wanted.mean_map("n.0"), **rough)

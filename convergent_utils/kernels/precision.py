@@ -3,11 +3,44 @@
 And powers of two, by which numbers of any scale are brought near 1 before they are squared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from threading import Lock
 
 import torch
 from torch import Tensor
+
+
+class ProcessWide:
+    """A setting of the whole process that several threads change for a while, and leave in any order."""
+
+    def __init__(self):
+        self.lock, self.within = Lock(), []
+
+    @contextmanager
+    def changed(self, change: Callable[[ExitStack], None]) -> Iterator[None]:
+        """Within it the setting is changed; when the last thread has left, it is as before the first came.
+
+        Args:
+            change: makes the change, and puts on the stack what takes it back.
+        """
+        mine = ExitStack()
+        with self.lock:
+            change(mine)
+            self.within.append(mine)
+        try:
+            yield
+        finally:
+            with self.lock:
+                place = next(k for k, each in enumerate(self.within) if each is mine)
+                del self.within[place]
+                if place == len(self.within):
+                    mine.close()
+                else:  # who came next is still within: it takes back both changes, its own first
+                    after = self.within[place]
+                    own = after.pop_all()
+                    after.callback(mine.close)
+                    after.callback(own.close)
 
 
 @contextmanager
@@ -20,22 +53,30 @@ def full_precision() -> Iterator[None]:
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
             with suppress(RuntimeError):  # a device that this torch cannot do it for
-                if torch.is_autocast_enabled(device):
+                if torch.is_autocast_enabled(device):  # of this thread
                     stack.enter_context(torch.autocast(device, enabled=False))
-        for backend in _backends():
-            stack.callback(_restore, backend, backend.fp32_precision)
-        with suppress(RuntimeError):
-            matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-            if matmul != "highest":
-                torch.set_float32_matmul_precision("highest")
-                stack.callback(torch.set_float32_matmul_precision, matmul)
-            if convolution:
-                torch.backends.cudnn.allow_tf32 = False
-                stack.callback(setattr, torch.backends.cudnn, "allow_tf32", True)
-        for backend in _backends():
-            if backend.fp32_precision not in ("none", "ieee"):
-                backend.fp32_precision = "ieee"
+        stack.enter_context(_PRODUCTS.changed(_round_none))
         yield
+
+
+_PRODUCTS = ProcessWide()
+
+
+def _round_none(stack: ExitStack) -> None:
+    """Products of float32 in float32; the stack takes it back."""
+    for backend in _backends():
+        stack.callback(_restore, backend, backend.fp32_precision)
+    with suppress(RuntimeError):
+        matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        if matmul != "highest":
+            torch.set_float32_matmul_precision("highest")
+            stack.callback(torch.set_float32_matmul_precision, matmul)
+        if convolution:
+            torch.backends.cudnn.allow_tf32 = False
+            stack.callback(setattr, torch.backends.cudnn, "allow_tf32", True)
+    for backend in _backends():
+        if backend.fp32_precision not in ("none", "ieee"):
+            backend.fp32_precision = "ieee"
 
 
 def power_of_two(size: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:

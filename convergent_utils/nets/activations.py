@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.checks import as_count, is_count, require_known
-from ..kernels.precision import full_precision, ordinary_tensors
+from ..kernels.precision import ProcessWide, full_precision, ordinary_tensors
 from .layers import (
     Axes,
     Layer,
@@ -69,7 +69,8 @@ def record(
             no tensor, or has other inputs than the network along the axis of inputs, or that a later module has
             overwritten in place; a network that passes over hooks.
 
-    Modes and gradients are as before afterwards, and no hook is left behind, whatever happened in between.
+    Modes and gradients are as before afterwards, and no hook is left behind, whatever happened in between. One thread
+    at a time can be at work with a network, or with two that share modules; the others are refused.
     """
     positions, layers = as_positions(positions), as_layers(layers)
     rows: dict[str, Tensor] = {}
@@ -117,7 +118,7 @@ def captured(
     with ExitStack() as stack:
         stack.enter_context(hooks_called(network))
         stack.enter_context(evaluating(network))
-        stack.enter_context(_plain_attention())
+        stack.enter_context(_ATTENTION.changed(_plain_attention))
         stack.enter_context(ordinary_tensors())
         stack.enter_context(full_precision())
         stack.callback(unwrapped(network).register_forward_pre_hook(capture.count, with_kwargs=True).remove)
@@ -196,15 +197,13 @@ def _hooked(layer: Layer, hook: Callable) -> torch.utils.hooks.RemovableHandle:
         raise ValueError(message) from error
 
 
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Within it transformers call their modules one by one; their fused path drops padding and calls no hooks."""
-    fused = torch.backends.mha.get_fastpath_enabled()
+def _plain_attention(stack: ExitStack) -> None:
+    """Transformers call their modules one by one; their fused path drops padding and calls no hooks."""
+    stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
     torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+_ATTENTION = ProcessWide()
 
 
 def _first_tensor(arguments: object) -> Tensor | None:
@@ -274,7 +273,12 @@ def rows_of(maps: Tensor, positions: Positions, places: Tensor | None) -> Tensor
     if positions == "mean":
         if not (maps.is_floating_point() or maps.is_complex()):
             raise ValueError(f"positions: 'mean' is of floating-point outputs, got {maps.dtype}; take another")
-        return maps.mean((1, 2))[:, None]
+        mean = maps.mean((1, 2))[:, None]
+        if not mean.isfinite().all():  # near the largest number of a type the sum over places is above it
+            mean = (
+                maps.to(torch.complex128 if maps.is_complex() else torch.float64).mean((1, 2))[:, None].to(maps.dtype)
+            )
+        return mean
     rows = maps.flatten(1, 2)
     return rows if places is None else rows[torch.arange(len(maps), device=maps.device)[:, None], places]
 

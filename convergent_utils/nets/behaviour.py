@@ -79,7 +79,10 @@ def _of_module(module: nn.Module) -> Iterator[object]:
     """Class, attributes, hooks, buffers that are not saved, and children of a module."""
     yield type(module)
     yield {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):  # by numbers that grow with every hook of a process
+    for hooks in (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+    ):  # by numbers that grow with every hook of a process
         yield list(hooks.values())
     buffers = dict(module.named_buffers(recurse=False))
     yield {name: buffers.get(name) for name in sorted(module._non_persistent_buffers_set)}

@@ -213,7 +213,9 @@ def _told(output: Tensor, module: nn.Module) -> str | None:
         return "ndt" if module.start_dim in (2, -2) else "ntd"
     if isinstance(module, _OF_LAST_AXIS) and len(getattr(module, "normalized_shape", (0,))) == 1:
         return "nhwc" if output.ndim == 4 else "ntd"
-    by_channels = isinstance(module, _OF_CHANNELS) or any(kind.__name__[-2:] in _DIMENSIONS for kind in type(module).__mro__)
+    by_channels = isinstance(module, _OF_CHANNELS) or any(
+        kind.__name__[-2:] in _DIMENSIONS for kind in type(module).__mro__
+    )
     return None if not by_channels else "nchw" if output.ndim == 4 else "ndt"
 
 

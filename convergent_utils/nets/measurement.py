@@ -116,7 +116,9 @@ class Measurement:
         return replace(pair, cov_ab=pair.cov_ab - self.layout(a, b).cov_ab)
 
     def sample(self, block: str) -> Tensor:
-        """(rows, units) float32 of the aligned sample; row k is the same image and place in every block.
+        """(rows, units) of the aligned sample; row k is the same image and place in every block.
+
+        In float32, or in float64 where the network is.
 
         Raises:
             ValueError: unknown block; one of tokens where others are grids, whose places the sample is of.

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from threading import RLock
 
 import numpy as np
 import torch
@@ -108,8 +109,8 @@ def measurement_configuration(
 ) -> dict[str, object]:
     """All that a measurement depends on: weights, structure, images, options of `measure`, the code that measures.
 
-    What the networks do beside it is under "probe": a checksum of their code, attributes and hooks, see `behaviour`, and
-    one of the maps of the first two images and a few others. They differ between processors and versions of Python;
+    What the networks do beside it is under "probe": a checksum of their code, attributes and hooks, see `behaviour`,
+    and one of the maps of the first two images and a few others. They differ between processors and versions of Python;
     `probe=False` leaves them out, where networks are known by weights and class.
     """
     images, layers, options = _read(networks, images, layers, **options)
@@ -142,7 +143,7 @@ def _probe(network: nn.Module, name: str, images: Tensor, layers: list[str], axe
 def _repeatable() -> Iterator[None]:
     """Within it all processes of a machine find the same numbers: in one thread, of one stream of random ones."""
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=()):
+    with _STREAM, torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(0)
         torch.set_num_threads(1)
         try:
@@ -151,6 +152,7 @@ def _repeatable() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+_STREAM = RLock()  # of random numbers, one for all threads
 _PROBED = 6  # images beside the first two
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -21,8 +23,13 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     """Within it the network is in eval mode; then each of its modules is in its own mode again, whatever happened.
 
     Raises:
-        ValueError: the network has no modes.
+        ValueError: the network has no modes, or another thread is within it with one of its modules.
     """
+    with _alone(network):
+        yield from _evaluating(network)
+
+
+def _evaluating(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules() if hasattr(module, "training")}
     try:
         network.eval()
@@ -35,6 +42,30 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         for module, training in modes.items():
             if module.training != training:
                 module.training = training
+
+
+_AT_WORK: weakref.WeakKeyDictionary[nn.Module, tuple[int, int]] = weakref.WeakKeyDictionary()  # thread, how often
+_LOOKING = threading.Lock()
+
+
+@contextmanager
+def _alone(network: nn.Module) -> Iterator[None]:
+    """Within it no other thread is at work with the network: its modes and hooks are everybody's."""
+    modules, me = list(network.modules()), threading.get_ident()
+    with _LOOKING:
+        if any(_AT_WORK.get(module, (me, 0))[0] != me for module in modules):
+            message = "another thread is at work with it; give each thread its own, by copy.deepcopy(network)"
+            raise ValueError(f"network: {message}")
+        for module in modules:
+            _AT_WORK[module] = me, _AT_WORK.get(module, (me, 0))[1] + 1
+    try:
+        yield
+    finally:
+        with _LOOKING:
+            for module in modules:
+                thread, times = _AT_WORK.pop(module)
+                if times > 1:
+                    _AT_WORK[module] = thread, times - 1
 
 
 def require_module(network: object) -> None:

@@ -150,9 +150,9 @@ class Pass:
         """The rows of the sampled images among these maps, at the same places whatever the image."""
         if len(self.sample_places) == 1:
             maps = maps[self.sampled]
-            return rows_of(maps, self.positions, flat_places(maps, self.positions, None)).float()
+            return _at_least_single(rows_of(maps, self.positions, flat_places(maps, self.positions, None)))
         places = flat_places(maps[:1], len(self.sample_places), self.sample_places[None])
-        return maps.flatten(1, 2)[self.sampled[:, None], places].float()
+        return _at_least_single(maps.flatten(1, 2)[self.sampled[:, None], places])
 
     def _digest(self, fold: int, *, at_least: int) -> None:
         """Take up the batches of all blocks that have enough rows waiting, so that narrow ones go in few steps."""
@@ -235,6 +235,11 @@ class _Kept(NamedTuple):
     sampled: Tensor
 
 
+def _at_least_single(values: Tensor) -> Tensor:
+    """In float32, or float64 where they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     return None if parts[0] is None else torch.cat(parts)
 
@@ -256,7 +261,7 @@ class _Block:
         self.form = (map_size, tuple(rows), sampled, n_top, dtype, kind)  # all that another process needs to know
         self.map_size, self.n_top, self.kind, units = map_size, n_top, kind, rows[1]
         precise = torch.float32 if device.type == "mps" else torch.float64
-        self.sample = torch.zeros(*sampled, units, device=device)
+        self.sample = torch.zeros(*sampled, units, dtype=torch.promote_types(dtype, torch.float32), device=device)
         self.sum = torch.zeros(*rows, dtype=precise, device=device)
         self.active = torch.zeros(units, dtype=precise, device=device)
         none = torch.zeros(0, units, dtype=torch.int64, device=device)
@@ -280,6 +285,8 @@ class _Block:
             total += part.sum(0, dtype=precise)
             # ones and zeros as floats: many times faster to write and to sum than booleans
             active += torch.ne(part, 0, out=torch.empty_like(part)).sum((0, 1), dtype=precise)
+        if not total.isfinite().all():  # near the largest float32 the sum of a batch is above it
+            total = rows.sum(0, dtype=self.sum.dtype)
         self.sum += total
         self.active += active
         as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
