@@ -56,7 +56,8 @@ class Exercise:
         for source in (answer, self.solution):
             exec(compile(source, "answer", "exec"), namespace := copied(self.namespace))
             found.append(namespace.get("answer"))
-        return type(found[0]) in (bool, str, int) and found[0] == found[1]
+        one = isinstance(found[0], (bool, str, int, np.generic)) and type(found[0]) is type(found[1])
+        return bool(one and found[0] == found[1])
 
     def try_answer(self, answer):
         """Run an answer and then the check; what goes wrong in the answer itself is no verdict of the check."""

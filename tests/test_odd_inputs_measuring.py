@@ -1,7 +1,9 @@
 """Odd inputs of record, measure, what it returns, and all_reduce: each is right, or refused in one sentence."""
 
+import tempfile
 import warnings
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +118,35 @@ def unlike():
 
 
 ALL = (12 * 36, 3)
+
+
+class Raises:
+    """An object that can be neither gone through nor written."""
+
+    def __iter__(self):
+        raise RuntimeError("not today")
+
+    __repr__ = __iter__
+
+
+def in_folder(make=str):
+    """A measurement that is kept in a folder, and found there."""
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = measure(store=make(folder)), measure(store=make(folder))
+        assert list(Path(folder).glob("measurement-*"))
+        return first if torch.equal(first.tops["a.0"].value, second.tops["a.0"].value) else None
+
+
 RECORD = [
+    ("an array of no axes as layers", lambda: record(layers=np.array("0")), "layers"),
+    ("what raises as layers", lambda: record(layers=Raises()), "layers"),
+    ("what raises as a layer", lambda: record(layers=[Raises()]), "layers"),
+    ("what raises as axes", lambda: record(axes=Raises()), "axes"),
+    ("what raises as positions", lambda: record(positions=Raises()), "positions"),
+    ("what raises as seed", lambda: record(seed=Raises()), "seed"),
+    ("a number too long to be written as seed", lambda: record(seed=-(10**5000)), "seed"),
+    ("a number too long to be written as positions", lambda: record(positions=-(10**5000)), "positions"),
+    ("NumPy's names as layers", lambda: record(layers=np.array(["0", "1"])), of_shape("0", *ALL)),
     ("a list as network", lambda: cu.record([convolutions()], "0").__enter__(), "network"),
     ("a function as network", lambda: cu.record(torch.relu, "0").__enter__(), "network"),
     ("a class as network", lambda: cu.record(nn.Linear, "0").__enter__(), "network"),
@@ -176,6 +206,20 @@ RECORD = [
     ("no inputs", lambda: record(inputs=images(0)), of_shape("0", 0, 3)),
 ]
 MEASURE = [
+    ("a folder as store", in_folder, as_usual),
+    ("a path as store", lambda: in_folder(Path), as_usual),
+    ("a number as store", lambda: measure(store=3), "store"),
+    ("what raises as store", lambda: measure(store=Raises()), "store"),
+    ("a path with a null as store", lambda: measure(store="a\0b"), "store"),
+    ("an array of no axes as pairs", lambda: measure(pairs=np.array(0)), "pairs"),
+    ("what raises as pairs", lambda: measure(pairs=Raises()), "pairs"),
+    ("what raises as a pair", lambda: measure(pairs=[Raises()]), "pairs"),
+    ("what raises as name", lambda: measure({Raises(): convolutions()}), "networks"),
+    ("what raises as networks", lambda: measure(Raises()), "networks"),
+    ("what raises as device", lambda: measure(device=Raises()), "device"),
+    ("a number too long to be written as folds", lambda: measure(folds=10**5000), "folds"),
+    ("a number too long to be written as sample", lambda: measure(sample=-(10**5000)), "sample"),
+    ("a number too long to be written as top", lambda: measure(top=10**5000), "top"),
     ("networks in a list", lambda: measure([convolutions()]), "networks"),
     ("a network as networks", lambda: measure(convolutions()), "networks"),
     ("no networks", lambda: measure({}), "networks"),

@@ -182,6 +182,15 @@ def require_fields(result: object, **axes: int) -> None:
             raise ValueError(f"{name}: expected a tensor with {n_axes} axes, got {form_of(value)}")
 
 
+def listed(value: object) -> list | None:
+    """What can be gone through as a list; None for text, a mapping, a number and whatever raises."""
+    if isinstance(value, (str, bytes, Mapping)):
+        return None
+    with suppress(Exception):  # whatever somebody's own may raise
+        return list(value)
+    return None
+
+
 def require_callable(value: object, name: str) -> None:
     """It can be called."""
     if not callable(value):

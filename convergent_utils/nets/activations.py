@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import as_count, is_count, require_known
+from ..kernels.checks import as_count, came, is_count, require_known
 from ..kernels.precision import ProcessWide, full_precision, ordinary_tensors
 from .layers import (
     Axes,
@@ -176,14 +176,14 @@ class _Capture:
         self.calls += 1
         for layer in self.layers:
             if layer.name not in found:
-                raise ValueError(f"layers: {in_one_line(repr(layer.name))} was not called by the network")
+                raise ValueError(f"layers: {came(layer.name)} was not called by the network")
             if isinstance(found[layer.name], ValueError):
                 raise found[layer.name]
         for name, (output, was) in watched.items():
             same = _same(output, was) if isinstance(was, Tensor) else output._version == was
             if not same:
                 message = "is overwritten in place by a later module; record that one instead"
-                raise ValueError(f"layers: {in_one_line(repr(name))} {message}")
+                raise ValueError(f"layers: {came(name)} {message}")
         return {layer.name: found[layer.name] for layer in self.layers}
 
 
@@ -192,7 +192,7 @@ def _hooked(layer: Layer, hook: Callable) -> torch.utils.hooks.RemovableHandle:
     try:
         return layer.module.register_forward_hook(hook)
     except RuntimeError as error:  # of a ScriptModule
-        name = in_one_line(repr(layer.name), 60)
+        name = came(layer.name, 60)
         message = f"layers: {name} takes no hooks; put the module that it was scripted or traced from in its place"
         raise ValueError(message) from error
 
@@ -220,11 +220,11 @@ def as_positions(positions: Positions) -> Positions:
     """`positions` where it is "all", "centre", "mean", "first", "last" or a positive number of places."""
     if is_count(positions):
         if positions < 1:
-            raise ValueError(f"positions: expected at least 1 place per image, got {positions}")
+            raise ValueError(f"positions: expected at least 1 place per image, got {came(positions)}")
         return int(positions)
     if not isinstance(positions, str):
         expected = "'all', 'centre', 'mean', 'first', 'last' or a whole number of places"
-        raise ValueError(f"positions: expected {expected}, got {in_one_line(repr(positions), 80)}")
+        raise ValueError(f"positions: expected {expected}, got {came(positions, 80)}")
     require_known(in_one_line(positions), _NAMED, "positions")
     return positions
 
@@ -237,7 +237,7 @@ def require_common_places(kinds: Mapping[str, str], positions: Positions) -> Non
         positions: see `record`.
     """
     row, grid = (next((name for name, it in kinds.items() if it == kind), None) for kind in ("row", "grid"))
-    row, grid = (None if name is None else in_one_line(repr(name), 70) for name in (row, grid))
+    row, grid = (None if name is None else came(name, 70) for name in (row, grid))
     if positions == "centre" and row is not None:
         raise ValueError(f"positions: the tokens of {row} have no centre; take 'mean', 'first', 'last' or a number")
     if positions in ("first", "last") and grid is not None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import form_of, has_rows
+from ..kernels.checks import came, form_of, has_rows, listed
 from .modes import in_one_line, require_hooks, require_module
 
 Axes = str | Mapping[str, str] | None
@@ -81,16 +81,15 @@ def hooks_called(network: nn.Module) -> Iterator[None]:
 
 def as_layers(layers: object) -> list[str]:
     """Names of layers, one or several, each once."""
-    layers = [layers] if isinstance(layers, str) else layers
-    if not isinstance(layers, Iterable) or isinstance(layers, (Mapping, bytes, Tensor, nn.Module)):
-        raise ValueError(f"layers: expected names of layers, got {in_one_line(repr(layers))}")
-    layers = list(layers)
-    for layer in layers:
+    found = [layers] if isinstance(layers, str) else listed(layers)
+    if found is None or isinstance(layers, (Tensor, nn.Module)):
+        raise ValueError(f"layers: expected names of layers, got {came(layers)}")
+    for layer in found:
         if not isinstance(layer, str):
-            raise ValueError(f"layers: expected names of layers, got {in_one_line(repr(layer))} among them")
-    if not layers:
+            raise ValueError(f"layers: expected names of layers, got {came(layer)} among them")
+    if not found:
         raise ValueError("layers: expected at least one, got none")
-    return list(dict.fromkeys(layers))
+    return [str(name) for name in dict.fromkeys(found)]
 
 
 def find_layers(network: nn.Module, names: Iterable[str], of: str = "the network") -> list[Layer]:
@@ -122,9 +121,9 @@ def require_named(name: object, known: Iterable[str], argument: str, lacks: str,
         return
     named = [each for each in known if each]
     near = difflib.get_close_matches(str(name)[:100], named, n=3)
-    hint = " or ".join(in_one_line(repr(each), 40) for each in near or named[:3])
+    hint = " or ".join(came(each, 40) for each in near or named[:3])
     hint = f"did you mean {hint}? " if near else f"it has {hint.replace(' or ', ', ')}; " if hint else ""
-    raise ValueError(f"{argument}: {in_one_line(lacks, 60)} {in_one_line(repr(name), 50)}; {hint}{how}")
+    raise ValueError(f"{argument}: {in_one_line(lacks, 60)} {came(name, 50)}; {hint}{how}")
 
 
 def as_axes(axes: Axes, layers: Iterable[str]) -> dict[str, str | None]:
@@ -138,8 +137,7 @@ def as_axes(axes: Axes, layers: Iterable[str]) -> dict[str, str | None]:
         given = dict.fromkeys(layers, axes)
     for value in given.values():
         if value is not None and not (isinstance(value, str) and value in _ORDERS):
-            came = in_one_line(repr(value), 80)
-            raise ValueError(f"axes: expected one of {', '.join(_ORDERS)}, or such by layer, got {came}")
+            raise ValueError(f"axes: expected one of {', '.join(_ORDERS)}, or such by layer, got {came(value, 80)}")
     return given
 
 
@@ -312,4 +310,4 @@ def _plain(name: str) -> str:
 
 
 def _short(layer: Layer) -> str:
-    return in_one_line(repr(layer.name), 60)
+    return came(layer.name, 60)

@@ -8,11 +8,10 @@ from functools import cached_property, reduce
 
 from torch import Tensor
 
-from ..kernels.checks import is_count
+from ..kernels.checks import came, is_count
 from ..kernels.moments import Moments, PairMoments
 from .activations import Positions
 from .layers import require_named
-from .modes import in_one_line
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ class Measurement:
             return self._merged(range(len(self.folds))).pair(a, b)
         chosen = [fold] if is_count(fold) else list(fold) if isinstance(fold, Iterable) else []
         if not chosen or not all(is_count(k) and 0 <= k < len(self.folds) for k in chosen):
-            came = in_one_line(repr(fold))
-            raise ValueError(f"fold: expected 0 to {len(self.folds) - 1}, or several of them, got {came}")
+            most = len(self.folds) - 1
+            raise ValueError(f"fold: expected 0 to {most}, or several of them, got {came(fold)}")
         return self._merged(map(int, chosen)).pair(a, b)
 
     def _require_block(self, block: str, argument: str = "block") -> None:
@@ -126,7 +125,7 @@ class Measurement:
         self._require_block(block)
         if block not in self.samples:
             message = "are no places of a grid; measure them in a call of their own"
-            raise ValueError(f"block: the tokens of {in_one_line(repr(block), 100)} {message}")
+            raise ValueError(f"block: the tokens of {came(block, 100)} {message}")
         return self.samples[block]
 
     def top(self, block: str) -> Top:

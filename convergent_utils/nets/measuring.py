@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import os
 import tokenize
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from threading import RLock
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import moments as moments_module
-from ..kernels.checks import as_count, form_of, has_rows, is_count
+from ..kernels.checks import as_count, came, form_of, has_rows, is_count, listed
 from ..kernels.precision import ordinary_tensors
 from . import activations, datasets, distributed, measurement, one_pass
 from . import layers as layers_module
@@ -47,7 +49,7 @@ def measure(
     top: int = 9,
     seed: int = 0,
     device: str = "auto",
-    store: Store | None = None,
+    store: Store | str | Path | None = None,
 ) -> Measurement:
     """Measure all networks on the same images in one pass.
 
@@ -68,8 +70,9 @@ def measure(
         top: strongest stimuli kept per unit.
         seed: of places and sample.
         device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
-        store: where to look the result up, by a checksum of weights, images and options, of the networks' code,
-            attributes and hooks, and of what the layers do with the first two images and a few others; and to keep it.
+        store: a Store or its folder: where to look the result up, by a checksum of weights, images and options, of the
+            networks' code, attributes and hooks, and of what the layers do with the first two images and a few others;
+            and where to keep it.
 
     Returns:
         Measurement. Networks keep their mode and device. A module called more than once counts with its last output.
@@ -83,6 +86,7 @@ def measure(
     """
     configuration, found = None, None
     with same_fate():
+        store = _as_store(store)
         images, layers, options = _read(
             networks, images, layers, pairs=pairs, positions=positions, axes=axes,
             folds=folds, sample=sample, top=top, seed=seed,
@@ -204,7 +208,7 @@ def _read(
     _require_networks(networks)
     images, layers = _as_images(images), as_layers(layers)
     for name, network in networks.items():
-        find_layers(network, layers, f"network {in_one_line(repr(name), 40)}")
+        find_layers(network, layers, f"network {came(name, 40)}")
     options = {
         "pairs": _as_pairs(pairs, [f"{name}.{layer}" for name in networks for layer in layers]),
         "positions": as_positions(positions),
@@ -215,16 +219,16 @@ def _read(
         "seed": _at_least(0, seed, "seed"),
     }
     if len(images) < 2 * options["folds"]:
-        raise ValueError(f"images: expected at least 2 per fold, {2 * options['folds']}, got {len(images)}")
+        raise ValueError(f"images: expected at least 2 per fold, {came(2 * options['folds'])}, got {len(images)}")
     if len(images) < options["top"]:
-        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {options['top']}")
+        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {came(options['top'])}")
     return images, layers, options
 
 
 def _at_least(least: int, value: object, name: str) -> int:
     """A whole number that is not below the least."""
     if is_count(value) and value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
+        raise ValueError(f"{name}: expected at least {least}, got {came(value)}")
     return as_count(value, name, at_least=least)
 
 
@@ -236,13 +240,13 @@ def _require_networks(networks: object) -> None:
         raise ValueError("networks: expected at least one, got none")
     for name, network in networks.items():
         if not isinstance(name, str) or not name or "." in name or "|" in name:
-            raise ValueError(f"networks: expected names without dots or '|', got {in_one_line(repr(name))}")
+            raise ValueError(f"networks: expected names without dots or '|', got {came(name)}")
         try:
             with hooks_called(network), evaluating(network):
                 pass
         except ValueError as error:
             reason = str(error).removeprefix("network: ")
-            raise ValueError(f"networks: {in_one_line(repr(name), 60)}: {reason}") from error
+            raise ValueError(f"networks: {came(name, 60)}: {reason}") from error
 
 
 def _as_images(images: object) -> Tensor:
@@ -278,13 +282,25 @@ def _as_pairs(pairs: object, blocks: list[str]) -> list[tuple[str, str]] | None:
     """Pairs of names of blocks."""
     if pairs is None:
         return None
-    read = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, (str, bytes, Mapping)) else [None]
-    for pair in read:
+    read = listed(pairs)
+    for pair in [None] if read is None else read:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(f"pairs: expected pairs of names, got {in_one_line(repr(pairs))}")
+            raise ValueError(f"pairs: expected pairs of names, got {came(pairs)}")
         for name in pair:
             require_named(name, blocks, "pairs", "there is no block", "blocks are named network.layer")
     return [tuple(pair) for pair in read]
+
+
+def _as_store(store: object) -> Store | None:
+    """A store, or that of a folder."""
+    if store is None or isinstance(store, Store):
+        return store
+    if not isinstance(store, (str, os.PathLike)):
+        raise ValueError(f"store: expected a Store or its folder, got {came(store)}")
+    try:
+        return Store(store)
+    except ValueError as error:
+        raise ValueError(f"store: {str(error).removeprefix('path: ')}") from error
 
 
 def _device(device: object) -> torch.device:
@@ -293,7 +309,8 @@ def _device(device: object) -> torch.device:
     try:
         found = torch.empty(0, device=torch.device(device)).device
     except Exception as error:  # each kind of device has its own
-        reason = f"{in_one_line(repr(device), 40)}: {in_one_line(error, 120)}"
+        said = in_one_line(error, 120) if isinstance(device, str) else ""
+        reason = came(device, 40) + (f": {said}" if said else "")
         raise ValueError(f"device: expected 'auto' or a device that torch knows and has, got {reason}") from error
     if found.type == "meta":
         raise ValueError("device: expected 'auto' or a device that holds values, got 'meta'")

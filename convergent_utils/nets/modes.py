@@ -12,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from ..kernels.checks import came
 from ..kernels.checks import in_one_line as in_one_line
 
 _NAMED = re.compile(r"\w+: ")  # how a refusal of this package begins
@@ -104,7 +105,7 @@ def called(network: nn.Module, inputs: Tensor, argument: str, name: str | None =
     except _REFUSED as error:
         if isinstance(error, ValueError) and _NAMED.match(str(error)):
             raise
-        which = "the network" if name is None else f"network {in_one_line(repr(name), 40)}"
+        which = "the network" if name is None else f"network {came(name, 40)}"
         message = f"{argument}: {which} cannot take images of shape {tuple(inputs.shape[1:])}, channels first"
         raise ValueError(f"{message}: {in_one_line(error)}") from error
 

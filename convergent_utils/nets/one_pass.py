@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
+from ..kernels.checks import came
 from ..kernels.moments import Moments
 from ..kernels.precision import ordinary_tensors
 from .activations import ONE_PLACE, captured, draw_places, flat_places, require_common_places, rows_of
@@ -139,7 +140,7 @@ class Pass:
         values, kind = maps
         if not values.is_floating_point():
             raise ValueError(
-                f"layers: {in_one_line(repr(layer), 60)} of network {in_one_line(repr(network), 60)}: "
+                f"layers: {came(layer, 60)} of network {came(network, 60)}: "
                 f"expected floating-point outputs, got {values.dtype}"
             )
         places = flat_places(values, self.positions, self.places)
@@ -188,7 +189,7 @@ class Pass:
         for a, b in pairs:
             kinds = [self.blocks[name].kind for name in (a, b)]
             if self.positions != "mean" and {"grid", "row"} <= set(kinds):
-                row, grid = (in_one_line(repr((a, b)[kinds.index(kind)]), 70) for kind in ("row", "grid"))
+                row, grid = (came((a, b)[kinds.index(kind)], 70) for kind in ("row", "grid"))
                 message = f"the tokens of {row} are no places of the grid of {grid}"
                 raise ValueError(f"positions: {message}; they meet under 'mean' alone")
             if shapes[a][0] != shapes[b][0]:
@@ -363,7 +364,7 @@ def _on_device(network: nn.Module, device: torch.device, name: str) -> Iterator[
         try:
             network.to(device)
         except (RuntimeError, TypeError, NotImplementedError) as error:
-            message = f"network {in_one_line(repr(name), 60)} cannot be moved to {device}"
+            message = f"network {came(name, 60)} cannot be moved to {device}"
             raise ValueError(f"device: {message}; try device={home.type!r}: {in_one_line(error, 100)}") from error
         yield
     finally:
