@@ -219,15 +219,15 @@ def _read(
         "seed": _at_least(0, seed, "seed"),
     }
     if len(images) < 2 * options["folds"]:
-        raise ValueError(f"images: expected at least 2 per fold, {came(2 * options['folds'])}, got {len(images)}")
+        raise ValueError(f"images: expected at least 2 per fold, {2 * options['folds']}, got {len(images)}")
     if len(images) < options["top"]:
-        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {came(options['top'])}")
+        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {options['top']}")
     return images, layers, options
 
 
 def _at_least(least: int, value: object, name: str) -> int:
     """A whole number that is not below the least."""
-    if is_count(value) and value < least:
+    if is_count(value) and not least <= value < 2**63:
         raise ValueError(f"{name}: expected at least {least}, got {came(value)}")
     return as_count(value, name, at_least=least)
 
