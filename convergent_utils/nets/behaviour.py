@@ -57,7 +57,8 @@ def _said(value: object) -> tuple[str, Iterable[object]]:
     if isinstance(value, nn.Module):
         return "module", _of_module(value)
     if isinstance(value, Mapping):
-        return f"{kind} {len(value)}", [part for item in value.items() for part in item]
+        items = sorted(value.items(), key=lambda item: _short(item[0]))  # a dict that was loaded has another order
+        return f"{kind} {len(value)}", [part for item in items for part in item]
     if isinstance(value, (list, tuple)):
         return f"{kind} {len(value)}", list(value)
     if isinstance(value, (set, frozenset)):
