@@ -100,12 +100,17 @@ class CCAResult:
         Raises:
             ValueError: other numbers of units.
         """
-        pair, a, b = as_pair(pair, on=self.rho.device), self.directions_a, self.directions_b
-        if pair.cov_ab.shape != (len(a), len(b)):
-            raise ValueError(f"pair: expected units {(len(a), len(b))}, got {tuple(pair.cov_ab.shape)}")
-        forms = (a, pair.cov_ab, b), (a, pair.cov_aa, a), (b, pair.cov_bb, b)
-        shared, variance_a, variance_b = ((x * (covariance @ y)).sum(0) for x, covariance, y in forms)
-        live = torch.minimum(variance_a, variance_b) > self.rank_tolerance
+        pair, units = as_pair(pair, on=self.rho.device), (len(self.directions_a), len(self.directions_b))
+        if pair.cov_ab.shape != units:
+            raise ValueError(f"pair: expected units {units}, got {tuple(pair.cov_ab.shape)}")
+        a, unit_a, least_a = _near_one(self.directions_a, pair.cov_aa, self.rank_tolerance)
+        b, unit_b, least_b = _near_one(self.directions_b, pair.cov_bb, self.rank_tolerance)
+        forms = (a, pair.cov_ab, b, unit_a, unit_b), (a, pair.cov_aa, a, unit_a, unit_a)
+        forms = *forms, (b, pair.cov_bb, b, unit_b, unit_b)
+        shared, variance_a, variance_b = (
+            (x * ((covariance / of_x[:, None] / of_y) @ y)).sum(0) for x, covariance, y, of_x, of_y in forms
+        )
+        live = (variance_a > least_a) & (variance_b > least_b)
         return torch.where(live, shared / (variance_a * variance_b).sqrt(), 0.0).clamp(-1, 1)
 
 
@@ -324,6 +329,19 @@ def _variates(acts: Tensor | np.ndarray, mean: Tensor, directions: Tensor, name:
         raise ValueError(f"{name}: expected {len(mean)} units, got {acts.shape[1]}")
     require_finite(acts, name)
     return (acts.to(mean) - mean) @ directions
+
+
+def _near_one(directions: Tensor, covariance: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Directions (units, k) over units of about variance 1, and near 1 themselves, the units and the least variances.
+
+    All by powers of two, which round nothing: activations of other samples may have any scale.
+    """
+    variance = covariance.diagonal()
+    units = power_of_two(variance.sqrt())
+    size = power_of_two(directions.abs().amax(0))
+    directions = directions / size * units[:, None] * (variance > 0)[:, None]
+    size_there = power_of_two(directions.abs().amax(0))
+    return directions / size_there, units, least / size / size / size_there / size_there
 
 
 def _inverse_deviation(variance: Tensor) -> Tensor:
