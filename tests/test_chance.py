@@ -214,3 +214,17 @@ def test_ties_but_for_rounding_reach_the_observed_value(generator):
     assert chance.p_value == 1
     values = iter([1.0, *[1 - 1e-9] * 19])
     assert cu.chance_level(lambda x, y: next(values), a, b, n_shuffles=19).p_value == 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_ties_are_those_of_the_type_of_the_statistic(generator, dtype):
+    """A sum over all rows is the same for every order of them, but for its rounding; a smaller value is smaller."""
+    a, b = (torch.rand(2000, 3, generator=generator) for _ in range(2))
+    chance = cu.chance_level(lambda x, y: (y[:, 0] @ y[:, 1]).to(dtype), a, b)
+    assert chance.null.dtype == torch.float64
+    assert dtype != torch.float32 or len(chance.null.unique()) > 1
+    assert chance.p_value == 1
+    groups = cu.label_chance(lambda dealt: torch.cat(list(dealt))[:, 0].square().mean().to(dtype), [a, b])
+    assert groups.p_value == 1
+    values = iter([torch.ones((), dtype=dtype), *[torch.tensor(0.98, dtype=dtype)] * 19])
+    assert cu.chance_level(lambda x, y: next(values), a, b, n_shuffles=19).p_value == 0.05

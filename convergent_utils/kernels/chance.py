@@ -25,7 +25,7 @@ from .checks import (
     tensor_of,
 )
 
-_TIES = 100 * torch.finfo(torch.float64).eps  # of a value: differences up to it are rounding, not a smaller value
+_TIES = 100  # rounding units of a value: differences up to them are rounding, not a smaller value
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Chance:
         observed: the similarity itself, a number or a vector.
         null: (n_shuffles, ...) float64, the similarity after each shuffle.
         mean, low, high: mean and 2.5 and 97.5 percentiles of the null.
-        p_value: (1 + shuffles that reach the observed value, but for rounding) / (1 + n_shuffles).
+        p_value: (1 + shuffles that reach the observed value, but for rounding) / (1 + n_shuffles). Rounding is that of
+            the type that the similarity returned: 1.2e-5 of the value for float32, 2.2e-14 for float64.
     """
 
     observed: Tensor
@@ -100,7 +101,7 @@ def chance_level(
         order = torch.empty(len(acts_b), dtype=torch.int64)
         order[rows.flatten()] = rows[torch.randperm(len(rows), generator=generator)].flatten()
         null.append(_finite(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity", observed))
-    return _beside(observed, torch.stack(null))
+    return _beside(observed, null)
 
 
 def label_chance(
@@ -139,7 +140,7 @@ def label_chance(
     for _ in range(n_shuffles):
         dealt = pooled[torch.randperm(len(pooled), generator=generator).to(pooled.device)].split(sizes)
         null.append(_finite(statistic(dealt), "statistic", observed))
-    return _beside(observed, torch.stack(null))
+    return _beside(observed, null)
 
 
 def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Interval:
@@ -237,20 +238,28 @@ def _between_networks(values: Tensor | np.ndarray) -> np.ndarray:
     return read.detach().cpu().double().numpy()
 
 
-def _beside(observed: Tensor, null: Tensor) -> Chance:
-    """The observed value beside its null (n_shuffles, ...)."""
+def _beside(observed: Tensor, shuffled: Sequence[Tensor]) -> Chance:
+    """The observed value beside those of the shuffles, all of the types that the similarity returned."""
+    ties = max(map(_ties, {value.dtype for value in (observed, *shuffled)}))
+    observed, null = observed.double(), torch.stack([value.double() for value in shuffled])
     low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
-    reached = null >= observed - _TIES * observed.abs()
+    reached = null >= observed - ties * observed.abs()
     p_value = (1 + reached.sum(0)).double() / (1 + len(null))
     return Chance(observed, null, null.mean(0), low, high, p_value)
 
 
+def _ties(dtype: torch.dtype) -> float:
+    """The share of a value of that type that is rounding; halves are summed in float32, and rounded once."""
+    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+    return max(_TIES * min(eps, torch.finfo(torch.float32).eps), 2 * eps)
+
+
 def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) -> Tensor:
-    """The number or vector in float64; nothing reaches NaN, which would have the smallest of p values."""
+    """The number or vector, in its own type; nothing reaches NaN, which would have the smallest of p values."""
     read = tensor_of(value, lists=True)
     if read is None or read.is_complex():
         raise ValueError(f"{argument}: expected a function that returns a number or a vector, got {came(value)}")
-    read = (read.cpu() if read.device.type == "mps" else read).detach().double()
+    read = (read.cpu() if read.device.type == "mps" else read).detach()
     if not read.isfinite().all():
         raise ValueError(f"{argument}: expected finite numbers, got NaN or infinity")
     if like is not None and read.shape != like.shape:
