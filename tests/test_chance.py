@@ -228,3 +228,30 @@ def test_ties_are_those_of_the_type_of_the_statistic(generator, dtype):
     assert groups.p_value == 1
     values = iter([torch.ones((), dtype=dtype), *[torch.tensor(0.98, dtype=dtype)] * 19])
     assert cu.chance_level(lambda x, y: next(values), a, b, n_shuffles=19).p_value == 0.05
+
+
+@pytest.mark.parametrize("exponent", [-1000, -700, -300, 300, 700, 1000])
+def test_intervals_of_numbers_of_any_scale(exponent):
+    """A power of two moves the estimate and both ends, and rounds nothing."""
+    values, scale = np.random.default_rng(0).normal(size=(5, 5)), 2.0**exponent
+
+    def difference(first, second, scale=1.0):
+        return float(values[0][first].mean() - values[1][second].sum()) * scale
+
+    for right, found in (
+        (cu.network_interval(values), cu.network_interval(values * scale)),
+        (cu.groups_interval(difference, [5, 4]), cu.groups_interval(lambda a, b: difference(a, b, scale), [5, 4])),
+    ):
+        ends = [(end * scale, getattr(found, name)) for name, end in vars(right).items()]
+        assert all(end == pytest.approx(wanted, rel=1e-14, abs=0) for wanted, end in ends)
+
+
+def test_an_interval_that_no_number_can_hold_is_refused():
+    assert cu.network_interval(np.full((4, 4), 1.7e308)).estimate == pytest.approx(1.7e308)
+    with pytest.raises(ValueError, match="^statistic: expected numbers whose interval float64 can hold, got 1.7e"):
+        cu.groups_interval(lambda nets: 1.7e308 if len(nets) == 3 else -1.7e308, [3])
+    with pytest.raises(ValueError, match="^values: expected numbers whose interval float64 can hold, got "):
+        cu.network_interval(np.diag([1.7, -1.7, 1.7])[:, ::-1] * 1e308)
+    found = cu.groups_interval(lambda nets: np.array([float(sum(nets))]), [3], level=1 - 2**-53)
+    assert found.low == pytest.approx(6 - found.high, rel=1e-12)
+    assert 1e6 < found.high < 1e9

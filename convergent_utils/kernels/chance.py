@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -160,7 +161,8 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
         Interval of the mean over all ordered pairs of different networks.
 
     Raises:
-        ValueError: not a square matrix, fewer than 3 networks, NaN or infinity, level outside (0, 1).
+        ValueError: not a square matrix, fewer than 3 networks, NaN or infinity, an interval that float64 cannot hold,
+            level outside (0, 1).
 
     Source: Tukey 1958, the jackknife.
     """
@@ -171,9 +173,13 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
     between = ~np.eye(n, dtype=bool)
     if not np.isfinite(values[between]).all():
         raise ValueError("values: expected finite values between different networks, got NaN or infinity")
-    return groups_interval(
-        lambda nets: values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean(), [n], level=level
-    )
+    power = _power(values[between].tolist())
+    values = values / power  # so that no sum overflows
+
+    def mean(nets: list[int]) -> float:
+        return values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean()
+
+    return _interval(mean, [n], _as_level(level), "values", power)
 
 
 def groups_interval(
@@ -196,7 +202,8 @@ def groups_interval(
         Interval of the statistic of all networks.
 
     Raises:
-        ValueError: no group, fewer than 3 networks in one, a statistic that is not finite, level outside (0, 1).
+        ValueError: no group, fewer than 3 networks in one, a statistic that is not finite or whose interval float64
+            cannot hold, level outside (0, 1).
 
     The sum over groups and its degrees of freedom take the groups to be independent:
     no network of one may share its start with one of another. With one group it is `network_interval`. Deviations are
@@ -209,22 +216,54 @@ def groups_interval(
     n_networks = as_whole(n_networks, "n_networks", what="a row of whole numbers, one for each group").tolist()
     if not n_networks or min(n_networks) < 3:
         raise ValueError(f"n_networks: expected at least 3 networks in each group, got {came(n_networks)}")
-    level = as_number(level, "level", "a coverage between 0 and 1", lambda share: 0 < share < 1)
+    return _interval(statistic, n_networks, _as_level(level), "statistic")
+
+
+def _as_level(level: float) -> float:
+    return as_number(level, "level", "a coverage between 0 and 1", lambda share: 0 < share < 1)
+
+
+def _interval(
+    statistic: Callable[..., float | Tensor], n_networks: Sequence[int], level: float, argument: str, unit: float = 1.0
+) -> Interval:
+    """The interval of a statistic in units of a power of two; errors blame the argument."""
     everyone = [list(range(n)) for n in n_networks]
-    estimate, variances = _number(statistic(*everyone)), []
+    estimate, without = _number(statistic(*everyone)), []
     for g, n in enumerate(n_networks):
         left_out = [
             _number(statistic(*everyone[:g], [k for k in range(n) if k != out], *everyone[g + 1 :])) for out in range(n)
         ]
         if not np.isfinite([estimate, *left_out]).all():
             finding = f"{estimate} and, without one of group {g}, {came(left_out)}"
-            raise ValueError(f"statistic: expected finite numbers, got {finding}")
-        variances.append((n - 1) / n * sum((value - estimate) ** 2 for value in left_out))
-    half, variance = 0.0, sum(variances)
-    if variance > 0:
-        freedom = variance**2 / sum(v**2 / (n - 1) for v, n in zip(variances, n_networks, strict=True))
-        half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
-    return Interval(estimate, estimate - half, estimate + half)
+            raise ValueError(f"{argument}: expected finite numbers, got {finding}")
+        without.append(left_out)
+    half = _half_width(estimate, without, level) * unit
+    found = Interval(estimate * unit, estimate * unit - half, estimate * unit + half)
+    if not np.isfinite([found.low, found.high]).all():
+        width = f"{found.estimate} plus or minus {half}"
+        raise ValueError(f"{argument}: expected numbers whose interval float64 can hold, got {width}")
+    return found
+
+
+def _half_width(estimate: float, without: Sequence[Sequence[float]], level: float) -> float:
+    """Half the interval, from the numbers without each network of each group."""
+    unit = _power([estimate, *chain(*without)])
+    apart = [[value / unit - estimate / unit for value in left_out] for left_out in without]
+    power = _power(chain(*apart))
+    variances = [(len(d) - 1) / len(d) * sum((value / power) ** 2 for value in d) for d in apart]
+    variance = sum(variances)
+    if variance == 0:
+        return 0.0
+    freedom = variance**2 / sum(v**2 / (len(d) - 1) for v, d in zip(variances, apart, strict=True))
+    above, below = (1 + level) / 2, (1 - level) / 2
+    times = stdtrit(freedom, above) if above < 1 else -stdtrit(freedom, below)  # the same, where one rounds to 1
+    return float(times) * math.sqrt(variance) * power * unit
+
+
+def _power(numbers: Iterable[float]) -> float:
+    """A power of two near the largest of the numbers; 1 where even the squares of their squares are ordinary."""
+    largest = max(map(abs, numbers))
+    return 1.0 if largest == 0 or 1e-60 < largest < 1e60 else 2.0 ** (math.frexp(largest)[1] - 1)
 
 
 def _between_networks(values: Tensor | np.ndarray) -> np.ndarray:
@@ -269,7 +308,8 @@ def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) ->
 
 def _number(value: Tensor | float) -> float:
     """What a statistic of networks returned."""
-    with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+    with suppress(Exception):
+        value = value.item() if isinstance(value, (Tensor, np.ndarray)) else value  # float would warn of some
         if not isinstance(value, (str, bytes)):
             return float(value)
     raise ValueError(f"statistic: expected a function that returns a number, got {came(value)}")
