@@ -255,3 +255,29 @@ def test_an_interval_that_no_number_can_hold_is_refused():
     found = cu.groups_interval(lambda nets: np.array([float(sum(nets))]), [3], level=1 - 2**-53)
     assert found.low == pytest.approx(6 - found.high, rel=1e-12)
     assert 1e6 < found.high < 1e9
+
+
+def test_chance_of_the_largest_numbers(generator):
+    """Numbers over 2^1023, times it: what is added up and interpolated must stay in range."""
+    values, scale = torch.rand(21, 3, generator=generator, dtype=torch.float64) * 2 - 1, 2.0**1023
+    values[:, 2] = -values[0, 2].abs()
+
+    def chance_of(rows):
+        left, a = iter(rows), torch.ones(3, 1)
+        return cu.chance_level(lambda x, y: next(left), a, a, n_shuffles=20)
+
+    small, large = chance_of(values), chance_of(values * scale)
+    for name, right in vars(small).items():
+        scaled = right if name == "p_value" else right * scale
+        assert torch.equal(getattr(large, name), scaled)
+    most = torch.full((4,), torch.finfo(torch.float64).max, dtype=torch.float64)
+    assert cu.label_chance(lambda dealt: most, [most, most], n_shuffles=7).mean.tolist() == most.tolist()
+
+
+def test_chance_of_more_numbers_than_torch_takes_quantiles_of(monkeypatch, generator):
+    null = torch.rand(40, 3, 5, generator=generator, dtype=torch.float64)
+    right = np.quantile(null.numpy(), [0.025, 0.975], axis=0)
+    monkeypatch.setattr("convergent_utils.kernels.chance._MOST_SORTED", 160)
+    left, a = iter([null[0], *null]), torch.ones(3, 1)
+    found = cu.chance_level(lambda x, y: next(left), a, a, n_shuffles=40)
+    assert np.allclose(torch.stack([found.low, found.high]), right, rtol=1e-14, atol=0)

@@ -380,6 +380,8 @@ ROWS = [
     Row("label_chance", "groups of numbers", lambda: cu.label_chance(len, [1, 2]), "groups"),
     Row("label_chance", "statistic text", lambda: cu.label_chance(lambda g: "x", [A, A]), "statistic"),
     Row("chance_level", "similarity None", lambda: cu.chance_level(lambda a, b: None, A, B), "similarity"),
+    Row("chance_level", "similarity empty", lambda: cu.chance_level(lambda a, b: torch.ones(0), A, B), "similarity"),
+    Row("label_chance", "statistic empty", lambda: cu.label_chance(lambda g: [], [A, A]), "statistic"),
     Row("groups_interval", "statistic text", lambda: cu.groups_interval(lambda n: "1", [3]), "statistic"),
     Row("groups_interval", "statistic None", lambda: cu.groups_interval(lambda n: None, [3]), "statistic"),
     Row("mutual_information", "correction 3", lambda: cu.mutual_information(A, B, correction=3), "correction"),

@@ -25,8 +25,10 @@ from .checks import (
     require_same_samples,
     tensor_of,
 )
+from .precision import power_of_two
 
 _TIES = 100  # rounding units of a value: differences up to them are rounding, not a smaller value
+_MOST_SORTED = 16_000_000  # numbers that torch takes quantiles of
 
 
 @dataclass(frozen=True)
@@ -281,10 +283,20 @@ def _beside(observed: Tensor, shuffled: Sequence[Tensor]) -> Chance:
     """The observed value beside those of the shuffles, all of the types that the similarity returned."""
     ties = max(map(_ties, {value.dtype for value in (observed, *shuffled)}))
     observed, null = observed.double(), torch.stack([value.double() for value in shuffled])
-    low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
     reached = null >= observed - ties * observed.abs()
     p_value = (1 + reached.sum(0)).double() / (1 + len(null))
-    return Chance(observed, null, null.mean(0), low, high, p_value)
+    power, most = power_of_two(null.abs().amax(0)), torch.finfo(torch.float64).max
+    null_near_one = null / power  # sums and differences of the largest numbers overflow
+    ends = [(end * power).clamp(-most, most) for end in (null_near_one.mean(0), *_percentiles(null_near_one))]
+    return Chance(observed, null, *ends, p_value)
+
+
+def _percentiles(null: Tensor) -> Tensor:
+    """The 2.5 and 97.5 percentiles (2, ...) of numbers (n_shuffles, ...), some columns at a time: torch has a limit."""
+    shares = torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device)
+    columns = null.reshape(len(null), -1).split(max(1, _MOST_SORTED // len(null)), 1)
+    found = [torch.quantile(part, shares, dim=0) for part in columns]
+    return torch.cat(found, 1).reshape(2, *null.shape[1:])
 
 
 def _ties(dtype: torch.dtype) -> float:
@@ -299,6 +311,8 @@ def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) ->
     if read is None or read.is_complex():
         raise ValueError(f"{argument}: expected a function that returns a number or a vector, got {came(value)}")
     read = (read.cpu() if read.device.type == "mps" else read).detach()
+    if read.numel() == 0:
+        raise ValueError(f"{argument}: expected a function that returns at least one number, got none")
     if not read.isfinite().all():
         raise ValueError(f"{argument}: expected finite numbers, got NaN or infinity")
     if like is not None and read.shape != like.shape:
