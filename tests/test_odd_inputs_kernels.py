@@ -28,6 +28,11 @@ TREE = cu.hierarchical_clustering(EMBEDDING)
 LABELS = torch.tensor([0, 1, 1, -1, 0])
 FILTERS, MAPS = torch.rand(2, 1, 3, 3), torch.rand(12, 3, 3, 2)
 NAN = torch.tensor(math.nan, dtype=torch.float64)
+MOST = torch.tensor(torch.finfo(torch.float32).max, dtype=torch.float64)
+LARGEST = torch.tensor(torch.finfo(torch.float64).max, dtype=torch.float64)
+HALVES = torch.full((200_000,), 0.75, dtype=torch.float16)
+ENLARGED = cu.least_squares(cu.pair_moments(A, 1e60 * B.double()))
+HUGE, HUGE_BACK = (replace(path, coefficients=LARGEST.expand_as(path.coefficients)) for path in (PATH, BACK))
 STATE = cu.Moments({"a": 3}).state()
 _ONE_STEP = {"steps": 1, "batch": 4}
 
@@ -81,6 +86,7 @@ def streamed(a, b):
     return moments.pair("a", "b")
 
 
+SPOILT = replace(BACK, coefficients=spoilt(BACK.coefficients, math.nan))
 # Forms that no kernel can read, made from a right tensor of any shape.
 FORMS = {
     "None": lambda x: None,
@@ -394,6 +400,17 @@ ROWS = [
     Row("MergeTree", "units text", lambda: replace(TREE, units="units"), "units"),
     Row("MergeTree", "n_units half", lambda: replace(TREE, n_units=2.5), "n_units"),
     Row("Match", "index text", lambda: cu.Match("index", "score"), "index"),
+    Row("Match", "index of fractions", lambda: cu.Match(torch.rand(3), torch.rand(3)), "index"),
+    Row("Match", "score of another length", lambda: cu.Match(torch.arange(3), torch.rand(4)), "score"),
+    Row("Match", "NaN", lambda: cu.Match(torch.arange(3), torch.full((3,), math.nan)).mean, "score"),
+    Row("Match", "largest scores", lambda: cu.Match(torch.arange(7), MOST.float().expand(7)).mean, MOST.float().eq),
+    Row("Match", "largest doubles", lambda: cu.Match(torch.arange(3), LARGEST.expand(3)).mean, LARGEST.eq),
+    Row("Match", "many halves", lambda: cu.Match(torch.arange(200_000), HALVES).mean, HALVES[0].eq),
+    Row("MappingPath", "acts_a too large", lambda: cu.least_squares(PAIR).predict(1e308 * A.double()), "acts_a"),
+    Row("MappingPath", "predictions too large", lambda: ENLARGED.predict(A), "acts_a"),
+    Row("MappingPath", "pair far away", lambda: PATH.r2_on(replace(PAIR, mean_a=PAIR.mean_a * 1e200)), "pair"),
+    Row("mapping_affinity", "NaN", lambda: cu.mapping_affinity(PATH, SPOILT), "b_to_a"),
+    Row("mapping_affinity", "largest", lambda: cu.mapping_affinity(HUGE, HUGE_BACK).amax(), LARGEST.eq),
     Row("SpectralEmbedding", "degree None", lambda: replace(EMBEDDING, degree=None), "degree"),
     Row("svcca", "keep beyond floats", lambda: cu.svcca(PAIR, keep=10**400), "keep"),
     Row(

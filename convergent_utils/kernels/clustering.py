@@ -30,6 +30,7 @@ from torch import Tensor
 from .cca import cca
 from .checks import (
     as_count,
+    as_floats,
     as_number,
     as_seed,
     as_whole,
@@ -165,7 +166,7 @@ def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
         are predicted by nothing, have zeros.
 
     Raises:
-        ValueError: more than one penalty, or maps of other numbers of units than the way back.
+        ValueError: more than one penalty, maps of other numbers of units than the way back, NaN or infinity.
 
     There is **no link within a net**, so even structureless maps give trees whose smallest merges mostly cross the
     nets: chance is this affinity on structureless maps, not 1/2. `correlation_affinity` and `subspace_affinity` have
@@ -179,10 +180,11 @@ def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
             )
         if len(path.coefficients) != 1:
             raise ValueError(f"{name}: expected maps for one penalty, got {len(path.coefficients)} penalties")
+        as_floats(path.coefficients, name, "maps of floating-point coefficients")
     forward, back = a_to_b.coefficients[0].abs(), b_to_a.coefficients[0].abs().T
     if forward.shape != back.shape:
         raise ValueError(f"b_to_a: expected maps of units {tuple(forward.T.shape)}, got {tuple(back.T.shape)}")
-    links = (forward + back.to(forward.device)) / 2
+    links = forward.double() / 2 + back.to(forward.device).double() / 2
     within_a, within_b = (links.new_zeros(n, n) for n in links.shape)
     return _joined(within_a, links, within_b)
 
