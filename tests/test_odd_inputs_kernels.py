@@ -4,6 +4,7 @@ import inspect
 import math
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -28,6 +29,7 @@ TREE = cu.hierarchical_clustering(EMBEDDING)
 LABELS = torch.tensor([0, 1, 1, -1, 0])
 FILTERS, MAPS = torch.rand(2, 1, 3, 3), torch.rand(12, 3, 3, 2)
 NAN = torch.tensor(math.nan, dtype=torch.float64)
+TINY = Fraction(1, 10**400)
 MOST = torch.tensor(torch.finfo(torch.float32).max, dtype=torch.float64)
 LARGEST = torch.tensor(torch.finfo(torch.float64).max, dtype=torch.float64)
 HALVES = torch.full((200_000,), 0.75, dtype=torch.float16)
@@ -243,6 +245,9 @@ ODD_NUMBERS = {
     "list": [1],
     "one": np.int64(1),
     "two tensors": torch.ones(2, 2),
+    "beyond floats": 10**400,
+    "beyond text": 10**5000,
+    "a list beyond text": [10**5000],
 }
 # Options that are one of several words.
 WORDS = [
@@ -400,6 +405,12 @@ ROWS = [
     Row("MergeTree", "units text", lambda: replace(TREE, units="units"), "units"),
     Row("MergeTree", "n_units half", lambda: replace(TREE, n_units=2.5), "n_units"),
     Row("Match", "index text", lambda: cu.Match("index", "score"), "index"),
+    Row("MergeTree", "n_units beyond text", lambda: replace(TREE, n_units=10**5000), "n_units"),
+    Row("linear_cka", "n_samples", lambda: cu.linear_cka(replace(PAIR, n_samples=10**5000)), "pair"),
+    Row("groups_interval", "many networks", lambda: cu.groups_interval(len, [10**12]), "n_networks"),
+    Row("groups_interval", "a tiny level", lambda: cu.groups_interval(len, [3], level=TINY), "level"),
+    Row("sgd_mapping", "many steps", lambda: cu.sgd_mapping(A, B, steps=[1, 10**12]), "steps"),
+    Row("label_chance", "many shuffles", lambda: cu.label_chance(len, [A, A], n_shuffles=10**12), "n_shuffles"),
     Row("Match", "index of fractions", lambda: cu.Match(torch.rand(3), torch.rand(3)), "index"),
     Row("Match", "score of another length", lambda: cu.Match(torch.arange(3), torch.rand(4)), "score"),
     Row("Match", "NaN", lambda: cu.Match(torch.arange(3), torch.full((3,), math.nan)).mean, "score"),

@@ -257,8 +257,8 @@ def significant_correlations(
     n = found.n_samples if n_samples is None else as_count(n_samples, "n_samples")
     p, q = found.rank_a, found.rank_b
     if not p + q < n <= found.n_samples:
-        most = found.n_samples
-        raise ValueError(f"n_samples: expected more than {p} + {q} directions and at most {most} samples, got {n}")
+        expected = f"expected more than {p} + {q} directions and at most {found.n_samples} samples"
+        raise ValueError(f"n_samples: {expected}, got {came(n)}")
     level = as_number(level, "level", "a number between 0 and 1", lambda number: 0 < number < 1)
     before, squares = torch.arange(len(found.rho), device=found.rho.device), found.rho.square()
     left = -torch.log1p(-squares).flip(0).cumsum(0).flip(0)

@@ -28,6 +28,8 @@ from .checks import (
 from .precision import power_of_two
 
 _TIES = 100  # rounding units of a value: differences up to them are rounding, not a smaller value
+_MOST_SHUFFLES = 10**7  # take hours, and torch takes quantiles of no more than
+_MOST_NETWORKS = 10**4
 _MOST_SORTED = 16_000_000  # numbers that torch takes quantiles of
 
 
@@ -79,7 +81,7 @@ def chance_level(
             that what all images share (a dark border, a centred object) stays in the null: the layout baseline. Every
             image must have equally many rows, with its places in the same order. None: every row is its own image, the
             finite-sample baseline.
-        n_shuffles: number of shuffles.
+        n_shuffles: number of shuffles, 10 million at most.
         seed: of the generator of the shuffles.
 
     Returns:
@@ -95,7 +97,7 @@ def chance_level(
     require_same_samples(acts_a, acts_b)
     require_finite(acts_a, "acts_a")
     require_finite(acts_b, "acts_b")
-    n_shuffles = as_count(n_shuffles, "n_shuffles")
+    n_shuffles = as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
     rows = rows_of_images(images, len(acts_b))
     generator = torch.Generator().manual_seed(as_seed(seed))
     observed = _finite(similarity(acts_a, acts_b), "similarity")
@@ -122,7 +124,7 @@ def label_chance(
     Args:
         statistic: callable (list of groups) -> number or vector, larger is more different.
         groups: at least two, each (members, ...), the same trailing shape and dtype; members may differ in number.
-        n_shuffles: number of shuffles; each keeps the sizes of the groups.
+        n_shuffles: number of shuffles, 10 million at most; each keeps the sizes of the groups.
         seed: of the generator of the shuffles.
 
     Returns:
@@ -136,7 +138,7 @@ def label_chance(
     Source: Fisher 1935; Phipson and Smyth 2010.
     """
     require_callable(statistic, "statistic")
-    groups, n_shuffles = _checked_groups(groups), as_count(n_shuffles, "n_shuffles")
+    groups, n_shuffles = _checked_groups(groups), as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
     generator, pooled = torch.Generator().manual_seed(as_seed(seed)), torch.cat(groups)
     sizes = [len(group) for group in groups]
     observed, null = _finite(statistic(list(pooled.split(sizes))), "statistic"), []
@@ -216,8 +218,9 @@ def groups_interval(
     """
     require_callable(statistic, "statistic")
     n_networks = as_whole(n_networks, "n_networks", what="a row of whole numbers, one for each group").tolist()
-    if not n_networks or min(n_networks) < 3:
-        raise ValueError(f"n_networks: expected at least 3 networks in each group, got {came(n_networks)}")
+    if not n_networks or min(n_networks) < 3 or max(n_networks) > _MOST_NETWORKS:
+        expected = f"expected at least 3 networks in each group and at most {_MOST_NETWORKS}"
+        raise ValueError(f"n_networks: {expected}, got {came(n_networks)}")
     return _interval(statistic, n_networks, _as_level(level), "statistic")
 
 

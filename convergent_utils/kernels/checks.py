@@ -15,7 +15,7 @@ from torch.masked import MaskedTensor
 
 _LONGEST = 150  # characters of what another said, or of what came, within a sentence
 _LONGEST_SENTENCE = 300
-_ANY_ERROR = (TypeError, ValueError, RuntimeError, BufferError, AttributeError, LookupError, ArithmeticError)
+_LONGEST_NUMBER = 1024  # bits of a whole number that is written out
 
 
 def as_activations(value: Tensor | np.ndarray, name: str) -> Tensor:
@@ -59,10 +59,10 @@ def tensor_of(value: object, *, lists: bool = False) -> Tensor | None:
 
 def _exported(value: object, lists: bool) -> Tensor | np.ndarray | None:
     """What an array of another library gives out, on its device where it can; with `lists` lists of numbers, too."""
-    with suppress(*_ANY_ERROR):
+    with suppress(Exception):
         if hasattr(value, "__dlpack__"):
             return torch.from_dlpack(value)
-    with suppress(*_ANY_ERROR):
+    with suppress(Exception):
         if hasattr(value, "__array__") or (lists and isinstance(value, (numbers.Number, list, tuple, range))):
             return np.asanyarray(value)
     return None
@@ -139,7 +139,7 @@ def is_number(value: object) -> bool:
 def as_number(value: object, name: str, what: str, within: Callable[[float], bool]) -> float:
     """A finite number of Python or NumPy, or a tensor of one, as Python has it."""
     plain = _plain(value)
-    if not is_number(plain) or not within(plain):
+    if not is_number(plain) or not within(float(plain)):  # as a float: a fraction may be smaller than any
         raise ValueError(f"{name}: expected {what}, got {came(value)}")
     return float(plain)
 
@@ -249,7 +249,9 @@ def form_of(value: object) -> str:
 
 def came(value: object, most: int = _LONGEST) -> str:
     """What came, as it is written, in one short line; of tensors and arrays the form."""
-    with suppress(*_ANY_ERROR):
+    if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        return f"a whole number of {value.bit_length()} bits"  # Python refuses to write the longest
+    with suppress(Exception):
         return form_of(value) if isinstance(value, (Tensor, np.ndarray)) else in_one_line(repr(value), most)
     return type(value).__name__
 

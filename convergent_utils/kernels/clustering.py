@@ -104,7 +104,7 @@ class MergeTree:
 
     def __post_init__(self):
         require_fields(self, merges=2, units=1)
-        as_count(self.n_units, "n_units")
+        as_count(self.n_units, "n_units", at_most=_MOST_CLUSTERS)
 
     @property
     def leaf_order(self) -> Tensor:

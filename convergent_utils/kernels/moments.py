@@ -41,6 +41,7 @@ from .checks import (
 from .precision import full_precision, ordinary_tensors, power_of_two
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
+_MOST_UNITS = 10**6  # have covariances of terabytes
 _STATE_AXES = {"count": 0, "resolution": 0, "mean": 1, "comoment": 2}
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
@@ -106,8 +107,9 @@ class Moments:
     def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
         require_named(blocks, "blocks", "numbers of units")
         for name, units in blocks.items():
-            if not is_count(units) or units < 1:
-                raise ValueError(f"blocks: expected a positive number of units for {came(name, 60)}, got {came(units)}")
+            if not is_count(units) or not 1 <= units <= _MOST_UNITS:
+                expected = f"expected 1 to {_MOST_UNITS} units for {came(name, 60)}"
+                raise ValueError(f"blocks: {expected}, got {came(units)}")
             if "|" in name:
                 raise ValueError(f"blocks: expected names without '|', got {came(name)}")
         self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
@@ -388,8 +390,8 @@ def as_pair(pair: object, *, on: torch.device | None = None) -> PairMoments:
 
 def _require_fitting(pair: PairMoments) -> None:
     """The fields are dense float64 tensors of shapes that belong together, on one device; counts are counts."""
-    if not is_count(pair.n_samples) or pair.n_samples < 2:
-        raise ValueError(f"pair: expected n_samples of at least 2, got {came(pair.n_samples)}")
+    if not is_count(pair.n_samples) or not 2 <= pair.n_samples < 2**63:
+        raise ValueError(f"pair: expected n_samples of at least 2 and at most 63 bits, got {came(pair.n_samples)}")
     if not is_number(pair.resolution) or not 0 < pair.resolution < 1:
         raise ValueError(f"pair: expected a resolution between 0 and 1, got {came(pair.resolution)}")
     widths = [value.shape[0] if isinstance(value, Tensor) and value.ndim else 0 for value in (pair.mean_a, pair.mean_b)]

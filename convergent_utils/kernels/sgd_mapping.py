@@ -27,6 +27,7 @@ from .sparse_mapping import MappingPath, path_of, standardised
 
 _SCHEDULES = ("original", "constant")
 _STARTS = ("random", "zero")
+_MOST_STEPS = 10**9  # take weeks
 
 
 class SgdRun(NamedTuple):
@@ -206,8 +207,9 @@ def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[SgdRun]:
 def _checked_steps(steps: int | Sequence[int]) -> list[int]:
     what = "a whole number or several in rising order"
     wanted = as_whole([steps] if is_count(steps) else steps, "steps", what=what).tolist()
-    if not wanted or wanted[0] < 0 or any(earlier >= later for earlier, later in pairwise(wanted)):
-        raise ValueError(f"steps: expected {what}, got {came(steps)}")
+    rising = all(earlier < later for earlier, later in pairwise(wanted))
+    if not wanted or wanted[0] < 0 or wanted[-1] > _MOST_STEPS or not rising:
+        raise ValueError(f"steps: expected {what}, from 0 to {_MOST_STEPS}, got {came(steps)}")
     return wanted
 
 
