@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .checks import (
     as_activations,
@@ -65,7 +66,15 @@ class CCAResult:
     n_samples: int
 
     def __post_init__(self):
-        require_fields(self, rho=1, weights=1, directions_a=2, directions_b=2, mean_a=1, mean_b=1, coverage=0)
+        sides = {"directions_a": "ak", "directions_b": "bk", "mean_a": "a", "mean_b": "b", "coverage": ""}
+        require_fields(self, rho="k", weights="k", **sides)
+        most = min(as_count(self.rank_a, "rank_a", at_least=0), as_count(self.rank_b, "rank_b", at_least=0))
+        if most != len(self.rho):
+            raise ValueError(f"rank_a: expected that of rho or more, {len(self.rho)}, got {most} as the smaller rank")
+        if not isinstance(self.rho, FakeTensor) and not ((self.rho >= 0) & (self.rho <= 1)).all():
+            raise ValueError(f"rho: expected correlations from 0 to 1, got {came(self.rho.tolist())}")
+        require_share(self.rank_tolerance, "rank_tolerance")
+        as_count(self.n_samples, "n_samples", at_least=2, at_most=2**63 - 1)
 
     @property
     def similarity(self) -> Tensor:

@@ -1,7 +1,7 @@
 """How large would the number be by chance, and how far would it move with other networks?"""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +14,7 @@ from torch import Tensor
 from .checks import (
     as_activations,
     as_count,
+    as_list,
     as_number,
     as_seed,
     as_whole,
@@ -275,7 +276,7 @@ def _between_networks(values: Tensor | np.ndarray) -> np.ndarray:
     """Real numbers in float64; None, as it may stand on the diagonal, becomes NaN."""
     read = tensor_of(values, lists=True)
     if read is None and not isinstance(values, Tensor) and not np.ma.is_masked(values):
-        with suppress(TypeError, ValueError):
+        with suppress(Exception):
             read = tensor_of([[math.nan if value is None else value for value in row] for row in values], lists=True)
     if read is None or read.is_complex() or read.dtype == torch.bool:
         raise ValueError(f"values: expected real numbers (nets, nets), got {form_of(values)}")
@@ -334,8 +335,7 @@ def _number(value: Tensor | float) -> float:
 
 def _checked_groups(groups: Sequence[Tensor]) -> list[Tensor]:
     """The groups as tensors that can be pooled."""
-    if not isinstance(groups, Iterable) or isinstance(groups, (str, bytes, Mapping)):
-        raise ValueError(f"groups: expected at least two tensors of members, got {came(groups)}")
+    groups = as_list(groups, "groups", "at least two tensors of members")
     read = [tensor_of(group, lists=True) for group in groups]
     for group, found in zip(groups, read, strict=True):
         if found is None or found.ndim == 0:

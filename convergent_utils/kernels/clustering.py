@@ -26,6 +26,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .cca import cca
 from .checks import (
@@ -64,7 +65,7 @@ class SpectralEmbedding:
     degree: Tensor
 
     def __post_init__(self):
-        require_fields(self, vectors=2, eigenvalues=1, degree=1)
+        require_fields(self, vectors="uc", eigenvalues="c", degree="u")
 
     @property
     def isolated(self) -> Tensor:
@@ -103,8 +104,17 @@ class MergeTree:
     n_units: int
 
     def __post_init__(self):
-        require_fields(self, merges=2, units=1)
-        as_count(self.n_units, "n_units", at_most=_MOST_CLUSTERS)
+        require_fields(self, whole=("units",), merges="mc", units="u")
+        n_units = as_count(self.n_units, "n_units", at_most=_MOST_CLUSTERS)
+        if isinstance(self.units, FakeTensor):
+            return
+        if ((self.units < 0) | (self.units >= n_units)).any() or len(self.units.unique()) != len(self.units):
+            raise ValueError(f"units: expected different ones from 0 to {n_units - 1}, got {came(self.units.tolist())}")
+        merges = self.merges.cpu().numpy()
+        if merges.shape != (len(self.units) - 1, 4) or (len(merges) and not hierarchy.is_valid_linkage(merges)):
+            raise ValueError(
+                f"merges: expected a linkage matrix of {len(self.units)} leaves, got {form_of(self.merges)}"
+            )
 
     @property
     def leaf_order(self) -> Tensor:
@@ -302,6 +312,8 @@ def hierarchical_clustering(embedding: SpectralEmbedding, *, linkage: str = "ave
         hint = "did you mean spectral_embedding(affinity, n)?"
         raise ValueError(f"embedding: expected a SpectralEmbedding, got {came(embedding)}; {hint}")
     units = _by_degree(embedding.degree)
+    if len(units) < 2:
+        raise ValueError(f"embedding: expected at least 2 units with links, got {len(units)}")
     if (embedding.eigenvalues == 0).all():
         asked = "hierarchical_clustering: expected more components than the graph has parts"
         warnings.warn(f"{asked}; units of one part share a place and their merges say nothing", stacklevel=2)

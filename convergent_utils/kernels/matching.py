@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_live, as_score, form_of, require_fields
+from .checks import as_live, as_score, form_of, has_rows, require_fields
 from .precision import power_of_two
 
 
@@ -25,10 +25,9 @@ class Match:
     score: Tensor
 
     def __post_init__(self):
-        require_fields(self, index=1, score=1)
-        if self.index.is_floating_point() or self.index.is_complex() or self.index.dtype == torch.bool:
-            raise ValueError(f"index: expected whole numbers, got {form_of(self.index)}")
-        if not self.score.is_floating_point() or self.score.shape != self.index.shape:
+        require_fields(self, whole=("index",), index="a")
+        fits = isinstance(self.score, Tensor) and has_rows(self.score) and self.score.is_floating_point()
+        if not fits or self.score.shape != self.index.shape:
             raise ValueError(f"score: expected floats, one for each index, got {form_of(self.score)}")
 
     @property

@@ -28,6 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .checks import (
     as_activations,
+    as_list,
     came,
     form_of,
     has_rows,
@@ -105,7 +106,7 @@ class Moments:
     """
 
     def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
-        require_named(blocks, "blocks", "numbers of units")
+        blocks = require_named(blocks, "blocks", "numbers of units")
         for name, units in blocks.items():
             if not is_count(units) or not 1 <= units <= _MOST_UNITS:
                 expected = f"expected 1 to {_MOST_UNITS} units for {came(name, 60)}"
@@ -125,7 +126,7 @@ class Moments:
                 NaN or infinity, or squares above what float64 can hold (on the CPU at once and nothing is merged;
                 elsewhere when a pair is read, since looking would stall the device).
         """
-        require_named(rows, "rows", "activations")
+        rows = require_named(rows, "rows", "activations")
         for name in rows:
             require_known(name, self.blocks, "rows")
         batches = []
@@ -204,7 +205,7 @@ class Moments:
             ValueError: tensors that no state has, are missing or of another shape; unequal counts of blocks that come
                 together.
         """
-        require_named(tensors, "tensors", "tensors")
+        tensors = require_named(tensors, "tensors", "tensors")
         found: dict[str, dict[str, Tensor]] = {"count": {}, "resolution": {}, "mean": {}, "comoment": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
@@ -486,9 +487,7 @@ def _ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None
     if pairs is None:
         return [(a, b) for a in names for b in names if a <= b]
     wanted = {(a, a) for a in names}
-    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
-        raise ValueError(f"pairs: expected pairs of names, got {came(pairs)}")
-    for pair in pairs:
+    for pair in as_list(pairs, "pairs", "pairs of names"):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(f"pairs: expected pairs of names, got {came(pair)}")
         a, b = pair

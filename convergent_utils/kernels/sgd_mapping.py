@@ -13,6 +13,7 @@ from .chance import rows_of_images
 from .checks import (
     as_activations,
     as_count,
+    as_list,
     as_number,
     as_seed,
     as_whole,
@@ -190,7 +191,7 @@ def _scales(runs: Sequence[SgdRun], rate: float, halvings: int, like: Tensor) ->
 
 def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[SgdRun]:
     """The runs with the units of their losses filled in."""
-    runs = list(runs) if isinstance(runs, Iterable) and not isinstance(runs, SgdRun) else [runs]
+    runs = [runs] if isinstance(runs, SgdRun) else as_list(runs, "runs", "several SgdRun")
     if not runs:
         raise ValueError("runs: expected at least one, got none")
     filled = []

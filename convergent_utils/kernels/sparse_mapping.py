@@ -63,8 +63,9 @@ class MappingPath:
     scale_b: Tensor
 
     def __post_init__(self):
-        require_fields(self, penalties=1, coefficients=3, bias=2, r2=2, n_predictors=2)
-        require_fields(self, mean_a=1, mean_b=1, scale_a=1, scale_b=1)
+        units = {"mean_a": "a", "mean_b": "b", "scale_a": "a", "scale_b": "b"}
+        entries = {"penalties": "p", "coefficients": "pab", "bias": "pb", "r2": "pb", "n_predictors": "pb"}
+        require_fields(self, whole=("n_predictors",), **entries, **units)
 
     def r2_on(self, pair: PairMoments) -> Tensor:
         r"""R^2 on other data, from their moments: :math:`1 - E[(y - \hat y)^2] / \mathrm{Var}[y]` there.
