@@ -159,6 +159,7 @@ def quietly(call, *args):
 MASKED, SHOWN = (
     quietly(masked_tensor, A, spoilt(torch.ones_like(A, dtype=torch.bool), seen)) for seen in (False, True)
 )
+NOT_DEFINITE = replace(PAIR, cov_aa=2 * torch.eye(3).double() - 1)
 UNLINKED = replace(EMBEDDING, degree=EMBEDDING.degree * 0)
 
 
@@ -215,6 +216,9 @@ NO_PAIRS = {
     "float32": replace(PAIR, cov_aa=PAIR.cov_aa.float()),
     "negative variance": replace(PAIR, cov_aa=-PAIR.cov_aa),
     "no samples": replace(PAIR, n_samples=0),
+    "asymmetric": replace(PAIR, cov_bb=PAIR.cov_bb + torch.ones(4, 4).triu(1)),
+    "more than variances": replace(PAIR, cov_ab=PAIR.cov_ab + 2),
+    "only variances of 0": replace(PAIR, cov_aa=PAIR.cov_aa * 0),
     "NaN resolution": replace(PAIR, resolution=math.nan),
 }
 # Options that are numbers: which of the odd numbers below are right, too.
@@ -465,6 +469,7 @@ ROWS = [
     Row("BinEdges", "cuts of 300 bins", lambda: cu.BinEdges(torch.arange(299.0)[None], False), "cuts"),
     Row("CCAResult", "rho None", lambda: replace(FOUND, rho=None), "rho"),
     Row("MappingPath", "coefficients sparse", lambda: replace(PATH, coefficients=B.to_sparse()), "coefficients"),
+    *[Row(name, "not definite", partial(PAIRS[name], NOT_DEFINITE), "pair") for name in ("cca", "svcca", "pwcca")],
     Row("CCAResult", "rho above 1", lambda: replace(FOUND, rho=FOUND.rho + 1), "rho"),
     Row("CCAResult", "NaN", lambda: replace(FOUND, directions_b=FOUND.directions_b * math.nan), "directions_b"),
     Row("CCAResult", "narrow types", lambda: replace(FOUND, mean_a=FOUND.mean_a.float()), "mean_a"),

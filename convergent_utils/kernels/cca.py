@@ -288,6 +288,9 @@ def _axes(
     """
     weight = weigh(covariance.diagonal())
     values, vectors = torch.linalg.eigh(covariance * weight[:, None] * weight)
+    if not isinstance(values, FakeTensor) and values[0] < -values[-1] / 4:  # no rounding of activations does that
+        ends = f"{float(values[0]):.2g} to {float(values[-1]):.2g}"
+        raise ValueError(f"pair: expected positive semi-definite covariances, got one with eigenvalues of {ends}")
     values, vectors = values.flip(0), vectors.flip(1)
     values = values[values > rank_tolerance * values[:1]]
     share, n_directions = values.pow(power), len(values)

@@ -43,6 +43,8 @@ from .precision import full_precision, ordinary_tensors, power_of_two
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
 _MOST_UNITS = 10**6  # have covariances of terabytes
+_MOST_LOOKED_AT = 256  # units of a net whose covariances are seen to be possible: for more it would take time
+_IMPOSSIBLE = 0.25  # of a product of deviations, by which no rounding moves a covariance
 _STATE_AXES = {"count": 0, "resolution": 0, "mean": 1, "comoment": 2}
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
@@ -381,12 +383,33 @@ def as_pair(pair: object, *, on: torch.device | None = None) -> PairMoments:
     means, covariances = (pair.mean_a, pair.mean_b), (pair.cov_aa, pair.cov_ab, pair.cov_bb)
     total = torch.stack([value.sum() for value in (*means, *covariances)])
     least = torch.stack([pair.cov_aa.diagonal().amin(), pair.cov_bb.diagonal().amin()])
-    if not (total.isfinite().all() & (least >= 0).all()):
+    possible = _possible(pair)
+    if not (total.isfinite().all() & (least >= 0).all() & possible.all()):
         if not all(value.isfinite().all() for value in (*means, *covariances)):
             raise ValueError("pair: expected finite moments, got NaN or infinity")
         if not (least >= 0).all():
             raise ValueError(f"pair: expected variances of at least 0, got {float(least.min())}")
+        for name, is_possible in zip(("cov_aa", "cov_bb", "cov_ab"), possible.tolist(), strict=True):
+            if not is_possible:
+                symmetric = " and symmetric" if name != "cov_ab" else ""
+                raise ValueError(f"pair: expected {name} within the variances of its units{symmetric}, got another")
     return pair
+
+
+def _possible(pair: PairMoments) -> Tensor:
+    """Whether cov_aa, cov_bb and cov_ab (3,) can be covariances, rounding of any activations aside; a corner of each.
+
+    Those within a net are symmetric, and none is larger than the product of the deviations of its two units.
+    """
+    (a, b), few = (pair.cov_aa, pair.cov_bb), slice(_MOST_LOOKED_AT)
+    deviation_a, deviation_b = (covariance.diagonal()[few].sqrt() for covariance in (a, b))
+    found = []
+    for covariance, deviation in ((a, deviation_a), (b, deviation_b)):
+        part, most = covariance[few, few], deviation[:, None] * deviation
+        found += [((part - part.T).abs() <= _IMPOSSIBLE * most).all() & (part.abs() <= (1 + _IMPOSSIBLE) * most).all()]
+    most = deviation_a[:, None] * deviation_b
+    found += [(pair.cov_ab[few, few].abs() <= (1 + _IMPOSSIBLE) * most).all()]
+    return torch.stack(found)
 
 
 def _require_fitting(pair: PairMoments) -> None:
