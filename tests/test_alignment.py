@@ -354,3 +354,13 @@ def test_everything_stays_on_the_gpu():
         for value in (linear_cka(pair), debiased_cka(a, b), procrustes(pair), *vars(found).values()):
             assert value.device.type == "cuda"
             assert value.dtype == torch.float64
+
+
+@pytest.mark.parametrize("constant", [1e200, -1.7e308, 1e-200])
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_a_unit_that_never_changes_has_no_say_in_the_scale(generator, constant, scale):
+    a = torch.randn(30, 3, generator=generator, dtype=torch.float64)
+    b = a + torch.randn(30, 3, generator=generator, dtype=torch.float64)
+    still = torch.full((30, 1), constant, dtype=torch.float64)
+    found = cu.debiased_cka(torch.cat([a * scale, still], 1), b)
+    assert torch.allclose(found, cu.debiased_cka(a, b), rtol=0, atol=1e-12)

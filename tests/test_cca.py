@@ -500,3 +500,19 @@ def test_the_number_of_operations_does_not_grow_with_units(generator):
         return counting.count
 
     assert operations(4) == operations(60)
+
+
+@pytest.mark.parametrize("measure", [cu.cca, cu.svcca, cu.pwcca])
+@pytest.mark.parametrize(("scale_a", "scale_b"), [(1e80, 1e80), (1e150, 1e-3), (1e150, 1e150)])
+def test_correlations_on_other_samples_of_any_scale(measure, scale_a, scale_b, generator):
+    """Scales do not matter, whether those of the other samples alone, or of single units in all samples."""
+    a = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    b = a + torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    found, own = measure(cu.pair_moments(a[:200], b[:200])), a.new_tensor([scale_a, 1.0, 1 / scale_b])
+    right = found.rho_on(cu.pair_moments(a[200:], b[200:]))
+    assert right.min() > 0.3
+    moved = found.rho_on(cu.pair_moments(a[200:] * scale_a, b[200:] * scale_b))
+    assert torch.allclose(moved, right, rtol=0, atol=1e-12)
+    if measure is cu.cca:
+        scaled = cu.cca(cu.pair_moments(a[:200] * own, b[:200])).rho_on(cu.pair_moments(a[200:] * own, b[200:]))
+        assert torch.allclose(scaled, right, rtol=0, atol=1e-12)

@@ -214,3 +214,70 @@ def test_ties_but_for_rounding_reach_the_observed_value(generator):
     assert chance.p_value == 1
     values = iter([1.0, *[1 - 1e-9] * 19])
     assert cu.chance_level(lambda x, y: next(values), a, b, n_shuffles=19).p_value == 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_ties_are_those_of_the_type_of_the_statistic(generator, dtype):
+    """A sum over all rows is the same for every order of them, but for its rounding; a smaller value is smaller."""
+    a, b = (torch.rand(2000, 3, generator=generator) for _ in range(2))
+    chance = cu.chance_level(lambda x, y: (y[:, 0] @ y[:, 1]).to(dtype), a, b)
+    assert chance.null.dtype == torch.float64
+    assert dtype != torch.float32 or len(chance.null.unique()) > 1
+    assert chance.p_value == 1
+    groups = cu.label_chance(lambda dealt: torch.cat(list(dealt))[:, 0].square().mean().to(dtype), [a, b])
+    assert groups.p_value == 1
+    values = iter([torch.ones((), dtype=dtype), *[torch.tensor(0.98, dtype=dtype)] * 19])
+    assert cu.chance_level(lambda x, y: next(values), a, b, n_shuffles=19).p_value == 0.05
+
+
+@pytest.mark.parametrize("exponent", [-1000, -700, -300, 300, 700, 1000])
+def test_intervals_of_numbers_of_any_scale(exponent):
+    """A power of two moves the estimate and both ends, and rounds nothing."""
+    values, scale = np.random.default_rng(0).normal(size=(5, 5)), 2.0**exponent
+
+    def difference(first, second, scale=1.0):
+        return float(values[0][first].mean() - values[1][second].sum()) * scale
+
+    for right, found in (
+        (cu.network_interval(values), cu.network_interval(values * scale)),
+        (cu.groups_interval(difference, [5, 4]), cu.groups_interval(lambda a, b: difference(a, b, scale), [5, 4])),
+    ):
+        ends = [(end * scale, getattr(found, name)) for name, end in vars(right).items()]
+        assert all(end == pytest.approx(wanted, rel=1e-14, abs=0) for wanted, end in ends)
+
+
+def test_an_interval_that_no_number_can_hold_is_refused():
+    assert cu.network_interval(np.full((4, 4), 1.7e308)).estimate == pytest.approx(1.7e308)
+    with pytest.raises(ValueError, match="^statistic: expected numbers whose interval float64 can hold, got 1.7e"):
+        cu.groups_interval(lambda nets: 1.7e308 if len(nets) == 3 else -1.7e308, [3])
+    with pytest.raises(ValueError, match="^values: expected numbers whose interval float64 can hold, got "):
+        cu.network_interval(np.diag([1.7, -1.7, 1.7])[:, ::-1] * 1e308)
+    found = cu.groups_interval(lambda nets: np.array([float(sum(nets))]), [3], level=1 - 2**-53)
+    assert found.low == pytest.approx(6 - found.high, rel=1e-12)
+    assert 1e6 < found.high < 1e9
+
+
+def test_chance_of_the_largest_numbers(generator):
+    """Numbers over 2^1023, times it: what is added up and interpolated must stay in range."""
+    values, scale = torch.rand(21, 3, generator=generator, dtype=torch.float64) * 2 - 1, 2.0**1023
+    values[:, 2] = -values[0, 2].abs()
+
+    def chance_of(rows):
+        left, a = iter(rows), torch.ones(3, 1)
+        return cu.chance_level(lambda x, y: next(left), a, a, n_shuffles=20)
+
+    small, large = chance_of(values), chance_of(values * scale)
+    for name, right in vars(small).items():
+        scaled = right if name == "p_value" else right * scale
+        assert torch.equal(getattr(large, name), scaled)
+    most = torch.full((4,), torch.finfo(torch.float64).max, dtype=torch.float64)
+    assert cu.label_chance(lambda dealt: most, [most, most], n_shuffles=7).mean.tolist() == most.tolist()
+
+
+def test_chance_of_more_numbers_than_torch_takes_quantiles_of(monkeypatch, generator):
+    null = torch.rand(40, 3, 5, generator=generator, dtype=torch.float64)
+    right = np.quantile(null.numpy(), [0.025, 0.975], axis=0)
+    monkeypatch.setattr("convergent_utils.kernels.chance._MOST_SORTED", 160)
+    left, a = iter([null[0], *null]), torch.ones(3, 1)
+    found = cu.chance_level(lambda x, y: next(left), a, a, n_shuffles=40)
+    assert np.allclose(torch.stack([found.low, found.high]), right, rtol=1e-14, atol=0)

@@ -280,3 +280,13 @@ def test_everything_stays_on_the_gpu():
         found = dft_cca(torch.randn(50, 4, 5, 3, device="cuda"), torch.randn(50, 4, 5, 2, device="cuda"))
         assert found.rho.shape == (4, 5, 2)
         assert all(value.device.type == "cuda" for value in vars(found).values())
+
+
+@pytest.mark.parametrize("constant", [1e200, -1.7e308, 1e-200])
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_a_channel_that_never_changes_has_no_say_in_the_scale(generator, constant, scale):
+    a, b = torch.randn(2, 30, 4, 4, 2, generator=generator, dtype=torch.float64)
+    silent, still = (torch.full_like(a[..., :1], value) for value in (0.0, constant))
+    right, found = (dft_cca(torch.cat([a * by, last], 3), b) for by, last in ((1, silent), (scale, still)))
+    for name, value in vars(right).items():
+        assert torch.allclose(getattr(found, name), value, rtol=0, atol=1e-12)

@@ -510,3 +510,16 @@ def test_numpy_arrays_of_any_layout_are_read_and_others_named(generator, recwarn
     for other in (a.astype(np.longdouble), a.astype(object), a.astype(str), a.astype(int), a[:, :0]):
         with pytest.raises(ValueError, match="acts_a: expected"):
             cu.pair_moments(other, b)
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e3, 1e6])
+def test_moments_of_float32_activations_are_never_taken_for_impossible(generator, offset):
+    """Also of units that fire once, that barely vary, and of copies: refusals are for moments made by hand."""
+    normal = torch.randn(3000, 4, generator=generator)
+    rare = torch.zeros(3000, 2)
+    rare[7, 0] = rare[2999, 1] = 1e3
+    barely = offset * (1 + 2.4e-7 * (normal[:, :1] > 1))
+    acts = torch.cat([normal + offset, normal.relu(), rare, barely, normal[:, :1].sort(0).values + offset], 1)
+    pair = cu.pair_moments(torch.cat([acts, acts], 1), acts)
+    assert cu.correlation(pair).matrix.isfinite().all()
+    assert cu.cca(pair).rho.max() <= 1

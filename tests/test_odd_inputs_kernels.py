@@ -4,6 +4,7 @@ import inspect
 import math
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -28,6 +29,12 @@ TREE = cu.hierarchical_clustering(EMBEDDING)
 LABELS = torch.tensor([0, 1, 1, -1, 0])
 FILTERS, MAPS = torch.rand(2, 1, 3, 3), torch.rand(12, 3, 3, 2)
 NAN = torch.tensor(math.nan, dtype=torch.float64)
+TINY = Fraction(1, 10**400)
+MOST = torch.tensor(torch.finfo(torch.float32).max, dtype=torch.float64)
+LARGEST = torch.tensor(torch.finfo(torch.float64).max, dtype=torch.float64)
+HALVES = torch.full((200_000,), 0.75, dtype=torch.float16)
+ENLARGED = cu.least_squares(cu.pair_moments(A, 1e60 * B.double()))
+HUGE, HUGE_BACK = (replace(path, coefficients=LARGEST.expand_as(path.coefficients)) for path in (PATH, BACK))
 STATE = cu.Moments({"a": 3}).state()
 _ONE_STEP = {"steps": 1, "batch": 4}
 
@@ -81,6 +88,23 @@ def streamed(a, b):
     return moments.pair("a", "b")
 
 
+class Unspeakable:
+    """Nothing can be learnt of it."""
+
+    def __repr__(self):
+        raise Exception("no text")
+
+    def __iter__(self):
+        raise Exception("no items")
+
+
+class UnspeakableDict(dict):
+    """A mapping that does not give its keys."""
+
+    def __iter__(self):
+        raise Exception("no keys")
+
+
 # Forms that no kernel can read, made from a right tensor of any shape.
 FORMS = {
     "None": lambda x: None,
@@ -109,6 +133,7 @@ ROWS_ONLY = {
     "nested": lambda x: torch.nested.nested_tensor([x[0], x[1]]),
     "no units": lambda x: x[:, :0],
     "moments": lambda x: PAIR,
+    "unspeakable": lambda x: Unspeakable(),
 }
 # Forms of a right float tensor that are read.
 READ = {
@@ -129,6 +154,13 @@ def quietly(call, *args):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return call(*args)
+
+
+MASKED, SHOWN = (
+    quietly(masked_tensor, A, spoilt(torch.ones_like(A, dtype=torch.bool), seen)) for seen in (False, True)
+)
+NOT_DEFINITE = replace(PAIR, cov_aa=2 * torch.eye(3).double() - 1)
+UNLINKED = replace(EMBEDDING, degree=EMBEDDING.degree * 0)
 
 
 # How each function is called with one argument changed: argument, a right value, the call.
@@ -184,6 +216,9 @@ NO_PAIRS = {
     "float32": replace(PAIR, cov_aa=PAIR.cov_aa.float()),
     "negative variance": replace(PAIR, cov_aa=-PAIR.cov_aa),
     "no samples": replace(PAIR, n_samples=0),
+    "asymmetric": replace(PAIR, cov_bb=PAIR.cov_bb + torch.ones(4, 4).triu(1)),
+    "more than variances": replace(PAIR, cov_ab=PAIR.cov_ab + 2),
+    "only variances of 0": replace(PAIR, cov_aa=PAIR.cov_aa * 0),
     "NaN resolution": replace(PAIR, resolution=math.nan),
 }
 # Options that are numbers: which of the odd numbers below are right, too.
@@ -237,6 +272,10 @@ ODD_NUMBERS = {
     "list": [1],
     "one": np.int64(1),
     "two tensors": torch.ones(2, 2),
+    "beyond floats": 10**400,
+    "beyond text": 10**5000,
+    "a list beyond text": [10**5000],
+    "unspeakable": Unspeakable(),
 }
 # Options that are one of several words.
 WORDS = [
@@ -251,7 +290,15 @@ WORDS = [
     ("Moments", "a", lambda v: cu.Moments({"x": 1}).pair(v, "x")),
     ("Moments", "rows", lambda v: cu.Moments({"x": 1}).update({v: A[:, :1]} if isinstance(v, str) else v)),
 ]
-ODD_WORDS = {"None": None, "number": 3, "list": ["x"], "long": "x" * 5000, "tensor": A, "line break": "a\nb"}
+ODD_WORDS = {
+    "None": None,
+    "number": 3,
+    "list": ["x"],
+    "long": "x" * 5000,
+    "tensor": A,
+    "line break": "a\nb",
+    "unspeakable": Unspeakable(),
+}
 # What no function of results takes.
 RESULTS = [
     ("significant_correlations", "found", cu.significant_correlations),
@@ -271,7 +318,18 @@ RESULTS = [
     ("groups_interval", "statistic", lambda v: cu.groups_interval(v, [3])),
     ("sgd_mappings", "runs", lambda v: cu.sgd_mappings(A, B, v)),
 ]
-NO_RESULTS = {"None": None, "activations": A, "text": "found", "moments": PAIR, "a number": 1.5, "a list": [1, 2]}
+NO_RESULTS = {
+    "None": None,
+    "activations": A,
+    "text": "found",
+    "moments": PAIR,
+    "a number": 1.5,
+    "a list": [1, 2],
+    "no axes": np.array(1.0),
+    "a tensor without axes": torch.tensor(1.0),
+    "unspeakable": Unspeakable(),
+    "an unspeakable dict": UnspeakableDict(a=1),
+}
 # Whole numbers, one for each row or unit.
 WHOLE = [
     ("cluster_composition", "labels", lambda v: cu.cluster_composition(v, 2)),
@@ -294,6 +352,8 @@ NO_WHOLE = {
     "beyond int64": np.full(5, 2**64 - 1, dtype=np.uint64),
     "huge": [10**30] * 5,
     "ragged": [[0], [1, 2]],
+    "no axes": np.array(3),
+    "unspeakable": Unspeakable(),
 }
 WHOLE_TYPES = [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.uint64]
 
@@ -352,6 +412,10 @@ def of_the_negative(cuts):
     return bool(torch.equal(cuts, cu.bin_edges(-A, bins=2).cuts))
 
 
+def even(chance):
+    return chance.p_value == 1
+
+
 def in_order(index):
     return index.tolist() == [0, 1, 2]
 
@@ -377,21 +441,69 @@ ROWS = [
     Row("label_chance", "groups None", lambda: cu.label_chance(len, None), "groups"),
     Row("label_chance", "groups masked", lambda: cu.label_chance(len, [hidden(A), hidden(A)]), "groups"),
     Row("label_chance", "groups text", lambda: cu.label_chance(len, ["ab", "cd"]), "groups"),
+    Row("label_chance", "groups without axes", lambda: cu.label_chance(len, np.array(1.0)), "groups"),
+    Row("label_chance", "groups a number", lambda: cu.label_chance(len, torch.tensor(1.0)), "groups"),
+    Row("label_chance", "groups unspeakable", lambda: cu.label_chance(len, Unspeakable()), "groups"),
+    Row("label_chance", "an unspeakable group", lambda: cu.label_chance(len, [A, Unspeakable()]), "groups"),
+    Row("label_chance", "groups one by one", lambda: cu.label_chance(len, (x for x in (A, B[:, :3]))), even),
+    Row("label_chance", "a masked group", lambda: cu.label_chance(len, [A, MASKED]), "groups"),
+    Row("label_chance", "groups of a masked tensor", lambda: cu.label_chance(len, MASKED), "groups"),
+    Row("label_chance", "a group that hides nothing", lambda: cu.label_chance(len, [A, SHOWN]), even),
+    Row("network_interval", "values unspeakable", lambda: cu.network_interval(Unspeakable()), "values"),
+    Row("network_interval", "values without axes", lambda: cu.network_interval(np.array(1.0)), "values"),
+    Row("sparse_mapping", "penalties without axes", lambda: cu.sparse_mapping(PAIR, np.array(0.1)), "penalties"),
     Row("label_chance", "groups of numbers", lambda: cu.label_chance(len, [1, 2]), "groups"),
     Row("label_chance", "statistic text", lambda: cu.label_chance(lambda g: "x", [A, A]), "statistic"),
     Row("chance_level", "similarity None", lambda: cu.chance_level(lambda a, b: None, A, B), "similarity"),
+    Row("chance_level", "similarity empty", lambda: cu.chance_level(lambda a, b: torch.ones(0), A, B), "similarity"),
+    Row("label_chance", "statistic empty", lambda: cu.label_chance(lambda g: [], [A, A]), "statistic"),
     Row("groups_interval", "statistic text", lambda: cu.groups_interval(lambda n: "1", [3]), "statistic"),
     Row("groups_interval", "statistic None", lambda: cu.groups_interval(lambda n: None, [3]), "statistic"),
     Row("mutual_information", "correction 3", lambda: cu.mutual_information(A, B, correction=3), "correction"),
+    Row("BinEdges", "zero_bin None", lambda: cu.BinEdges(EDGES.cuts, None), "zero_bin"),
+    Row("BinEdges", "zero_bin 3", lambda: cu.BinEdges(EDGES.cuts, 3), "zero_bin"),
+    Row("BinEdges", "zero_bin a tensor", lambda: cu.BinEdges(EDGES.cuts, torch.tensor([True, False])), "zero_bin"),
     Row("BinEdges", "cuts None", lambda: cu.BinEdges(None, False), "cuts"),
     Row("BinEdges", "cuts fall", lambda: cu.BinEdges(-EDGES.cuts, False), "cuts"),
     Row("BinEdges", "cuts NaN", lambda: cu.BinEdges(torch.tensor([[math.nan]]), False), "cuts"),
     Row("BinEdges", "cuts of 300 bins", lambda: cu.BinEdges(torch.arange(299.0)[None], False), "cuts"),
     Row("CCAResult", "rho None", lambda: replace(FOUND, rho=None), "rho"),
     Row("MappingPath", "coefficients sparse", lambda: replace(PATH, coefficients=B.to_sparse()), "coefficients"),
+    *[Row(name, "not definite", partial(PAIRS[name], NOT_DEFINITE), "pair") for name in ("cca", "svcca", "pwcca")],
+    Row("CCAResult", "rho above 1", lambda: replace(FOUND, rho=FOUND.rho + 1), "rho"),
+    Row("CCAResult", "NaN", lambda: replace(FOUND, directions_b=FOUND.directions_b * math.nan), "directions_b"),
+    Row("CCAResult", "narrow types", lambda: replace(FOUND, mean_a=FOUND.mean_a.float()), "mean_a"),
+    Row("CCAResult", "other widths", lambda: replace(FOUND, directions_a=FOUND.directions_a[:, :1]), "directions_a"),
+    Row("CCAResult", "rank half", lambda: replace(FOUND, rank_a=2.5), "rank_a"),
+    Row("CCAResult", "rank of others", lambda: replace(FOUND, rank_b=2), "rank_a"),
+    Row("CCAResult", "no samples", lambda: replace(FOUND, n_samples=None), "n_samples"),
+    Row("CCAResult", "tolerance NaN", lambda: replace(FOUND, rank_tolerance=math.nan), "rank_tolerance"),
+    Row("MappingPath", "other units", lambda: replace(PATH, scale_b=PATH.scale_a), "scale_b"),
+    Row("MappingPath", "infinite mean", lambda: replace(PATH, mean_a=PATH.mean_a + math.inf), "mean_a"),
+    Row("SpectralEmbedding", "NaN", lambda: replace(EMBEDDING, vectors=EMBEDDING.vectors * math.nan), "vectors"),
+    Row("hierarchical_clustering", "no links", lambda: cu.hierarchical_clustering(UNLINKED), "embedding"),
+    Row("MergeTree", "units of others", lambda: replace(TREE, units=TREE.units + 1), "units"),
+    Row("MergeTree", "no linkage", lambda: replace(TREE, merges=TREE.merges.flip(0)), "merges"),
     Row("MergeTree", "units text", lambda: replace(TREE, units="units"), "units"),
     Row("MergeTree", "n_units half", lambda: replace(TREE, n_units=2.5), "n_units"),
     Row("Match", "index text", lambda: cu.Match("index", "score"), "index"),
+    Row("MergeTree", "n_units beyond text", lambda: replace(TREE, n_units=10**5000), "n_units"),
+    Row("linear_cka", "n_samples", lambda: cu.linear_cka(replace(PAIR, n_samples=10**5000)), "pair"),
+    Row("groups_interval", "many networks", lambda: cu.groups_interval(len, [10**12]), "n_networks"),
+    Row("groups_interval", "a tiny level", lambda: cu.groups_interval(len, [3], level=TINY), "level"),
+    Row("sgd_mapping", "many steps", lambda: cu.sgd_mapping(A, B, steps=[1, 10**12]), "steps"),
+    Row("label_chance", "many shuffles", lambda: cu.label_chance(len, [A, A], n_shuffles=10**12), "n_shuffles"),
+    Row("Match", "index of fractions", lambda: cu.Match(torch.rand(3), torch.rand(3)), "index"),
+    Row("Match", "score of another length", lambda: cu.Match(torch.arange(3), torch.rand(4)), "score"),
+    Row("Match", "NaN", lambda: cu.Match(torch.arange(3), torch.full((3,), math.nan)).mean, "score"),
+    Row("Match", "largest scores", lambda: cu.Match(torch.arange(7), MOST.float().expand(7)).mean, MOST.float().eq),
+    Row("Match", "largest doubles", lambda: cu.Match(torch.arange(3), LARGEST.expand(3)).mean, LARGEST.eq),
+    Row("Match", "many halves", lambda: cu.Match(torch.arange(200_000), HALVES).mean, HALVES[0].eq),
+    Row("MappingPath", "acts_a too large", lambda: cu.least_squares(PAIR).predict(1e308 * A.double()), "acts_a"),
+    Row("MappingPath", "predictions too large", lambda: ENLARGED.predict(A), "acts_a"),
+    Row("MappingPath", "pair far away", lambda: PATH.r2_on(replace(PAIR, mean_a=PAIR.mean_a * 1e200)), "pair"),
+    Row("MappingPath", "NaN", lambda: replace(BACK, coefficients=BACK.coefficients * math.nan), "coefficients"),
+    Row("mapping_affinity", "largest", lambda: cu.mapping_affinity(HUGE, HUGE_BACK).amax(), LARGEST.eq),
     Row("SpectralEmbedding", "degree None", lambda: replace(EMBEDDING, degree=None), "degree"),
     Row("svcca", "keep beyond floats", lambda: cu.svcca(PAIR, keep=10**400), "keep"),
     Row(

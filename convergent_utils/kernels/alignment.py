@@ -91,12 +91,12 @@ def debiased_cka(acts_a: Tensor, acts_b: Tensor) -> Tensor:
     if len(acts_a) < 4:
         raise ValueError(f"acts_a: expected at least 4 samples, got {len(acts_a)}")
     n, moments = len(acts_a), Moments({"acts_a": acts_a.shape[1], "acts_b": acts_b.shape[1]})
-    scale_a, scale_b = _size(acts_a), _size(acts_b)
-    for rows_a, rows_b in zip(_chunks(acts_a, scale_a), _chunks(acts_b, scale_b), strict=True):
+    (scale_a, still_a), (scale_b, still_b) = _size(acts_a), _size(acts_b)
+    for rows_a, rows_b in zip(_chunks(acts_a, scale_a, still_a), _chunks(acts_b, scale_b, still_b), strict=True):
         moments.update({"acts_a": rows_a, "acts_b": rows_b})
     pair = moments.pair("acts_a", "acts_b")
-    norms_a = torch.cat([(rows - pair.mean_a).square().sum(1) for rows in _chunks(acts_a, scale_a)])
-    norms_b = torch.cat([(rows - pair.mean_b).square().sum(1) for rows in _chunks(acts_b, scale_b)])
+    norms_a = torch.cat([(rows - pair.mean_a).square().sum(1) for rows in _chunks(acts_a, scale_a, still_a)])
+    norms_b = torch.cat([(rows - pair.mean_b).square().sum(1) for rows in _chunks(acts_b, scale_b, still_b)])
 
     def unbiased(covariance: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """H but for its factor, from a covariance and the squared norms of the rows of either side."""
@@ -165,15 +165,21 @@ def partial_least_squares(pair: PairMoments, *, rank_tolerance: float = 1e-7) ->
     return PartialLeastSquares(covariance * scale_a * scale_b, correlation.clamp(max=1), *directions)
 
 
-def _size(acts: Tensor) -> Tensor:
-    """A power of two (0-d) near the largest activation of all, float64."""
-    largest = torch.maximum(acts.amax(), -acts.amin())
-    return power_of_two((largest.cpu() if largest.device.type == "mps" else largest).double())
+def _size(acts: Tensor) -> tuple[Tensor, Tensor]:
+    """A power of two (0-d) near the largest activation that varies, float64, and which units never do (units,)."""
+    high, low = acts.amax(0), acts.amin(0)
+    still = (high == low) & high.isfinite()
+    largest = torch.maximum(high, -low).masked_fill(still, 0).amax()
+    return power_of_two((largest.cpu() if largest.device.type == "mps" else largest).double()), still
 
 
-def _chunks(acts: Tensor, size: Tensor) -> Iterator[Tensor]:
-    """The rows over `size` in float64 (on the CPU where their device has none), a few at a time to copy little."""
+def _chunks(acts: Tensor, size: Tensor, still: Tensor) -> Iterator[Tensor]:
+    """The rows over `size` in float64 (on the CPU where their device has none), a few at a time to copy little.
+
+    Units that never change become 0: they carry nothing, and may be too large to be divided by the size of the others.
+    """
     for rows in acts.split(_CHUNK_ROWS):
+        rows = rows.masked_fill(still, 0)
         yield (rows.cpu() if rows.device.type == "mps" else rows).double() / size
 
 

@@ -15,7 +15,7 @@ from .checks import (
     as_count,
     came,
     form_of,
-    require_fields,
+    has_rows,
     require_finite,
     require_finite_units,
     require_known,
@@ -40,7 +40,10 @@ class BinEdges:
     zero_bin: bool
 
     def __post_init__(self):
-        require_fields(self, cuts=2)
+        if not isinstance(self.zero_bin, bool):
+            raise ValueError(f"zero_bin: expected True or False, got {came(self.zero_bin)}")
+        if not isinstance(self.cuts, Tensor) or not has_rows(self.cuts) or self.cuts.ndim != 2:
+            raise ValueError(f"cuts: expected a tensor with 2 axes, got {form_of(self.cuts)}")
         if not self.cuts.is_floating_point() or not len(self.cuts) or self.n_cells > MOST_CELLS:
             raise ValueError(f"cuts: expected floats for units of at most {MOST_CELLS} bins, got {form_of(self.cuts)}")
         rising = (self.cuts[:, 1:] >= self.cuts[:, :-1]).all() & (self.cuts > -math.inf).all()  # not so where NaN is

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .checks import (
     as_activations,
@@ -65,7 +66,15 @@ class CCAResult:
     n_samples: int
 
     def __post_init__(self):
-        require_fields(self, rho=1, weights=1, directions_a=2, directions_b=2, mean_a=1, mean_b=1, coverage=0)
+        sides = {"directions_a": "ak", "directions_b": "bk", "mean_a": "a", "mean_b": "b", "coverage": ""}
+        require_fields(self, rho="k", weights="k", **sides)
+        most = min(as_count(self.rank_a, "rank_a", at_least=0), as_count(self.rank_b, "rank_b", at_least=0))
+        if most != len(self.rho):
+            raise ValueError(f"rank_a: expected that of rho or more, {len(self.rho)}, got {most} as the smaller rank")
+        if not isinstance(self.rho, FakeTensor) and not ((self.rho >= 0) & (self.rho <= 1)).all():
+            raise ValueError(f"rho: expected correlations from 0 to 1, got {came(self.rho.tolist())}")
+        require_share(self.rank_tolerance, "rank_tolerance")
+        as_count(self.n_samples, "n_samples", at_least=2, at_most=2**63 - 1)
 
     @property
     def similarity(self) -> Tensor:
@@ -100,12 +109,17 @@ class CCAResult:
         Raises:
             ValueError: other numbers of units.
         """
-        pair, a, b = as_pair(pair, on=self.rho.device), self.directions_a, self.directions_b
-        if pair.cov_ab.shape != (len(a), len(b)):
-            raise ValueError(f"pair: expected units {(len(a), len(b))}, got {tuple(pair.cov_ab.shape)}")
-        forms = (a, pair.cov_ab, b), (a, pair.cov_aa, a), (b, pair.cov_bb, b)
-        shared, variance_a, variance_b = ((x * (covariance @ y)).sum(0) for x, covariance, y in forms)
-        live = torch.minimum(variance_a, variance_b) > self.rank_tolerance
+        pair, units = as_pair(pair, on=self.rho.device), (len(self.directions_a), len(self.directions_b))
+        if pair.cov_ab.shape != units:
+            raise ValueError(f"pair: expected units {units}, got {tuple(pair.cov_ab.shape)}")
+        a, unit_a, least_a = _near_one(self.directions_a, pair.cov_aa, self.rank_tolerance)
+        b, unit_b, least_b = _near_one(self.directions_b, pair.cov_bb, self.rank_tolerance)
+        forms = (a, pair.cov_ab, b, unit_a, unit_b), (a, pair.cov_aa, a, unit_a, unit_a)
+        forms = *forms, (b, pair.cov_bb, b, unit_b, unit_b)
+        shared, variance_a, variance_b = (
+            (x * ((covariance / of_x[:, None] / of_y) @ y)).sum(0) for x, covariance, y, of_x, of_y in forms
+        )
+        live = (variance_a > least_a) & (variance_b > least_b)
         return torch.where(live, shared / (variance_a * variance_b).sqrt(), 0.0).clamp(-1, 1)
 
 
@@ -252,8 +266,8 @@ def significant_correlations(
     n = found.n_samples if n_samples is None else as_count(n_samples, "n_samples")
     p, q = found.rank_a, found.rank_b
     if not p + q < n <= found.n_samples:
-        most = found.n_samples
-        raise ValueError(f"n_samples: expected more than {p} + {q} directions and at most {most} samples, got {n}")
+        expected = f"expected more than {p} + {q} directions and at most {found.n_samples} samples"
+        raise ValueError(f"n_samples: {expected}, got {came(n)}")
     level = as_number(level, "level", "a number between 0 and 1", lambda number: 0 < number < 1)
     before, squares = torch.arange(len(found.rho), device=found.rho.device), found.rho.square()
     left = -torch.log1p(-squares).flip(0).cumsum(0).flip(0)
@@ -274,6 +288,9 @@ def _axes(
     """
     weight = weigh(covariance.diagonal())
     values, vectors = torch.linalg.eigh(covariance * weight[:, None] * weight)
+    if not isinstance(values, FakeTensor) and values[0] < -values[-1] / 4:  # no rounding of activations does that
+        ends = f"{float(values[0]):.2g} to {float(values[-1]):.2g}"
+        raise ValueError(f"pair: expected positive semi-definite covariances, got one with eigenvalues of {ends}")
     values, vectors = values.flip(0), vectors.flip(1)
     values = values[values > rank_tolerance * values[:1]]
     share, n_directions = values.pow(power), len(values)
@@ -324,6 +341,19 @@ def _variates(acts: Tensor | np.ndarray, mean: Tensor, directions: Tensor, name:
         raise ValueError(f"{name}: expected {len(mean)} units, got {acts.shape[1]}")
     require_finite(acts, name)
     return (acts.to(mean) - mean) @ directions
+
+
+def _near_one(directions: Tensor, covariance: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Directions (units, k) over units of about variance 1, and near 1 themselves, the units and the least variances.
+
+    All by powers of two, which round nothing: activations of other samples may have any scale.
+    """
+    variance = covariance.diagonal()
+    units = power_of_two(variance.sqrt())
+    size = power_of_two(directions.abs().amax(0))
+    directions = directions / size * units[:, None] * (variance > 0)[:, None]
+    size_there = power_of_two(directions.abs().amax(0))
+    return directions / size_there, units, least / size / size / size_there / size_there
 
 
 def _inverse_deviation(variance: Tensor) -> Tensor:

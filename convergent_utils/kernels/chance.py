@@ -1,9 +1,10 @@
 """How large would the number be by chance, and how far would it move with other networks?"""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from .checks import (
     as_activations,
     as_count,
+    as_list,
     as_number,
     as_seed,
     as_whole,
@@ -24,8 +26,12 @@ from .checks import (
     require_same_samples,
     tensor_of,
 )
+from .precision import power_of_two
 
-_TIES = 100 * torch.finfo(torch.float64).eps  # of a value: differences up to it are rounding, not a smaller value
+_TIES = 100  # rounding units of a value: differences up to them are rounding, not a smaller value
+_MOST_SHUFFLES = 10**7  # take hours, and torch takes quantiles of no more than
+_MOST_NETWORKS = 10**4
+_MOST_SORTED = 16_000_000  # numbers that torch takes quantiles of
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class Chance:
         observed: the similarity itself, a number or a vector.
         null: (n_shuffles, ...) float64, the similarity after each shuffle.
         mean, low, high: mean and 2.5 and 97.5 percentiles of the null.
-        p_value: (1 + shuffles that reach the observed value, but for rounding) / (1 + n_shuffles).
+        p_value: (1 + shuffles that reach the observed value, but for rounding) / (1 + n_shuffles). Rounding is that of
+            the type that the similarity returned: 1.2e-5 of the value for float32, 2.2e-14 for float64.
     """
 
     observed: Tensor
@@ -75,7 +82,7 @@ def chance_level(
             that what all images share (a dark border, a centred object) stays in the null: the layout baseline. Every
             image must have equally many rows, with its places in the same order. None: every row is its own image, the
             finite-sample baseline.
-        n_shuffles: number of shuffles.
+        n_shuffles: number of shuffles, 10 million at most.
         seed: of the generator of the shuffles.
 
     Returns:
@@ -91,7 +98,7 @@ def chance_level(
     require_same_samples(acts_a, acts_b)
     require_finite(acts_a, "acts_a")
     require_finite(acts_b, "acts_b")
-    n_shuffles = as_count(n_shuffles, "n_shuffles")
+    n_shuffles = as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
     rows = rows_of_images(images, len(acts_b))
     generator = torch.Generator().manual_seed(as_seed(seed))
     observed = _finite(similarity(acts_a, acts_b), "similarity")
@@ -100,7 +107,7 @@ def chance_level(
         order = torch.empty(len(acts_b), dtype=torch.int64)
         order[rows.flatten()] = rows[torch.randperm(len(rows), generator=generator)].flatten()
         null.append(_finite(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity", observed))
-    return _beside(observed, torch.stack(null))
+    return _beside(observed, null)
 
 
 def label_chance(
@@ -118,7 +125,7 @@ def label_chance(
     Args:
         statistic: callable (list of groups) -> number or vector, larger is more different.
         groups: at least two, each (members, ...), the same trailing shape and dtype; members may differ in number.
-        n_shuffles: number of shuffles; each keeps the sizes of the groups.
+        n_shuffles: number of shuffles, 10 million at most; each keeps the sizes of the groups.
         seed: of the generator of the shuffles.
 
     Returns:
@@ -132,14 +139,14 @@ def label_chance(
     Source: Fisher 1935; Phipson and Smyth 2010.
     """
     require_callable(statistic, "statistic")
-    groups, n_shuffles = _checked_groups(groups), as_count(n_shuffles, "n_shuffles")
+    groups, n_shuffles = _checked_groups(groups), as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
     generator, pooled = torch.Generator().manual_seed(as_seed(seed)), torch.cat(groups)
     sizes = [len(group) for group in groups]
     observed, null = _finite(statistic(list(pooled.split(sizes))), "statistic"), []
     for _ in range(n_shuffles):
         dealt = pooled[torch.randperm(len(pooled), generator=generator).to(pooled.device)].split(sizes)
         null.append(_finite(statistic(dealt), "statistic", observed))
-    return _beside(observed, torch.stack(null))
+    return _beside(observed, null)
 
 
 def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Interval:
@@ -159,7 +166,8 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
         Interval of the mean over all ordered pairs of different networks.
 
     Raises:
-        ValueError: not a square matrix, fewer than 3 networks, NaN or infinity, level outside (0, 1).
+        ValueError: not a square matrix, fewer than 3 networks, NaN or infinity, an interval that float64 cannot hold,
+            level outside (0, 1).
 
     Source: Tukey 1958, the jackknife.
     """
@@ -170,9 +178,13 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
     between = ~np.eye(n, dtype=bool)
     if not np.isfinite(values[between]).all():
         raise ValueError("values: expected finite values between different networks, got NaN or infinity")
-    return groups_interval(
-        lambda nets: values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean(), [n], level=level
-    )
+    power = _power(values[between].tolist())
+    values = values / power  # so that no sum overflows
+
+    def mean(nets: list[int]) -> float:
+        return values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean()
+
+    return _interval(mean, [n], _as_level(level), "values", power)
 
 
 def groups_interval(
@@ -195,7 +207,8 @@ def groups_interval(
         Interval of the statistic of all networks.
 
     Raises:
-        ValueError: no group, fewer than 3 networks in one, a statistic that is not finite, level outside (0, 1).
+        ValueError: no group, fewer than 3 networks in one, a statistic that is not finite or whose interval float64
+            cannot hold, level outside (0, 1).
 
     The sum over groups and its degrees of freedom take the groups to be independent:
     no network of one may share its start with one of another. With one group it is `network_interval`. Deviations are
@@ -206,51 +219,104 @@ def groups_interval(
     """
     require_callable(statistic, "statistic")
     n_networks = as_whole(n_networks, "n_networks", what="a row of whole numbers, one for each group").tolist()
-    if not n_networks or min(n_networks) < 3:
-        raise ValueError(f"n_networks: expected at least 3 networks in each group, got {came(n_networks)}")
-    level = as_number(level, "level", "a coverage between 0 and 1", lambda share: 0 < share < 1)
+    if not n_networks or min(n_networks) < 3 or max(n_networks) > _MOST_NETWORKS:
+        expected = f"expected at least 3 networks in each group and at most {_MOST_NETWORKS}"
+        raise ValueError(f"n_networks: {expected}, got {came(n_networks)}")
+    return _interval(statistic, n_networks, _as_level(level), "statistic")
+
+
+def _as_level(level: float) -> float:
+    return as_number(level, "level", "a coverage between 0 and 1", lambda share: 0 < share < 1)
+
+
+def _interval(
+    statistic: Callable[..., float | Tensor], n_networks: Sequence[int], level: float, argument: str, unit: float = 1.0
+) -> Interval:
+    """The interval of a statistic in units of a power of two; errors blame the argument."""
     everyone = [list(range(n)) for n in n_networks]
-    estimate, variances = _number(statistic(*everyone)), []
+    estimate, without = _number(statistic(*everyone)), []
     for g, n in enumerate(n_networks):
         left_out = [
             _number(statistic(*everyone[:g], [k for k in range(n) if k != out], *everyone[g + 1 :])) for out in range(n)
         ]
         if not np.isfinite([estimate, *left_out]).all():
             finding = f"{estimate} and, without one of group {g}, {came(left_out)}"
-            raise ValueError(f"statistic: expected finite numbers, got {finding}")
-        variances.append((n - 1) / n * sum((value - estimate) ** 2 for value in left_out))
-    half, variance = 0.0, sum(variances)
-    if variance > 0:
-        freedom = variance**2 / sum(v**2 / (n - 1) for v, n in zip(variances, n_networks, strict=True))
-        half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
-    return Interval(estimate, estimate - half, estimate + half)
+            raise ValueError(f"{argument}: expected finite numbers, got {finding}")
+        without.append(left_out)
+    half = _half_width(estimate, without, level) * unit
+    found = Interval(estimate * unit, estimate * unit - half, estimate * unit + half)
+    if not np.isfinite([found.low, found.high]).all():
+        width = f"{found.estimate} plus or minus {half}"
+        raise ValueError(f"{argument}: expected numbers whose interval float64 can hold, got {width}")
+    return found
+
+
+def _half_width(estimate: float, without: Sequence[Sequence[float]], level: float) -> float:
+    """Half the interval, from the numbers without each network of each group."""
+    unit = _power([estimate, *chain(*without)])
+    apart = [[value / unit - estimate / unit for value in left_out] for left_out in without]
+    power = _power(chain(*apart))
+    variances = [(len(d) - 1) / len(d) * sum((value / power) ** 2 for value in d) for d in apart]
+    variance = sum(variances)
+    if variance == 0:
+        return 0.0
+    freedom = variance**2 / sum(v**2 / (len(d) - 1) for v, d in zip(variances, apart, strict=True))
+    above, below = (1 + level) / 2, (1 - level) / 2
+    times = stdtrit(freedom, above) if above < 1 else -stdtrit(freedom, below)  # the same, where one rounds to 1
+    return float(times) * math.sqrt(variance) * power * unit
+
+
+def _power(numbers: Iterable[float]) -> float:
+    """A power of two near the largest of the numbers; 1 where even the squares of their squares are ordinary."""
+    largest = max(map(abs, numbers))
+    return 1.0 if largest == 0 or 1e-60 < largest < 1e60 else 2.0 ** (math.frexp(largest)[1] - 1)
 
 
 def _between_networks(values: Tensor | np.ndarray) -> np.ndarray:
     """Real numbers in float64; None, as it may stand on the diagonal, becomes NaN."""
     read = tensor_of(values, lists=True)
     if read is None and not isinstance(values, Tensor) and not np.ma.is_masked(values):
-        with suppress(TypeError, ValueError):
+        with suppress(Exception):
             read = tensor_of([[math.nan if value is None else value for value in row] for row in values], lists=True)
     if read is None or read.is_complex() or read.dtype == torch.bool:
         raise ValueError(f"values: expected real numbers (nets, nets), got {form_of(values)}")
     return read.detach().cpu().double().numpy()
 
 
-def _beside(observed: Tensor, null: Tensor) -> Chance:
-    """The observed value beside its null (n_shuffles, ...)."""
-    low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device), dim=0)
-    reached = null >= observed - _TIES * observed.abs()
+def _beside(observed: Tensor, shuffled: Sequence[Tensor]) -> Chance:
+    """The observed value beside those of the shuffles, all of the types that the similarity returned."""
+    ties = max(map(_ties, {value.dtype for value in (observed, *shuffled)}))
+    observed, null = observed.double(), torch.stack([value.double() for value in shuffled])
+    reached = null >= observed - ties * observed.abs()
     p_value = (1 + reached.sum(0)).double() / (1 + len(null))
-    return Chance(observed, null, null.mean(0), low, high, p_value)
+    power, most = power_of_two(null.abs().amax(0)), torch.finfo(torch.float64).max
+    null_near_one = null / power  # sums and differences of the largest numbers overflow
+    ends = [(end * power).clamp(-most, most) for end in (null_near_one.mean(0), *_percentiles(null_near_one))]
+    return Chance(observed, null, *ends, p_value)
+
+
+def _percentiles(null: Tensor) -> Tensor:
+    """The 2.5 and 97.5 percentiles (2, ...) of numbers (n_shuffles, ...), some columns at a time: torch has a limit."""
+    shares = torch.tensor([0.025, 0.975], dtype=torch.float64, device=null.device)
+    columns = null.reshape(len(null), -1).split(max(1, _MOST_SORTED // len(null)), 1)
+    found = [torch.quantile(part, shares, dim=0) for part in columns]
+    return torch.cat(found, 1).reshape(2, *null.shape[1:])
+
+
+def _ties(dtype: torch.dtype) -> float:
+    """The share of a value of that type that is rounding; halves are summed in float32, and rounded once."""
+    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+    return max(_TIES * min(eps, torch.finfo(torch.float32).eps), 2 * eps)
 
 
 def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) -> Tensor:
-    """The number or vector in float64; nothing reaches NaN, which would have the smallest of p values."""
+    """The number or vector, in its own type; nothing reaches NaN, which would have the smallest of p values."""
     read = tensor_of(value, lists=True)
     if read is None or read.is_complex():
         raise ValueError(f"{argument}: expected a function that returns a number or a vector, got {came(value)}")
-    read = (read.cpu() if read.device.type == "mps" else read).detach().double()
+    read = (read.cpu() if read.device.type == "mps" else read).detach()
+    if read.numel() == 0:
+        raise ValueError(f"{argument}: expected a function that returns at least one number, got none")
     if not read.isfinite().all():
         raise ValueError(f"{argument}: expected finite numbers, got NaN or infinity")
     if like is not None and read.shape != like.shape:
@@ -260,7 +326,8 @@ def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) ->
 
 def _number(value: Tensor | float) -> float:
     """What a statistic of networks returned."""
-    with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+    with suppress(Exception):
+        value = value.item() if isinstance(value, (Tensor, np.ndarray)) else value  # float would warn of some
         if not isinstance(value, (str, bytes)):
             return float(value)
     raise ValueError(f"statistic: expected a function that returns a number, got {came(value)}")
@@ -268,8 +335,7 @@ def _number(value: Tensor | float) -> float:
 
 def _checked_groups(groups: Sequence[Tensor]) -> list[Tensor]:
     """The groups as tensors that can be pooled."""
-    if not isinstance(groups, Iterable) or isinstance(groups, (str, bytes, Mapping)):
-        raise ValueError(f"groups: expected at least two tensors of members, got {came(groups)}")
+    groups = as_list(groups, "groups", "at least two tensors of members")
     read = [tensor_of(group, lists=True) for group in groups]
     for group, found in zip(groups, read, strict=True):
         if found is None or found.ndim == 0:

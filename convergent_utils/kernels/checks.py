@@ -15,7 +15,7 @@ from torch.masked import MaskedTensor
 
 _LONGEST = 150  # characters of what another said, or of what came, within a sentence
 _LONGEST_SENTENCE = 300
-_ANY_ERROR = (TypeError, ValueError, RuntimeError, BufferError, AttributeError, LookupError, ArithmeticError)
+_LONGEST_NUMBER = 1024  # bits of a whole number that is written out
 
 
 def as_activations(value: Tensor | np.ndarray, name: str) -> Tensor:
@@ -59,10 +59,10 @@ def tensor_of(value: object, *, lists: bool = False) -> Tensor | None:
 
 def _exported(value: object, lists: bool) -> Tensor | np.ndarray | None:
     """What an array of another library gives out, on its device where it can; with `lists` lists of numbers, too."""
-    with suppress(*_ANY_ERROR):
+    with suppress(Exception):
         if hasattr(value, "__dlpack__"):
             return torch.from_dlpack(value)
-    with suppress(*_ANY_ERROR):
+    with suppress(Exception):
         if hasattr(value, "__array__") or (lists and isinstance(value, (numbers.Number, list, tuple, range))):
             return np.asanyarray(value)
     return None
@@ -131,7 +131,7 @@ def is_count(value: object) -> bool:
 
 def is_number(value: object) -> bool:
     """Whether it is a finite real number, of Python or of NumPy, that a float can hold."""
-    with suppress(OverflowError):
+    with suppress(Exception):
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     return False
 
@@ -139,7 +139,7 @@ def is_number(value: object) -> bool:
 def as_number(value: object, name: str, what: str, within: Callable[[float], bool]) -> float:
     """A finite number of Python or NumPy, or a tensor of one, as Python has it."""
     plain = _plain(value)
-    if not is_number(plain) or not within(plain):
+    if not is_number(plain) or not within(float(plain)):  # as a float: a fraction may be smaller than any
         raise ValueError(f"{name}: expected {what}, got {came(value)}")
     return float(plain)
 
@@ -168,18 +168,45 @@ def as_share(value: object, name: str, what: str = "shares of training from 0 to
     return value
 
 
-def require_named(value: object, name: str, what: str) -> None:
-    """It is a mapping whose keys are text."""
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f"{name}: expected {what} by name, got {came(value)}")
+def require_named(value: object, name: str, what: str) -> dict[str, object]:
+    """The entries of a mapping whose keys are text."""
+    with suppress(Exception):
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return dict(value.items())
+    raise ValueError(f"{name}: expected {what} by name, got {came(value)}")
 
 
-def require_fields(result: object, **axes: int) -> None:
-    """Each of the fields is a dense tensor with so many axes: results can also be made by hand."""
-    for name, n_axes in axes.items():
-        value = getattr(result, name)
-        if not isinstance(value, Tensor) or not has_rows(value) or value.ndim != n_axes:
-            raise ValueError(f"{name}: expected a tensor with {n_axes} axes, got {form_of(value)}")
+def as_list(value: object, name: str, what: str) -> list[object]:
+    """What is in a list, tuple or other iterable, but for text and mappings."""
+    with suppress(Exception):
+        if not isinstance(value, (str, bytes, Mapping)):
+            return list(value)
+    raise ValueError(f"{name}: expected {what}, got {came(value)}")
+
+
+def require_fields(result: object, *, whole: tuple[str, ...] = (), **axes: str) -> None:
+    """Each of the fields is a dense tensor, finite and float64 or of whole numbers: results can also be made by hand.
+
+    Letters name its axes; the same letter stands for the same length in all.
+    """
+    sizes, values = {}, {name: getattr(result, name) for name in axes}
+    for name, letters in axes.items():
+        value = values[name]
+        if not isinstance(value, Tensor) or not has_rows(value) or value.ndim != len(letters):
+            raise ValueError(f"{name}: expected a tensor with {len(letters)} axes, got {form_of(value)}")
+        expected = tuple(sizes.setdefault(letter, size) for letter, size in zip(letters, value.shape, strict=True))
+        dtype = torch.int64 if name in whole else torch.float64
+        if value.shape != expected or value.dtype != dtype:
+            raise ValueError(f"{name}: expected {expected} {dtype}, got {form_of(value)}")
+        first = next(iter(values.values()))
+        if value.device != first.device:
+            raise ValueError(f"{name}: expected a tensor on {first.device} as the others, got it on {value.device}")
+    if any(isinstance(value, FakeTensor) for value in values.values()):
+        return
+    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # one wait for a device
+    for name, is_finite in zip(values, finite, strict=True):
+        if not is_finite:
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def listed(value: object) -> list | None:
@@ -258,7 +285,9 @@ def form_of(value: object) -> str:
 
 def came(value: object, most: int = _LONGEST) -> str:
     """What came, as it is written, in one short line; of tensors and arrays the form."""
-    with suppress(*_ANY_ERROR):
+    if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        return f"a whole number of {value.bit_length()} bits"  # Python refuses to write the longest
+    with suppress(Exception):
         return form_of(value) if isinstance(value, (Tensor, np.ndarray)) else in_one_line(repr(value), most)
     return type(value).__name__
 

@@ -26,10 +26,12 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .cca import cca
 from .checks import (
     as_count,
+    as_floats,
     as_number,
     as_seed,
     as_whole,
@@ -63,7 +65,7 @@ class SpectralEmbedding:
     degree: Tensor
 
     def __post_init__(self):
-        require_fields(self, vectors=2, eigenvalues=1, degree=1)
+        require_fields(self, vectors="uc", eigenvalues="c", degree="u")
 
     @property
     def isolated(self) -> Tensor:
@@ -102,8 +104,17 @@ class MergeTree:
     n_units: int
 
     def __post_init__(self):
-        require_fields(self, merges=2, units=1)
-        as_count(self.n_units, "n_units")
+        require_fields(self, whole=("units",), merges="mc", units="u")
+        n_units = as_count(self.n_units, "n_units", at_most=_MOST_CLUSTERS)
+        if isinstance(self.units, FakeTensor):
+            return
+        if ((self.units < 0) | (self.units >= n_units)).any() or len(self.units.unique()) != len(self.units):
+            raise ValueError(f"units: expected different ones from 0 to {n_units - 1}, got {came(self.units.tolist())}")
+        merges = self.merges.cpu().numpy()
+        if merges.shape != (len(self.units) - 1, 4) or (len(merges) and not hierarchy.is_valid_linkage(merges)):
+            raise ValueError(
+                f"merges: expected a linkage matrix of {len(self.units)} leaves, got {form_of(self.merges)}"
+            )
 
     @property
     def leaf_order(self) -> Tensor:
@@ -165,7 +176,7 @@ def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
         are predicted by nothing, have zeros.
 
     Raises:
-        ValueError: more than one penalty, or maps of other numbers of units than the way back.
+        ValueError: more than one penalty, maps of other numbers of units than the way back, NaN or infinity.
 
     There is **no link within a net**, so even structureless maps give trees whose smallest merges mostly cross the
     nets: chance is this affinity on structureless maps, not 1/2. `correlation_affinity` and `subspace_affinity` have
@@ -179,10 +190,11 @@ def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
             )
         if len(path.coefficients) != 1:
             raise ValueError(f"{name}: expected maps for one penalty, got {len(path.coefficients)} penalties")
+        as_floats(path.coefficients, name, "maps of floating-point coefficients")
     forward, back = a_to_b.coefficients[0].abs(), b_to_a.coefficients[0].abs().T
     if forward.shape != back.shape:
         raise ValueError(f"b_to_a: expected maps of units {tuple(forward.T.shape)}, got {tuple(back.T.shape)}")
-    links = (forward + back.to(forward.device)) / 2
+    links = forward.double() / 2 + back.to(forward.device).double() / 2
     within_a, within_b = (links.new_zeros(n, n) for n in links.shape)
     return _joined(within_a, links, within_b)
 
@@ -300,6 +312,8 @@ def hierarchical_clustering(embedding: SpectralEmbedding, *, linkage: str = "ave
         hint = "did you mean spectral_embedding(affinity, n)?"
         raise ValueError(f"embedding: expected a SpectralEmbedding, got {came(embedding)}; {hint}")
     units = _by_degree(embedding.degree)
+    if len(units) < 2:
+        raise ValueError(f"embedding: expected at least 2 units with links, got {len(units)}")
     if (embedding.eigenvalues == 0).all():
         asked = "hierarchical_clustering: expected more components than the graph has parts"
         warnings.warn(f"{asked}; units of one part share a place and their merges say nothing", stacklevel=2)

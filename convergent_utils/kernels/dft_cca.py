@@ -101,14 +101,19 @@ def _as_maps(value: Tensor, name: str) -> Tensor:
     rows = as_activations(read.reshape(-1, shape[3]), name)
     resolution = torch.finfo(rows.dtype).eps
     rows = (rows.cpu() if rows.device.type == "mps" else rows).double()
-    rows = rows / power_of_two(torch.maximum(rows.amax(), -rows.amin()))
+    size = power_of_two(torch.maximum(rows.amax(0), -rows.amin(0)))  # of each channel, so that no sum overflows
+    rows = rows / size
     mean = rows.mean(0)
     require_finite_units(mean, name)
     rows = rows - mean
-    # the mean of equal numbers need not be that number: what varies is told by the variance and the range
-    square, least = rows.var(0, correction=0), resolution * mean.abs()
-    require_held((square >= torch.finfo(square.dtype).tiny) | (rows.amax(0) - rows.amin(0) <= least), name)
-    return (rows * (square.sqrt() > least)).reshape(shape)
+    high, low, variance = rows.amax(0), rows.amin(0), rows.var(0, correction=0)
+    # the mean of equal numbers need not be that number: what varies is told by the variance
+    live = variance.sqrt() > resolution * mean.abs()
+    reach = torch.where(live, size * power_of_two(torch.maximum(high, -low)), 0.0)
+    to_common = torch.where(live, size / power_of_two(reach.amax()), 0.0)  # channels that never change have no say
+    require_held((variance * to_common * to_common >= torch.finfo(variance.dtype).tiny) | ~live, name)
+    rows = rows * to_common
+    return rows.reshape(shape)
 
 
 def _whitened(maps: Tensor, rank_tolerance: float) -> tuple[Tensor, Tensor, Tensor]:

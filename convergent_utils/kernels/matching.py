@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_live, as_score, require_fields
+from .checks import as_live, as_score, form_of, has_rows, require_fields
+from .precision import power_of_two
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,21 @@ class Match:
     score: Tensor
 
     def __post_init__(self):
-        require_fields(self, index=1, score=1)
+        require_fields(self, whole=("index",), index="a")
+        fits = isinstance(self.score, Tensor) and has_rows(self.score) and self.score.is_floating_point()
+        if not fits or self.score.shape != self.index.shape:
+            raise ValueError(f"score: expected floats, one for each index, got {form_of(self.score)}")
 
     @property
     def mean(self) -> Tensor:
         """Mean score of the matched units, a 0-d tensor; 0 where no unit is matched."""
-        matched = self.index >= 0
-        return self.score.sum() / matched.sum().clamp(min=1)
+        if not isinstance(self.score, FakeTensor) and not self.score.isfinite().all():
+            raise ValueError("score: expected finite scores, got NaN or infinity")
+        count, dtype = (self.index >= 0).sum().clamp(min=1), self.score.dtype
+        score = self.score.float() if dtype.itemsize < 4 else self.score  # a sum of halves soon leaves their range
+        power = power_of_two(score.abs().amax(), score.dtype) if len(score) else score.new_ones(())
+        mean, most = (score / power).sum() / count * power, torch.finfo(dtype).max
+        return mean.clamp(-most, most).to(dtype)
 
 
 def semi_matching(score: Tensor, *, live_a: Tensor | None = None, live_b: Tensor | None = None) -> Match:

@@ -28,6 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .checks import (
     as_activations,
+    as_list,
     came,
     form_of,
     has_rows,
@@ -41,6 +42,9 @@ from .checks import (
 from .precision import full_precision, ordinary_tensors, power_of_two
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
+_MOST_UNITS = 10**6  # have covariances of terabytes
+_MOST_LOOKED_AT = 256  # units of a net whose covariances are seen to be possible: for more it would take time
+_IMPOSSIBLE = 0.25  # of a product of deviations, by which no rounding moves a covariance
 _STATE_AXES = {"count": 0, "resolution": 0, "mean": 1, "comoment": 2}
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
@@ -104,10 +108,11 @@ class Moments:
     """
 
     def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
-        require_named(blocks, "blocks", "numbers of units")
+        blocks = require_named(blocks, "blocks", "numbers of units")
         for name, units in blocks.items():
-            if not is_count(units) or units < 1:
-                raise ValueError(f"blocks: expected a positive number of units for {came(name, 60)}, got {came(units)}")
+            if not is_count(units) or not 1 <= units <= _MOST_UNITS:
+                expected = f"expected 1 to {_MOST_UNITS} units for {came(name, 60)}"
+                raise ValueError(f"blocks: {expected}, got {came(units)}")
             if "|" in name:
                 raise ValueError(f"blocks: expected names without '|', got {came(name)}")
         self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
@@ -123,7 +128,7 @@ class Moments:
                 NaN or infinity, or squares above what float64 can hold (on the CPU at once and nothing is merged;
                 elsewhere when a pair is read, since looking would stall the device).
         """
-        require_named(rows, "rows", "activations")
+        rows = require_named(rows, "rows", "activations")
         for name in rows:
             require_known(name, self.blocks, "rows")
         batches = []
@@ -202,7 +207,7 @@ class Moments:
             ValueError: tensors that no state has, are missing or of another shape; unequal counts of blocks that come
                 together.
         """
-        require_named(tensors, "tensors", "tensors")
+        tensors = require_named(tensors, "tensors", "tensors")
         found: dict[str, dict[str, Tensor]] = {"count": {}, "resolution": {}, "mean": {}, "comoment": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
@@ -378,18 +383,39 @@ def as_pair(pair: object, *, on: torch.device | None = None) -> PairMoments:
     means, covariances = (pair.mean_a, pair.mean_b), (pair.cov_aa, pair.cov_ab, pair.cov_bb)
     total = torch.stack([value.sum() for value in (*means, *covariances)])
     least = torch.stack([pair.cov_aa.diagonal().amin(), pair.cov_bb.diagonal().amin()])
-    if not (total.isfinite().all() & (least >= 0).all()):
+    possible = _possible(pair)
+    if not (total.isfinite().all() & (least >= 0).all() & possible.all()):
         if not all(value.isfinite().all() for value in (*means, *covariances)):
             raise ValueError("pair: expected finite moments, got NaN or infinity")
         if not (least >= 0).all():
             raise ValueError(f"pair: expected variances of at least 0, got {float(least.min())}")
+        for name, is_possible in zip(("cov_aa", "cov_bb", "cov_ab"), possible.tolist(), strict=True):
+            if not is_possible:
+                symmetric = " and symmetric" if name != "cov_ab" else ""
+                raise ValueError(f"pair: expected {name} within the variances of its units{symmetric}, got another")
     return pair
+
+
+def _possible(pair: PairMoments) -> Tensor:
+    """Whether cov_aa, cov_bb and cov_ab (3,) can be covariances, rounding of any activations aside; a corner of each.
+
+    Those within a net are symmetric, and none is larger than the product of the deviations of its two units.
+    """
+    (a, b), few = (pair.cov_aa, pair.cov_bb), slice(_MOST_LOOKED_AT)
+    deviation_a, deviation_b = (covariance.diagonal()[few].sqrt() for covariance in (a, b))
+    found = []
+    for covariance, deviation in ((a, deviation_a), (b, deviation_b)):
+        part, most = covariance[few, few], deviation[:, None] * deviation
+        found += [((part - part.T).abs() <= _IMPOSSIBLE * most).all() & (part.abs() <= (1 + _IMPOSSIBLE) * most).all()]
+    most = deviation_a[:, None] * deviation_b
+    found += [(pair.cov_ab[few, few].abs() <= (1 + _IMPOSSIBLE) * most).all()]
+    return torch.stack(found)
 
 
 def _require_fitting(pair: PairMoments) -> None:
     """The fields are dense float64 tensors of shapes that belong together, on one device; counts are counts."""
-    if not is_count(pair.n_samples) or pair.n_samples < 2:
-        raise ValueError(f"pair: expected n_samples of at least 2, got {came(pair.n_samples)}")
+    if not is_count(pair.n_samples) or not 2 <= pair.n_samples < 2**63:
+        raise ValueError(f"pair: expected n_samples of at least 2 and at most 63 bits, got {came(pair.n_samples)}")
     if not is_number(pair.resolution) or not 0 < pair.resolution < 1:
         raise ValueError(f"pair: expected a resolution between 0 and 1, got {came(pair.resolution)}")
     widths = [value.shape[0] if isinstance(value, Tensor) and value.ndim else 0 for value in (pair.mean_a, pair.mean_b)]
@@ -484,9 +510,7 @@ def _ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None
     if pairs is None:
         return [(a, b) for a in names for b in names if a <= b]
     wanted = {(a, a) for a in names}
-    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
-        raise ValueError(f"pairs: expected pairs of names, got {came(pairs)}")
-    for pair in pairs:
+    for pair in as_list(pairs, "pairs", "pairs of names"):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(f"pairs: expected pairs of names, got {came(pair)}")
         a, b = pair

@@ -13,6 +13,7 @@ from .chance import rows_of_images
 from .checks import (
     as_activations,
     as_count,
+    as_list,
     as_number,
     as_seed,
     as_whole,
@@ -27,6 +28,7 @@ from .sparse_mapping import MappingPath, path_of, standardised
 
 _SCHEDULES = ("original", "constant")
 _STARTS = ("random", "zero")
+_MOST_STEPS = 10**9  # take weeks
 
 
 class SgdRun(NamedTuple):
@@ -189,7 +191,7 @@ def _scales(runs: Sequence[SgdRun], rate: float, halvings: int, like: Tensor) ->
 
 def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[SgdRun]:
     """The runs with the units of their losses filled in."""
-    runs = list(runs) if isinstance(runs, Iterable) and not isinstance(runs, SgdRun) else [runs]
+    runs = [runs] if isinstance(runs, SgdRun) else as_list(runs, "runs", "several SgdRun")
     if not runs:
         raise ValueError("runs: expected at least one, got none")
     filled = []
@@ -206,8 +208,9 @@ def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[SgdRun]:
 def _checked_steps(steps: int | Sequence[int]) -> list[int]:
     what = "a whole number or several in rising order"
     wanted = as_whole([steps] if is_count(steps) else steps, "steps", what=what).tolist()
-    if not wanted or wanted[0] < 0 or any(earlier >= later for earlier, later in pairwise(wanted)):
-        raise ValueError(f"steps: expected {what}, got {came(steps)}")
+    rising = all(earlier < later for earlier, later in pairwise(wanted))
+    if not wanted or wanted[0] < 0 or wanted[-1] > _MOST_STEPS or not rising:
+        raise ValueError(f"steps: expected {what}, from 0 to {_MOST_STEPS}, got {came(steps)}")
     return wanted
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .checks import (
     as_activations,
@@ -62,8 +63,9 @@ class MappingPath:
     scale_b: Tensor
 
     def __post_init__(self):
-        require_fields(self, penalties=1, coefficients=3, bias=2, r2=2, n_predictors=2)
-        require_fields(self, mean_a=1, mean_b=1, scale_a=1, scale_b=1)
+        units = {"mean_a": "a", "mean_b": "b", "scale_a": "a", "scale_b": "b"}
+        entries = {"penalties": "p", "coefficients": "pab", "bias": "pb", "r2": "pb", "n_predictors": "pb"}
+        require_fields(self, whole=("n_predictors",), **entries, **units)
 
     def r2_on(self, pair: PairMoments) -> Tensor:
         r"""R^2 on other data, from their moments: :math:`1 - E[(y - \hat y)^2] / \mathrm{Var}[y]` there.
@@ -76,7 +78,7 @@ class MappingPath:
             relies on units that fire rarely.
 
         Raises:
-            ValueError: other numbers of units.
+            ValueError: other numbers of units, moments of which float64 cannot hold the R^2.
         """
         pair = as_pair(pair, on=self.coefficients.device)
         if pair.cov_ab.shape != self.coefficients.shape[1:]:
@@ -91,7 +93,10 @@ class MappingPath:
             )
         variance = pair.cov_bb.diagonal()
         live = (variance > 0) & (self.scale_b > 0)
-        return torch.where(live, 1 - (error + missed.square()) / variance.where(variance > 0, 1.0), 0.0)
+        found = torch.where(live, 1 - (error + missed.square()) / variance.where(variance > 0, 1.0), 0.0)
+        if not isinstance(found, FakeTensor) and not found.isfinite().all():
+            raise ValueError("pair: expected moments near those of the fit, got some whose R^2 float64 cannot hold")
+        return found
 
     def predict(self, acts_a: Tensor) -> Tensor:
         """Predicted activations of net b.
@@ -104,7 +109,7 @@ class MappingPath:
 
         Raises:
             ValueError: another number of units, activations on another device, NaN or infinity; integer or complex
-                types.
+                types; activations whose predictions their precision cannot hold.
         """
         acts_a = as_activations(acts_a, "acts_a")
         if acts_a.shape[1] != self.coefficients.shape[1]:
@@ -114,7 +119,10 @@ class MappingPath:
         require_finite(acts_a, "acts_a")
         weights, offset = self._raw()
         with full_precision():
-            return (acts_a.double() @ weights + offset[:, None]).to(acts_a.dtype)
+            found = (acts_a.double() @ weights + offset[:, None]).to(acts_a.dtype)
+        if not isinstance(found, FakeTensor) and not found.isfinite().all():
+            raise ValueError(f"acts_a: expected activations whose predictions {acts_a.dtype} can hold, got larger ones")
+        return found
 
     def _raw(self) -> tuple[Tensor, Tensor]:
         """Weights and offsets in units of activation, (penalties, units_a, units_b) and (penalties, units_b)."""
