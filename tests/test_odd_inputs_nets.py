@@ -1,6 +1,7 @@
 """Odd inputs of data sets, networks, training, interventions and the store: right, or refused in one sentence."""
 
 import os
+import warnings
 from functools import cache
 
 import numpy as np
@@ -40,6 +41,44 @@ class Pixels(nn.Module):
 
     def forward(self, batch):
         return batch.flatten(1)[:, :10]
+
+
+class Says(nn.Module):
+    """A network that says `make(n)` of n images; it has a weight, so that it could be trained."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make, self.weight = make, nn.Parameter(torch.ones(1))
+
+    def forward(self, batch):
+        return self.make(len(batch))
+
+
+def one_more(large, dtype):
+    """Logits of which the third is larger than the others by one in `large`, which float32 rounds away."""
+    return Says(lambda n: torch.tensor([[large + (k == 2) for k in range(10)]] * n, dtype=dtype))
+
+
+def infinite(sign):
+    return Says(lambda n: torch.zeros(n, 10).index_fill(1, torch.tensor([2]), sign * float("inf")))
+
+
+def quantised(n):
+    with warnings.catch_warnings():  # torch says that it will have none some day
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.eye(10)[[2] * n], 0.5, 0, torch.qint8)
+
+
+NO_LOGITS = {
+    "complex": Says(lambda n: torch.zeros(n, 10, dtype=torch.complex64)),
+    "sparse": Says(lambda n: torch.zeros(n, 10).to_sparse()),
+    "meta": Says(lambda n: torch.zeros(n, 10, device="meta")),
+    "infinite": infinite(1),
+    "minus infinite": infinite(-1),
+    "too large": Says(lambda n: torch.full((n, 10), 2**64 - 1, dtype=torch.uint64)),
+    "no tensor": Says(lambda n: [0] * n),
+    "one axis": Says(torch.zeros),
+}
 
 
 def near(value, within=1e-6):
@@ -373,6 +412,46 @@ TRAINING = [
             data(),
         ),
         "network",
+    ),
+    *each("accuracy", "logits", with_values(NO_LOGITS, lambda v: cu.accuracy(v, data())), "network"),
+    *each("predict", "logits", with_values(NO_LOGITS, lambda v: cu.predict(v, data())), "network"),
+    Row(
+        "predict",
+        "logits beyond float32",
+        lambda: cu.predict(Says(lambda n: torch.full((n, 10), 1e300, dtype=torch.float64)), data()),
+        "network",
+    ),
+    *each(
+        "train",
+        "logits",
+        with_values(
+            {
+                "whole": Says(lambda n: torch.zeros(n, 10).long()),
+                "truths": Says(lambda n: torch.zeros(n, 10).bool()),
+                "complex": NO_LOGITS["complex"],
+            },
+            lambda v: cu.train(v, data(), cu.Recipe(batch=8), seed=0),
+        ),
+        "network",
+    ),
+    *each(
+        "accuracy",
+        "logits of",
+        with_values(
+            {
+                "float64": one_more(1e12, torch.float64),
+                "int64": one_more(2**40, torch.int64),
+                "uint64": one_more(2**40, torch.uint64),
+                "uint8": one_more(7, torch.uint8),
+                "bfloat16": one_more(7.0, torch.bfloat16),
+                "float8": Says(lambda n: torch.eye(10)[[2] * n].to(torch.float8_e5m2)),
+                "truths": Says(lambda n: torch.eye(10).bool()[[2] * n]),
+                "quantised": Says(quantised),
+                "float64 beyond float32": Says(lambda n: torch.eye(10).double()[[2] * n] * 1e300),
+            },
+            lambda v: cu.accuracy(v, data(labels=torch.full((20,), 2))),
+        ),
+        near(1.0),
     ),
     *each(
         "Trained",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..kernels.checks import as_count, as_seed, form_of, is_number
+from ..kernels.checks import as_count, as_seed, form_of, is_number, tensor_of
 from .datasets import Dataset, normalise
 from .modes import called, evaluating, in_one_line, input_like, require_module
 
@@ -176,6 +176,8 @@ def accuracy(network: nn.Module, dataset: Dataset) -> float:
 
     Raises:
         ValueError: no images; see `predict`; labels that the network has no output for.
+
+    Logits are compared in their own type: of float64 and whole numbers no digit is dropped.
     """
     return _share_right(network, dataset, "dataset")
 
@@ -193,21 +195,36 @@ def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor
         (n, classes) float32 logits on the CPU.
 
     Raises:
-        ValueError: no images, or images that the network cannot take; logits of another form, or NaN.
+        ValueError: no images, or images that the network cannot take; logits of another form, complex, NaN or
+            infinite, in float32, too.
     """
-    return _predicted(network, dataset, "dataset", as_count(batch, "batch"))
+    logits = _predicted(network, dataset, "dataset", as_count(batch, "batch")).float()
+    if not logits.isfinite().all():
+        raise ValueError(f"network: expected outputs within +-{torch.finfo(torch.float32).max:.2g}, got larger ones")
+    return logits
 
 
 def _predicted(network: nn.Module, dataset: Dataset, argument: str, batch: int = 250) -> Tensor:
+    """Finite logits (n, classes) on the CPU, at least float32, or int64: nothing is rounded."""
     require_module(network)
     _require_data(dataset, argument)
     like = input_like(network)
     with evaluating(network), torch.no_grad():
-        logits = [_logits(network, images, like, argument).cpu().float() for images in dataset.images.split(batch)]
+        logits = [_comparable(_logits(network, part, like, argument).cpu()) for part in dataset.images.split(batch)]
     found = torch.cat(logits)
-    if found.isnan().any():
-        raise ValueError("network: expected logits that are numbers, got NaN")
+    finite = found.isfinite()
+    if not finite.all():
+        raise ValueError(f"network: expected finite real outputs, got {float(found[~finite][0])}")
     return found
+
+
+def _comparable(logits: Tensor) -> Tensor:
+    """The same numbers in a type that torch compares on any device."""
+    if logits.is_floating_point():
+        return logits if logits.dtype == torch.float64 else logits.float()
+    if logits.dtype == torch.uint64 and (logits.long() < 0).any():
+        raise ValueError(f"network: expected whole outputs of at most {2**63 - 1}, got larger ones")
+    return logits.long()
 
 
 def _share_right(network: nn.Module, dataset: Dataset, argument: str) -> float:
@@ -217,9 +234,13 @@ def _share_right(network: nn.Module, dataset: Dataset, argument: str) -> float:
 
 
 def _logits(network: nn.Module, images: Tensor, like: Tensor, argument: str) -> Tensor:
-    logits = called(network, normalise(images).to(like), argument)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        raise ValueError(f"network: expected logits ({len(images)}, classes), got {form_of(logits)}")
+    """What the network says, real numbers (n, classes) in rows; quantised ones as the floats they stand for."""
+    found = called(network, normalise(images).to(like), argument)
+    logits = tensor_of(found.dequantize() if found.is_quantized else found) if isinstance(found, Tensor) else None
+    if logits is None or logits.ndim != 2 or len(logits) != len(images):
+        raise ValueError(f"network: expected logits ({len(images)}, classes), got {form_of(found)}")
+    if logits.is_complex():
+        raise ValueError(f"network: expected finite real outputs, got {logits.dtype}")
     return logits
 
 
@@ -298,6 +319,8 @@ def _step(
 ) -> Tensor:
     optimiser.zero_grad()
     logits = _logits(network, dataset.images[chosen], like, "dataset")
+    if not logits.is_floating_point():
+        raise ValueError(f"network: expected floating-point outputs to learn from, got {logits.dtype}")
     _require_labels(logits, dataset.labels, "dataset")
     loss = F.cross_entropy(logits, dataset.labels[chosen].to(like.device))
     if loss.requires_grad:  # else all that learned is frozen
@@ -315,7 +338,7 @@ def _loss(network: nn.Module, test: Dataset | None) -> float:
         return math.nan
     logits = _predicted(network, test, "test")
     _require_labels(logits, test.labels, "test")
-    return float(F.cross_entropy(logits, test.labels))
+    return float(F.cross_entropy(logits if logits.is_floating_point() else logits.double(), test.labels.cpu()))
 
 
 def _accuracy_or_nan(network: nn.Module, test: Dataset | None) -> float:
