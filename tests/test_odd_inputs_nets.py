@@ -81,6 +81,40 @@ NO_LOGITS = {
 }
 
 
+class Loud(cu.Network):
+    """A network of another class."""
+
+    def forward(self, batch):
+        return 2 * super().forward(batch)
+
+
+def altered(change):
+    """A narrow network that `change` has done something to."""
+    net = cu.build_network("alexnet-narrow", seed=1)
+    change(net)
+    return net
+
+
+ALTERED = {
+    "an activation": lambda net: net.conv1.__setitem__(1, nn.Tanh()),
+    "a pooling": lambda net: setattr(net, "pool1", nn.AvgPool2d(2)),
+    "a size of pooling": lambda net: setattr(net.pool1, "stride", 1),
+    "a module more": lambda net: net.add_module("softmax", nn.Softmax(1)),
+    "a module less": lambda net: net.__delattr__("pool2"),
+    "a hook": lambda net: net.conv1.register_forward_hook(lambda module, inputs, out: out + 1),
+    "a hook of its own": lambda net: net.register_forward_pre_hook(lambda module, inputs: None),
+    "a hook of gradients": lambda net: net.fc6.register_full_backward_hook(lambda module, a, b: None),
+    "a method": lambda net: setattr(net, "forward", lambda batch: batch),
+    "an attribute": lambda net: setattr(net, "note", np.arange(3)),
+    "its layers": lambda net: setattr(net, "layers", net.layers[::-1]),
+    "its class": lambda net: setattr(net, "__class__", Loud),
+    "its configuration": lambda net: setattr(net, "configuration", {}),
+    "another's configuration": lambda net: setattr(net, "configuration", {**net.configuration, "classes": 3}),
+    "a norm of weights": lambda net: nn.utils.parametrizations.weight_norm(net.fc6[0]),
+    "a weight": lambda net: setattr(net.fc8, "weight", nn.Parameter(torch.zeros(2, 64))),
+}
+
+
 def near(value, within=1e-6):
     return lambda found: abs(float(found) - float(value)) <= within
 
@@ -509,6 +543,43 @@ NETWORKS = [
         "network",
         with_values({**NO_NETWORKS, "another's": nn.Linear(2, 2)}, lambda v: cu.permuted_copy(v, seed=0)),
         "network",
+    ),
+    *each(
+        "permuted_copy",
+        "a network with another",
+        with_values(ALTERED, lambda v: cu.permuted_copy(altered(v), seed=0)),
+        "network",
+    ),
+    *each(
+        "with_units",
+        "a network with another",
+        with_values(ALTERED, lambda v: cu.with_units(altered(v), {}, width=1.0)),
+        "network",
+    ),
+    *each(
+        "truncated",
+        "a network with another",
+        with_values(
+            ALTERED, lambda v: cu.truncated(altered(v), "fc6", torch.eye(64).double(), torch.zeros(64).double())
+        ),
+        "network",
+    ),
+    *each("save", "a network with another", with_values(ALTERED, lambda v: cu.save([altered(v)], "/nowhere/x")), "obj"),
+    Row(
+        "permuted_copy",
+        "a hook that was taken off",
+        lambda: cu.permuted_copy(
+            altered(lambda net: net.register_full_backward_hook(lambda module, a, b: None).remove()), seed=0
+        )[0](cu.normalise(images())),
+        is_tensor(cu.permuted_copy(network(), seed=0)[0](cu.normalise(images()))),
+    ),
+    Row(
+        "permuted_copy",
+        "a frozen layer",
+        lambda: cu.permuted_copy(altered(lambda net: net.conv1.requires_grad_(False)), seed=0)[0],
+        lambda found: (
+            [p.requires_grad for p in found.conv1.parameters()] == [False] * 2 and found.fc8.weight.requires_grad
+        ),
     ),
     *each("permuted_copy", "seed", with_values(NO_NUMBERS, lambda v: cu.permuted_copy(network(), seed=v)), "seed"),
     *each(

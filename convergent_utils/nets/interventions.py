@@ -13,7 +13,7 @@ from torch.nn.utils import skip_init
 
 from ..kernels.checks import as_count, as_floats, form_of, has_rows, is_number, require_known
 from .modes import called, evaluating, in_one_line, input_like, require_hooks
-from .networks import Network, require_own, weighted
+from .networks import Network, require_as_built, weighted
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ROUNDING = 1e-5  # relative, of covariances in float32
@@ -139,11 +139,12 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
         The modules of `network` by the same names, copied; see `multiply_adds` for what is saved.
 
     Raises:
-        ValueError: another kind of network; a layer that is pooled, or the last one; other numbers of units.
+        ValueError: another kind of network, or one that was changed; a layer that is pooled, or the last one; other
+            numbers of units.
 
     Source: Raghu et al. 2017, compression by projection.
     """
-    require_own(network)
+    require_as_built(network)
     names = list(dict(network.named_children()))
     require_known(layer, names, "layer")
     following = names[min(names.index(layer) + 1, len(names) - 1)]

@@ -384,8 +384,10 @@ def _network(content: dict[str, object]) -> torch.nn.Module:
 
 
 def _require_as_built(network: torch.nn.Module) -> None:
-    """Its configuration says all of its structure."""
-    from .networks import build_network
+    """Its configuration says all of it but its weights."""
+    from .networks import change_of
 
-    if repr(build_network(**network.configuration)) != repr(network):
-        raise ValueError("obj: cannot save a Network whose modules were changed; save its state_dict instead")
+    changed = change_of(network)
+    if changed is not None:
+        remedy = "remove what was added, or save its state_dict instead"
+        raise ValueError(f"obj: cannot save a Network whose modules were changed ({changed}); {remedy}")
