@@ -686,6 +686,46 @@ INTERVENTIONS = [
         ),
         "schedule",
     ),
+    *each(
+        "training_cost",
+        "costs of",
+        with_values(  # conv1 learns half of the time: (10 * 1.5 + 20 * 2.5) / (10 * 2 + 20 * 3)
+            {
+                "int8": {"conv1": np.int8(50), "fc8": np.int8(100)},
+                "uint8": {"conv1": np.uint8(100), "fc8": np.uint8(200)},
+                "float16": {"conv1": np.float16(3e4), "fc8": np.float16(6e4)},
+                "near the largest float": {"conv1": 8e307, "fc8": 1.6e308},
+                "near the smallest": {"conv1": 5e-324, "fc8": 1e-323},
+                "many digits": {"conv1": 10**300, "fc8": 2 * 10**300},
+            },
+            lambda v: cu.training_cost(v, {"conv1": np.float16(0.5)}),
+        ),
+        near((10 * 1.5 + 20 * 2.5) / 80, 1e-12),
+    ),
+    *each(
+        "training_cost",
+        "forward of",
+        with_values(
+            {"400 digits": {"conv1": 10**400}, "5000 digits": {"conv1": 10**5000}, "5000 keys": {10**5000: "x"}},
+            lambda v: cu.training_cost(v, {}),
+        ),
+        "forward",
+    ),
+    *each(
+        "freezing",
+        "in training",
+        with_values({**NO_NUMBERS, "more": 1.5, "a share": None}, lambda v: cu.freezing({"fc6": 0.5})(network(), v)),
+        "share",
+    ),
+    *each(
+        "freezing", "in training of", with_values(NO_NETWORKS, lambda v: cu.freezing({"fc6": 0.5})(v, 0.1)), "network"
+    ),
+    Row(
+        "freezing",
+        "just before half by float16",
+        lambda: next(cu.freezing({"fc6": np.float16(0.5)})(net, 0.49999) or net for net in [altered(always)]),
+        lambda net: net.fc6[0].weight.requires_grad,
+    ),
     Row("training_cost", "nothing frozen", lambda: cu.training_cost(FORWARD, {}), near(1.0)),
     *each(
         "subspace_projection",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..kernels.checks import as_count, as_floats, form_of, has_rows, is_number, require_known
-from .modes import called, evaluating, in_one_line, input_like, require_hooks
+from ..kernels.checks import as_count, as_floats, as_share, came, form_of, has_rows, is_number, require_known
+from .modes import called, evaluating, in_one_line, input_like, require_hooks, require_module
 from .networks import Network, require_as_built, weighted
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -218,14 +219,16 @@ def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None
             below are frozen, too, no gradient is computed for them: that is what is saved.
 
     Raises:
-        ValueError: a share that is not from 0 to 1; in training, a layer that the network lacks.
+        ValueError: a share that is not from 0 to 1, here or in training; in training, a layer that the network lacks.
 
     Source: Raghu et al. 2017, freeze training, where layer i of L is frozen after i / L of training.
     """
-    _require_schedule(schedule)
+    schedule = _as_schedule(schedule)
 
     def freeze(network: nn.Module, share: float) -> None:
         """Freeze the layers whose time has come."""
+        require_module(network)
+        share = float(as_share(share, "share", "the share of training done, from 0 to 1"))
         for module, moment in zip(_submodules(network, schedule), schedule.values(), strict=True):
             if share >= moment:
                 module.requires_grad_(False)
@@ -246,8 +249,7 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
     A layer costs its multiply-adds once forward, once for the gradient of its weights while it learns, and once for
     the gradient of its inputs while anything below it learns. The time of the optimiser's own steps is left out.
     """
-    _require_costs(forward)
-    _require_schedule(schedule)
+    forward, schedule = _as_costs(forward), _as_schedule(schedule)
     for layer in schedule:
         require_known(layer, forward, "schedule")
     bottom, spent, whole = next(iter(forward)), 0.0, 0.0
@@ -260,25 +262,31 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
     return spent / whole
 
 
-def _require_schedule(schedule: Mapping[str, float]) -> None:
+def _as_schedule(schedule: Mapping[str, float]) -> dict[str, float]:
+    """Shares as floats of Python: NumPy's small types would round what they are compared with."""
     if not isinstance(schedule, Mapping):
         raise ValueError(f"schedule: expected shares of training by layer, got {type(schedule).__name__}")
     for layer, share in schedule.items():
         if not isinstance(layer, str) or not is_number(share) or not 0 <= share <= 1:
-            came = f"{in_one_line(repr(share), 80)} for {in_one_line(repr(layer), 80)}"
-            raise ValueError(f"schedule: expected shares of training from 0 to 1, got {came}")
+            said = f"{came(share, 80)} for {came(layer, 80)}"
+            raise ValueError(f"schedule: expected shares of training from 0 to 1, got {said}")
+    return {layer: float(share) for layer, share in schedule.items()}
 
 
-def _require_costs(forward: Mapping[str, int]) -> None:
+def _as_costs(forward: Mapping[str, int]) -> dict[str, float]:
+    """Costs as floats of Python that are at most 1, all divided by one power of two: no sum of them overflows."""
     if not isinstance(forward, Mapping) or not forward:
-        came = "none" if isinstance(forward, Mapping) else type(forward).__name__
-        raise ValueError(f"forward: expected at least one layer with its multiply-adds, got {came}")
+        said = "none" if isinstance(forward, Mapping) else type(forward).__name__
+        raise ValueError(f"forward: expected at least one layer with its multiply-adds, got {said}")
     for layer, cost in forward.items():
         if not is_number(cost) or cost < 0:
-            came = f"{in_one_line(repr(cost), 80)} for {in_one_line(repr(layer), 80)}"
-            raise ValueError(f"forward: expected finite multiply-adds of at least 0, got {came}")
-    if not any(forward.values()):
+            said = f"{came(cost, 80)} for {came(layer, 80)}"
+            raise ValueError(f"forward: expected finite multiply-adds of at least 0, got {said}")
+    costs = {layer: float(cost) for layer, cost in forward.items()}
+    if not any(costs.values()):
         raise ValueError("forward: expected some multiply-adds, got 0 in every layer")
+    exponent = math.frexp(max(costs.values()))[1]
+    return {layer: math.ldexp(cost, -exponent) for layer, cost in costs.items()}
 
 
 def _submodules(network: nn.Module, schedule: Mapping[str, float]) -> list[nn.Module]:
