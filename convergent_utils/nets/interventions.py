@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..kernels.checks import as_count, as_floats, as_share, came, form_of, has_rows, is_number, require_known
+from ..kernels.precision import power_of_two
 from .modes import called, evaluating, in_one_line, input_like, require_hooks, require_module
 from .networks import Network, require_as_built, weighted
 
@@ -44,15 +45,14 @@ def subspace_projection(directions: Tensor, *, covariance: Tensor | None = None)
     directions = as_floats(directions, "directions", "floating (units, k)")
     if directions.ndim != 2 or len(directions) == 0:
         raise ValueError(f"directions: expected floating (units, k), got {form_of(directions)}")
-    basis = _orthonormal(directions.double())
+    directions = directions.double()
     if covariance is None:
+        basis = _orthonormal(directions)
         return basis @ basis.T
-    covariance = _as_covariance(covariance, len(directions))
-    seen = basis.T @ covariance
-    inner = seen @ basis
-    if not inner.isfinite().all():
+    found = _explained(directions, _as_covariance(covariance, len(directions)).to(directions.device))
+    if not found.isfinite().all():
         raise ValueError("covariance: expected numbers whose products float64 can hold, got an infinite one")
-    return basis @ torch.linalg.pinv(inner, rtol=_RANK_TOLERANCE, hermitian=True) @ seen
+    return found
 
 
 def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
@@ -330,16 +330,96 @@ def _as_covariance(covariance: Tensor, units: int) -> Tensor:
         raise ValueError(f"covariance: expected ({units}, {units}) as in directions, got {tuple(covariance.shape)}")
     scale = covariance.abs().amax()
     unit = covariance / scale if scale > 0 else covariance
-    slack = _ROUNDING * torch.eye(units, dtype=torch.float64, device=unit.device)
-    if (unit - unit.T).abs().amax() > _ROUNDING or torch.linalg.cholesky_ex(unit + slack).info != 0:
+    if not _is_covariance(unit):
         raise ValueError("covariance: expected a symmetric matrix without negative variances, got another")
     return covariance
 
 
 def _orthonormal(directions: Tensor) -> Tensor:
-    """An orthonormal basis (units, rank) of the span of the directions."""
+    """An orthonormal basis (units, rank) of the span of the directions, whatever the length of each."""
+    directions, _ = _near_one(directions)
     left, singular, _ = torch.linalg.svd(directions, full_matrices=False)
-    return left[:, singular > _RANK_TOLERANCE * singular.amax()] if singular.numel() else left
+    return left[:, _that_count(singular)]
+
+
+def _explained(directions: Tensor, covariance: Tensor) -> Tensor:
+    """The projection in the space of samples, computed in units of like variance, whose scales it does not depend on.
+
+    The weights of units without variance, which nothing seen here decides, are as small as the span allows.
+    """
+    unit, spread = _standardised(covariance)
+    alive = (unit.diagonal() > 0)[:, None]
+    weights, _ = _near_one(directions)
+    seen, size = _near_one(weights * spread[:, None] * alive)
+    seen, turn = _apart(seen)
+    seen, shrunk = _near_one(seen)
+    weights = (weights / size) @ turn / shrunk
+    left, singular, right = torch.linalg.svd(seen, full_matrices=False)
+    left, right, singular = (part[_that_count(singular)] for part in (left.T, right, singular))
+    basis = left.T / spread[:, None]
+    if not alive.all():
+        basis = basis.where(alive, _unseen(weights * ~alive, right, singular))
+    of_all = left @ unit
+    noise = 8 * len(unit) * torch.finfo(torch.float64).eps  # of variances near 1
+    inverse = torch.linalg.pinv(of_all @ left.T, atol=noise, rtol=_RANK_TOLERANCE, hermitian=True)
+    return basis @ inverse @ of_all * spread
+
+
+def _apart(seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns turned so that each but the first leaves out the largest rows, beside which small ones would be lost.
+
+    And the turn (k, k). What rounding leaves of a row, where it has no part, is taken off.
+    """
+    length = torch.linalg.vector_norm(seen, dim=1)
+    order = length.argsort(descending=True)
+    turn, turned = torch.linalg.qr(seen[order].T, mode="complete")
+    turned = turned.T[order.argsort()]
+    return turned.where(turned.abs() > _RANK_TOLERANCE * length[:, None], 0.0), turn
+
+
+def _unseen(weights: Tensor, right: Tensor, singular: Tensor) -> Tensor:
+    """The weights (units, rank) of units without variance in what is kept, less what directions of them alone give."""
+    found = weights @ (right.T / singular)
+    alone = weights - weights @ right.T @ right
+    within = torch.linalg.pinv(alone, atol=_RANK_TOLERANCE * float(weights.abs().amax()))
+    return found - alone @ (within @ found)
+
+
+def _standardised(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The covariance of units brought to variances near 1 by powers of two, and these (units,); units without are 0.
+
+    Where what came is not symmetric or has negative variances on that scale, it is of rounded numbers, and variances
+    below what float32 resolves beside the largest are not magnified.
+    """
+    variances = covariance.diagonal().clamp(min=0)
+    alive = (variances > 0).double()
+    for least in (0.0, float(_ROUNDING * variances.amax())):
+        spread = power_of_two(variances.clamp(min=least).sqrt())
+        unit = covariance / spread[:, None] / spread * alive[:, None] * alive
+        if _is_covariance(unit):
+            break
+    return (unit + unit.T) / 2, spread
+
+
+def _near_one(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns brought near 1 by powers of two, and these; twice, since the power for the smallest numbers is none."""
+    size = torch.ones_like(columns[0])
+    for _ in range(2):
+        power = power_of_two(columns.abs().amax(0))
+        columns, size = columns / power, size * power
+    return columns, size
+
+
+def _that_count(singular: Tensor) -> Tensor:
+    """Which singular values are not zero but for rounding."""
+    return singular > _RANK_TOLERANCE * singular.amax() if singular.numel() else singular > 0
+
+
+def _is_covariance(unit: Tensor) -> bool:
+    """Whether a matrix of numbers near 1 is symmetric and nowhere negative, but for rounding in float32."""
+    slack = _ROUNDING * torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    symmetric = (unit - unit.T).abs().amax() <= _ROUNDING
+    return bool(symmetric and torch.linalg.cholesky_ex(unit + slack).info == 0)
 
 
 def _chain(module: nn.Module) -> list[nn.Module]:
