@@ -115,6 +115,37 @@ ALTERED = {
 }
 
 
+class Scaled(nn.Module):
+    """A network whose outputs are `factor` times those of a line."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor, self.line = factor, flat()
+
+    def forward(self, batch):
+        return self.factor * self.line(batch)
+
+
+def halved(share):
+    """Weights trained at a constant share of the rate."""
+    return cu.train(flat(), data(), cu.Recipe(epochs=1, batch=8), seed=0, rate=lambda _: share).at(1.0)[1].weight
+
+
+def spoil(net, share):
+    with torch.no_grad():
+        net[1].weight[0, 0] = float("nan") if share > 0.5 else 0.0
+
+
+def history():
+    return cu.History(torch.zeros(1), torch.zeros(1))
+
+
+def masked(mask):
+    with warnings.catch_warnings():  # torch says that they are new
+        warnings.simplefilter("ignore")
+        return torch.masked.masked_tensor(torch.ones(len(mask)), torch.tensor(mask))
+
+
 def near(value, within=1e-6):
     return lambda found: abs(float(found) - float(value)) <= within
 
@@ -277,6 +308,124 @@ TRAINING = [
         "rate",
     ),
     Row("Recipe", "numbers of NumPy", lambda: cu.Recipe(batch=np.int32(4), rate=np.float32(0.5)), always),
+    *each(
+        "Recipe",
+        "numbers of",
+        with_values(
+            {
+                "tensors": (torch.tensor(8), torch.tensor(0.5)),
+                "float16": (np.int8(8), np.float16(0.5)),
+                "arrays": (np.array(8), np.array(0.5)),
+            },
+            lambda v: cu.Recipe(batch=v[0], epochs=v[1], rate=v[1]),
+        ),
+        lambda found: (
+            found == cu.Recipe(batch=8, epochs=0.5, rate=0.5) and {type(found.batch), type(found.rate)} == {int, float}
+        ),
+    ),
+    Row("Recipe", "whole epochs stay whole", lambda: repr(cu.Recipe(epochs=np.int64(3)).epochs), lambda v: v == "3"),
+    *each(
+        "train",
+        "with a recipe of",
+        with_values(
+            {"tensors": (torch.tensor(8), torch.tensor(1e-3)), "float16": (np.int8(8), np.float16(1e-3))},
+            lambda v: cu.train(flat(), data(), cu.Recipe(epochs=1, batch=v[0], rate=v[1]), seed=0).checkpoints,
+        ),
+        always,
+    ),
+    *each(
+        "train",
+        "a rate of",
+        with_values({"float16": np.float16(0.5), "a tensor": torch.tensor(0.5)}, lambda v: halved(v)),
+        lambda found: torch.equal(found, halved(0.5)),
+    ),
+    Row(
+        "train",
+        "a rate that diverges",
+        lambda: cu.train(flat(), data(), cu.Recipe(batch=4), seed=0, rate=lambda share: 1e300),
+        "rate",
+    ),
+    Row(
+        "train",
+        "steps beyond half precision",
+        lambda: cu.train(flat(torch.float16), data(), cu.Recipe(batch=4, rate=1e7), seed=0),
+        "recipe",
+    ),
+    Row(
+        "train",
+        "an intervention that spoils weights",
+        lambda: cu.train(flat(), data(), cu.Recipe(batch=4), seed=0, intervene=spoil),
+        "intervene",
+    ),
+    Row(
+        "train",
+        "an intervention beside what diverges",
+        lambda: cu.train(
+            flat(),
+            data(),
+            cu.Recipe(epochs=9, batch=4, rate=1e9, weight_decay=1e9),
+            seed=0,
+            intervene=lambda net, share: None,
+        ),
+        "recipe",
+    ),
+    Row(
+        "train",
+        "that diverges while it is tested",
+        lambda: cu.train(
+            flat(), data(), cu.Recipe(epochs=5, batch=20, rate=1e9, weight_decay=1e6), seed=0, test=data()
+        ),
+        "recipe",
+    ),
+    Row(
+        "train",
+        "outputs that are infinite before",
+        lambda: cu.train(Scaled(float("inf")), data(), cu.Recipe(batch=4), seed=0),
+        "network",
+    ),
+    *each(
+        "Trained",
+        "network",
+        with_values(NO_NETWORKS, lambda v: cu.Trained(v, history(), {})),
+        "network",
+    ),
+    *each("Trained", "history", with_values(NO_NUMBERS, lambda v: cu.Trained(flat(), v, {})), "history"),
+    *each(
+        "Trained",
+        "checkpoints",
+        with_values(
+            {**NO_NUMBERS, "words": {"half": {}}, "no weights": {0.0: 3}, "no tensors": {0.0: {"x": 3}}},
+            lambda v: cu.Trained(flat(), history(), v),
+        ),
+        "checkpoints",
+    ),
+    Row(
+        "Trained",
+        "checkpoints of another network",
+        lambda: cu.Trained(flat(), history(), {0.5: {"x": torch.zeros(2)}}).at(0.5),
+        "checkpoints",
+    ),
+    Row("Trained", "no checkpoints", lambda: cu.Trained(flat(), history(), {}).at(10**5000), "share"),
+    *each(
+        "History",
+        "test_accuracy",
+        with_values(
+            {
+                **NO_NUMBERS,
+                "masked": masked([True, False]),
+                "sparse": torch.zeros(2).to_sparse(),
+                "complex": torch.zeros(2, dtype=torch.complex64),
+            },
+            lambda v: cu.History(torch.zeros(2), v),
+        ),
+        "test_accuracy",
+    ),
+    Row(
+        "History",
+        "a mask that hides nothing",
+        lambda: cu.History(masked([True, True]), torch.zeros(2)).loss,
+        is_tensor(torch.ones(2)),
+    ),
     *each("predict", "network", with_values(NO_NETWORKS, lambda v: cu.predict(v, data())), "network"),
     *each("accuracy", "network", with_values(NO_NETWORKS, lambda v: cu.accuracy(v, data())), "network"),
     *each(
@@ -766,7 +915,12 @@ INTERVENTIONS = [
         "project",
         "acts",
         with_values(
-            {**NO_NUMBERS, "whole numbers": torch.ones(3, 4).long(), "of NaN": torch.full((3, 4), float("nan"))},
+            {
+                **NO_NUMBERS,
+                "whole numbers": torch.ones(3, 4).long(),
+                "of NaN": torch.full((3, 4), float("nan")),
+                "masked": masked([True, False, True, True])[None],
+            },
             lambda v: cu.project(v, EYE, torch.zeros(4).double()),
         ),
         "acts",
@@ -844,6 +998,7 @@ ODD_OBJECTS = {
     "sparse": torch.eye(3).to_sparse(),
     "quantised": torch.quantize_per_tensor(torch.rand(3), 0.1, 0, torch.qint8),
     "meta": torch.zeros(3, device="meta"),
+    "masked": masked([True, False]),
     "a function": len,
     "a module": nn.Linear(2, 2),
     "a huge number": 10**5000,
@@ -857,6 +1012,11 @@ ODD_OBJECTS = {
 def test_what_cannot_be_saved_is_refused(tmp_path, value):
     judge(Row("save", "object", lambda: cu.save({"found": [value]}, tmp_path / "x"), "obj"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mask_that_hides_nothing_is_passed_over_in_saving(tmp_path):
+    cu.save(masked([True, True]), tmp_path / "x")
+    assert torch.equal(cu.load(tmp_path / "x"), torch.ones(2))
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.int64(3), np.bool_(True), (None, "x", 1.5)], ids=str)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..kernels.checks import as_count, as_floats, as_share, came, form_of, has_rows, is_number, require_known
+from ..kernels.checks import as_count, as_floats, as_share, came, form_of, is_number, require_known, tensor_of
 from ..kernels.precision import power_of_two
 from .modes import called, evaluating, in_one_line, input_like, require_hooks, require_module
 from .networks import Network, require_as_built, weighted
@@ -69,7 +69,7 @@ def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
     Raises:
         ValueError: activations that are not floating or not finite, other numbers of units.
     """
-    _require_acts(acts)
+    acts = _as_acts(acts)
     moved = _moved(acts, *_as_map(matrix, mean))
     if not moved.isfinite().all():
         raise ValueError(f"acts: expected finite numbers that {acts.dtype} holds once projected, got NaN or infinity")
@@ -99,8 +99,7 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
 
     def move(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         """What is left of the layer's output."""
-        _require_acts(output, "layer")
-        return _moved(output, *moves)
+        return _moved(_as_acts(output, "layer"), *moves)
 
     hook = modules[layer].register_forward_hook(move)
     try:
@@ -296,11 +295,13 @@ def _submodules(network: nn.Module, schedule: Mapping[str, float]) -> list[nn.Mo
         raise ValueError(f"schedule: expected layers of the network: {in_one_line(error)}") from error
 
 
-def _require_acts(acts: Tensor, argument: str = "acts") -> None:
-    fits = isinstance(acts, Tensor) and has_rows(acts) and acts.is_floating_point() and acts.ndim in (2, 3, 4)
-    if not fits:
+def _as_acts(acts: Tensor, argument: str = "acts") -> Tensor:
+    """Floating activations, dense and without a mask."""
+    read = tensor_of(acts) if isinstance(acts, Tensor) else None
+    if read is None or not read.is_floating_point() or read.ndim not in (2, 3, 4):
         forms = "(samples, units), (n, tokens, units) or (n, units, height, width)"
         raise ValueError(f"{argument}: expected floating activations {forms}, got {form_of(acts)}")
+    return read
 
 
 def _as_map(matrix: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,9 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
-from ..kernels.checks import form_of, has_rows, require_known
+from ..kernels.checks import form_of, has_rows, require_known, tensor_of
 from .checksums import checksum
 from .modes import in_one_line, shown
 
@@ -329,10 +330,11 @@ def _encode(value: object, tensors: dict[str, Tensor]) -> object:
     if isinstance(value, np.generic) and isinstance(value.item(), (bool, int, float, str)):
         return value.item()
     if isinstance(value, Tensor):
-        if not has_rows(value):
+        shown_whole = tensor_of(value) if isinstance(value, MaskedTensor) else value
+        if shown_whole is None or not has_rows(value):
             raise ValueError(f"obj: cannot save {form_of(value)}; save a dense tensor of its values instead")
         key = f"{len(tensors):06d}"
-        dense = value.detach().resolve_conj().resolve_neg().cpu()
+        dense = shown_whole.detach().resolve_conj().resolve_neg().cpu()
         tensors[key] = dense.clone(memory_format=torch.contiguous_format)
         return {"tensor": key}
     if type(value) in (list, tuple):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..kernels.checks import as_count, as_seed, form_of, is_number, tensor_of
+from ..kernels.checks import as_count, as_number, as_seed, came, form_of, is_count, is_number, require_named, tensor_of
 from .datasets import Dataset, normalise
 from .modes import called, evaluating, in_one_line, input_like, require_module
 
@@ -42,12 +43,14 @@ class Recipe:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        as_count(self.batch, "batch")
+        object.__setattr__(self, "batch", as_count(self.batch, "batch"))
         for argument in ("epochs", "rate", "weight_decay"):
             value = getattr(self, argument)
-            if not is_number(value) or not 0 <= value <= _MOST:
-                came = in_one_line(repr(value))
-                raise ValueError(f"{argument}: expected a number from 0 to {_MOST:g}, got {came}")
+            number = as_number(
+                value, argument, f"a number from 0 to {_MOST:g}", lambda number: 0 <= float(number) <= _MOST
+            )
+            # Python's numbers in all arithmetic; a whole number stays one, by which results are found again
+            object.__setattr__(self, argument, int(value) if is_count(value) else number)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,11 @@ class History:
     def __post_init__(self) -> None:
         for argument in ("loss", "test_accuracy"):
             value = getattr(self, argument)
-            if not isinstance(value, Tensor) or value.ndim != 1 or len(value) != len(self.loss):
+            read = tensor_of(value) if isinstance(value, Tensor) else None
+            real = read is not None and read.ndim == 1 and not read.is_complex()
+            if not real or (argument != "loss" and len(read) != len(self.loss)):
                 raise ValueError(f"{argument}: expected a curve (epochs + 1,), as long as loss, got {form_of(value)}")
+            object.__setattr__(self, argument, read)
 
 
 @dataclass(frozen=True)
@@ -77,23 +83,40 @@ class Trained:
         network: in eval mode.
         history: learning curves.
         checkpoints: weights by share of training done: 0, .35, .75 and 1.
+
+    Raises:
+        ValueError: an attribute of another kind.
     """
 
     network: nn.Module
     history: History
     checkpoints: dict[float, dict[str, Tensor]]
 
+    def __post_init__(self) -> None:
+        require_module(self.network)
+        if not isinstance(self.history, History):
+            raise ValueError(f"history: expected a History, got {came(self.history)}")
+        if not isinstance(self.checkpoints, Mapping) or not all(map(is_number, self.checkpoints)):
+            raise ValueError(f"checkpoints: expected weights by share of training, got {came(self.checkpoints)}")
+        for weights in self.checkpoints.values():
+            require_named(weights, "checkpoints", "weights")
+            if not all(isinstance(value, Tensor) for value in weights.values()):
+                raise ValueError("checkpoints: expected tensors by name, got others")
+
     def at(self, share: float) -> nn.Module:
         """A copy of the network as it was after that share of training; 0 is the untrained network.
 
         Raises:
-            ValueError: a share of which no checkpoint was kept.
+            ValueError: a share of which no checkpoint was kept, or whose weights are those of another network.
         """
         if not is_number(share) or share not in self.checkpoints:
-            known, came = ", ".join(map(str, self.checkpoints)), in_one_line(repr(share))
-            raise ValueError(f"share: expected one of {known}, got {came}")
-        network = copy.deepcopy(self.network)
-        network.load_state_dict(self.checkpoints[share])
+            known = in_one_line(", ".join(map(str, self.checkpoints)), 80) if self.checkpoints else "none"
+            raise ValueError(f"share: expected one of {known}, got {came(share)}")
+        network = _deep_copy(self.network)
+        try:
+            network.load_state_dict(self.checkpoints[share])
+        except RuntimeError as error:
+            raise ValueError(f"checkpoints: expected weights of the network: {in_one_line(error)}") from error
         return network
 
 
@@ -141,7 +164,9 @@ def train(
     total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    schedule = _schedule(optimiser, recipe, max(total, 1), rate)
+    largest = _Largest(rate)
+    schedule = _schedule(optimiser, recipe, max(total, 1), largest if rate is not None else None)
+    diverged = partial(_diverged, recipe, largest)
     learning, like = [module for module in network.modules() if module.training], input_like(network)
     loss, accuracy = [_loss(network, test)], [_accuracy_or_nan(network, test)]
     checkpoints, step = {share: _weights(network) for share in CHECKPOINTS if round(share * total) == 0}, 0
@@ -149,18 +174,22 @@ def train(
         order, losses = torch.randperm(len(dataset), generator=generator), []
         for chosen in order[: min(per_epoch, total - step) * recipe.batch].split(int(recipe.batch)):
             if intervene is not None:
-                intervene(network, step / total)
+                _intervened(network, intervene, step, total, diverged)
             for module in learning:  # what was frozen in eval mode stays so
                 module.training = True
-            losses.append(_step(network, dataset, chosen, optimiser, like))
+            losses.append(_loss_of_step(network, dataset, chosen, optimiser, like))
+            _step(optimiser, step, diverged)
             schedule.step()
             step += 1
             checkpoints.update({share: _weights(network) for share in CHECKPOINTS if round(share * total) == step})
             if step % 20 == 0 or step == total:
                 report(step / total)
-        _require_finite(network, torch.stack(losses), step, recipe)
+        _require_finite(network, torch.stack(losses), step, diverged)
         loss.append(float(torch.stack(losses).mean()))
-        accuracy.append(_accuracy_or_nan(network, test))
+        try:
+            accuracy.append(_accuracy_or_nan(network, test))
+        except _NoNumbers as error:  # it had finite outputs before
+            raise diverged(step) from error
     for parameter in trainable:
         parameter.requires_grad_(True)
     history = History(torch.tensor(loss, dtype=torch.float64), torch.tensor(accuracy, dtype=torch.float64))
@@ -214,7 +243,7 @@ def _predicted(network: nn.Module, dataset: Dataset, argument: str, batch: int =
     found = torch.cat(logits)
     finite = found.isfinite()
     if not finite.all():
-        raise ValueError(f"network: expected finite real outputs, got {float(found[~finite][0])}")
+        raise _NoNumbers(f"network: expected finite real outputs, got {float(found[~finite][0])}")
     return found
 
 
@@ -267,22 +296,71 @@ def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
             raise ValueError(f"network: expected finite weights, got NaN or infinity in {in_one_line(name)}")
 
 
-def _require_finite(network: nn.Module, losses: Tensor, step: int, recipe: Recipe) -> None:
+def _require_finite(network: nn.Module, losses: Tensor, step: int, diverged: Callable[[int], ValueError]) -> None:
     """After each epoch: no loss and no weight is NaN or infinite."""
     bad = (~losses.isfinite()).nonzero()
-    if len(bad) or not all(value.isfinite().all() for value in network.parameters()):
+    if len(bad) or not _has_finite_weights(network):
         at = step - len(losses) + int(bad[0]) + 1 if len(bad) else step
-        raise ValueError(f"recipe: training diverged at step {at}; try a rate below {recipe.rate:g}")
+        if at == 1 and len(bad):  # nothing was learned yet
+            raise ValueError(f"network: expected a finite loss before training, got {float(losses[0])}")
+        raise diverged(at)
+
+
+def _has_finite_weights(network: nn.Module) -> bool:
+    return all(value.isfinite().all() for value in network.parameters())
+
+
+def _diverged(recipe: Recipe, largest: _Largest, at: int) -> ValueError:
+    """The refusal of a training that diverged, by the name of what was too large."""
+    if largest.found > 1:
+        return ValueError(f"rate: training diverged at step {at}; try shares below {largest.found:g}")
+    return ValueError(f"recipe: training diverged at step {at}; try a rate below {recipe.rate:g}")
+
+
+def _intervened(
+    network: nn.Module,
+    intervene: Callable[[nn.Module, float], None],
+    step: int,
+    total: int,
+    diverged: Callable[[int], ValueError],
+) -> None:
+    """What the caller does to the network before a step, after which its weights are finite."""
+    if not _has_finite_weights(network):
+        raise diverged(step)
+    intervene(network, step / total)
+    if not _has_finite_weights(network):
+        raise ValueError(f"intervene: expected to leave finite weights, got NaN or infinity before step {step + 1}")
+
+
+class _NoNumbers(ValueError):
+    """Outputs of a network that are NaN or infinite."""
+
+
+class _Largest:
+    """The caller's rate, and the largest share that it gave."""
+
+    def __init__(self, rate: Callable[[float], float] | None):
+        self.rate, self.found = rate, 0.0
+
+    def __call__(self, share: float) -> float:
+        what = f"shares of the recipe's rate, finite and at least 0, at {share:g}"
+        given = as_number(self.rate(share), "rate", what, lambda number: number >= 0)
+        self.found = max(self.found, given)
+        return given
 
 
 def _copied(network: nn.Module) -> nn.Module:
     """A copy that learns: in training mode, if it is not already."""
     require_module(network)
+    network = _deep_copy(network)
+    return network if network.training else network.train()
+
+
+def _deep_copy(network: nn.Module) -> nn.Module:
     try:
-        network = copy.deepcopy(network)
+        return copy.deepcopy(network)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"network: cannot be copied: {in_one_line(error)}") from error
-    return network if network.training else network.train()
 
 
 def _as_recipe(recipe: Recipe | None) -> Recipe:
@@ -295,17 +373,9 @@ def _schedule(
     optimiser: torch.optim.Optimizer, recipe: Recipe, total: int, rate: Callable[[float], float] | None
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if rate is not None:
-        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate_at(rate, step / total))
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step / total))
     rise = 0.25 if total != 4 else 0.5  # a quarter of four steps is one, and torch divides by its length less one
     return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=total, pct_start=rise)
-
-
-def _rate_at(rate: Callable[[float], float], share: float) -> float:
-    found = rate(share)
-    if not is_number(found) or found < 0:
-        came = in_one_line(repr(found))
-        raise ValueError(f"rate: expected shares of the recipe's rate, finite and at least 0, got {came} at {share:g}")
-    return found
 
 
 def _require_functions(**functions: object) -> None:
@@ -314,7 +384,17 @@ def _require_functions(**functions: object) -> None:
             raise ValueError(f"{argument}: expected a function, got {type(function).__name__}")
 
 
-def _step(
+def _step(optimiser: torch.optim.Optimizer, step: int, diverged: Callable[[int], ValueError]) -> None:
+    """Move the weights; a step that their type cannot hold is one of a training that diverges."""
+    try:
+        optimiser.step()
+    except RuntimeError as error:
+        if "overflow" in str(error):
+            raise diverged(step + 1) from error
+        raise
+
+
+def _loss_of_step(
     network: nn.Module, dataset: Dataset, chosen: Tensor, optimiser: torch.optim.Optimizer, like: Tensor
 ) -> Tensor:
     optimiser.zero_grad()
@@ -325,7 +405,6 @@ def _step(
     loss = F.cross_entropy(logits, dataset.labels[chosen].to(like.device))
     if loss.requires_grad:  # else all that learned is frozen
         loss.backward()
-    optimiser.step()
     return loss.detach()
 
 
