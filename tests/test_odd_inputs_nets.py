@@ -136,6 +136,10 @@ def spoil(net, share):
         net[1].weight[0, 0] = float("nan") if share > 0.5 else 0.0
 
 
+def with_channels(channels):
+    return cu.build_network("alexnet-narrow", channels=channels)
+
+
 def history():
     return cu.History(torch.zeros(1), torch.zeros(1))
 
@@ -214,6 +218,10 @@ DATA = [
                 "no folder": "folder:/nowhere",
                 "a long path": "folder:" + "x" * 5000,
                 "a NUL": "npz:\0",
+                "lines": "npz:/nowhere/a\nb.npz",
+                "lines of folders": "folder:/nowhere/a\nb",
+                "a lone surrogate": "npz:/nowhere/\ud800.npz",
+                "bytes that are no text": "folder:/nowhere/\udcff",
             },
             cu.load_dataset,
         ),
@@ -668,6 +676,27 @@ NETWORKS = [
     ),
     *each(
         "build_network",
+        "channels beyond memory",
+        with_values({"15": 10**15, "20": 10**20, "400": 10**400, "5000": 10**5000}, with_channels),
+        "channels",
+    ),
+    *each(
+        "build_network",
+        "classes beyond memory",
+        with_values(
+            {"15": 10**15, "20": 10**20, "400": 10**400, "5000": 10**5000},
+            lambda v: cu.build_network("alexnet", classes=v),
+        ),
+        "classes",
+    ),
+    *each(
+        "build_network",
+        "width of digits",
+        with_values({"400": 10**400, "5000": 10**5000}, lambda v: cu.build_network("alexnet", width=v)),
+        "width",
+    ),
+    *each(
+        "build_network",
         "width",
         with_values(
             {"nothing": None, "text": "x", "NaN": float("nan"), "none": 0, "endless": float("inf")},
@@ -979,6 +1008,15 @@ def test_paths_that_are_none(value):
     judge(Row("load", "path", lambda: cu.load(value), "path"))
     if not isinstance(value, str):
         judge(Row("save", "path", lambda: cu.save({}, value), "path"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\ud800", "x" * 5000 + "\n", "\x1b[1m"])
+def test_paths_are_named_in_one_line_that_can_be_printed(tmp_path, name):
+    for function, call in (("load", cu.load), ("save", lambda path: cu.save(1, f"{path}/x"))):
+        judge(Row(function, "path", lambda call=call: call(f"{tmp_path}/{name}"), "path"))
+        with pytest.raises(ValueError, match=r"^path: ") as refused:
+            call(f"{tmp_path}/{name}")
+        assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("kind", ["../../x", "a/b", "", "..", None, 3, "x" * 500, "a\0b"])

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import as_whole, form_of, has_rows, is_count, require_known
-from .folders import read_folder
-from .modes import in_one_line, shown
+from .folders import read_folder, shown
+from .modes import in_one_line
 
 _DATA = Path(__file__).parents[2] / "data"
 _FASHION_MNIST_CONTENTS = {  # sha256 of shape, images and labels
@@ -77,11 +77,12 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
     Args:
         name: "fashion-mnist" (in the repository: 20,000 training and 10,000 test images, its checksum verified);
             "npz:PATH", a NumPy file with train_images (n, height, width, channels) uint8, train_labels, test_images,
-            test_labels and classes, a split of at most 8 GiB unpacked; "folder:PATH" with PATH/train/CLASS/IMAGE and
-            PATH/test/CLASS/IMAGE, all images of one size, classes numbered over both splits (16 bit grey becomes 8
-            bit by its range, colours of transparent pixels are taken as stored, hidden files and second links to an
-            image do not count); "cifar10" and "imagenet" in torchvision's layout under the folder named by
-            CONVERGENT_DATA (ImageNet is resized to 256 and cropped to 224; its "test" is the validation set).
+            test_labels and classes (text or its bytes in UTF-8), a split of at most 8 GiB unpacked; "folder:PATH" with
+            PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE, all images of one size, classes numbered over both splits
+            (16 bit grey becomes 8 bit by its range, colours of transparent pixels are taken as stored, hidden files and
+            second links to an image do not count, second links to a class are refused); "cifar10" and "imagenet" in
+            torchvision's layout under the folder named by CONVERGENT_DATA (ImageNet is resized to 256 and cropped to
+            224; its "test" is the validation set).
         split: "train" or "test".
         limit: keep this many images, spread evenly over the split, so that sorted files keep all their classes.
 
@@ -139,8 +140,9 @@ def _text(name: str) -> str:
 
 def _expanded(path: str) -> Path:
     try:
+        os.fsencode(path)
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~somebody, and there is no such user
+    except (RuntimeError, UnicodeError) as error:  # ~somebody, and there is no such user; no character of a path
         raise ValueError(f"name: {shown(path)}: {in_one_line(error)}") from error
 
 
@@ -183,7 +185,7 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
         _require_size(path, split)
         with np.load(path, allow_pickle=False) as file:
             images, labels = file[f"{split}_images"], file[f"{split}_labels"]
-            classes = tuple(str(label) for label in file["classes"])
+            classes = tuple(_name_of(label) for label in file["classes"])
     except Exception as error:  # a damaged zip file raises many kinds of error
         raise ValueError(f"name: cannot read {shown(path)}: {in_one_line(error)}") from error
     if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images),) or 0 in images.shape:
@@ -195,6 +197,15 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
     if labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < len(classes):
         raise ValueError(f"name: {shown(path)}: expected whole labels of {len(classes)} classes, from 0 on, got {came}")
     return images, labels, classes
+
+
+def _name_of(label: np.generic) -> str:
+    """The name of a class, from text or its bytes, or a number."""
+    if isinstance(label, bytes):
+        return label.decode()
+    if not isinstance(label, (str, np.number)):
+        raise ValueError(f"expected classes, text (n,), got {form_of(label)}")
+    return str(label)
 
 
 def _require_size(path: Path, split: str) -> None:

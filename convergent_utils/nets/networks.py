@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import as_count, as_seed, as_whole, is_number, require_known
+from ..kernels.checks import as_count, as_seed, as_whole, came, is_number, require_known
 from .modes import in_one_line, require_module
 
 _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
@@ -35,8 +35,8 @@ class Network(nn.Sequential):
 
     def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, object]):
         if not isinstance(modules, Mapping) or not isinstance(configuration, Mapping):
-            came = type(configuration if isinstance(modules, Mapping) else modules).__name__
-            raise ValueError(f"modules: expected modules by name and a configuration, two dicts, got {came}")
+            given = type(configuration if isinstance(modules, Mapping) else modules).__name__
+            raise ValueError(f"modules: expected modules by name and a configuration, two dicts, got {given}")
         super().__init__(OrderedDict(modules))
         self.configuration = configuration
         self.layers = tuple(name for name in modules if name.startswith(("conv", "fc")))
@@ -63,15 +63,21 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
     """
     require_known(name, _WIDTHS, "name")
     channels, classes, seed = as_count(channels, "channels"), as_count(classes, "classes"), as_seed(seed)
-    if not is_number(width) or not 0 < width <= _WIDEST:
-        raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {in_one_line(repr(width))}")
+    if not is_number(width) or not 0 < float(width) <= _WIDEST:
+        raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {came(width)}")
     width = width.item() if isinstance(width, np.generic) else width
     convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
     try:
         with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
             modules = _modules(channels, convolutions, connected, classes)
-    except (RuntimeError, TypeError, MemoryError) as error:  # sizes that no memory holds, or no integer
-        raise ValueError(f"classes: cannot make a network of these sizes: {in_one_line(error)}") from error
+    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # sizes that no memory holds, or no integer
+        sizes = {
+            "channels": channels * convolutions[0],
+            "classes": classes * connected[-1],
+            "width": max(connected) ** 2,
+        }
+        largest = max(sizes, key=sizes.get)
+        raise ValueError(f"{largest}: cannot make a network of these sizes: {in_one_line(error)}") from error
     configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
     return _initialised(Network(modules, configuration), seed)
 
@@ -219,8 +225,8 @@ def _as_units(network: Network, units: Mapping[str, Tensor]) -> dict[str, Tensor
     """Indices int64 of units of each hidden layer."""
     hidden = network.layers[:-1]
     if not isinstance(units, Mapping) or any(layer not in hidden for layer in units):
-        came = ", ".join(map(str, units)) if isinstance(units, Mapping) else type(units).__name__
-        raise ValueError(f"units: expected units by hidden layer, {', '.join(hidden)}, got {in_one_line(came)}")
+        given = came(list(units)) if isinstance(units, Mapping) else type(units).__name__
+        raise ValueError(f"units: expected units by hidden layer, {', '.join(hidden)}, got {given}")
     found = {}
     for layer in hidden:
         n_units, given = len(weighted(network, layer).weight), units.get(layer)

@@ -25,7 +25,8 @@ from torch.masked import MaskedTensor
 
 from ..kernels.checks import form_of, has_rows, require_known, tensor_of
 from .checksums import checksum
-from .modes import in_one_line, shown
+from .folders import shown
+from .modes import in_one_line
 
 _ROOT = Path(__file__).parents[2]
 _KIND = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -224,8 +225,9 @@ def _as_path(path: str | Path, name: str = "path") -> Path:
     if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
         raise ValueError(f"{name}: expected the path of a file or folder, got {in_one_line(repr(path))}")
     try:
+        os.fsencode(path)
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~somebody, and there is no such user
+    except (RuntimeError, TypeError, UnicodeError) as error:  # ~somebody, and there is no such user; no text
         raise ValueError(f"{name}: {shown(path)}: {in_one_line(error)}") from error
 
 
