@@ -294,6 +294,23 @@ DATA = [
         ),
         lambda found: found.labels.dtype == torch.int64,
     ),
+    *each(
+        "Dataset",
+        "digits as",
+        {
+            "classes": lambda: cu.Dataset(images(), torch.zeros(20).long(), 10**5000, "x"),
+            "a class": lambda: cu.Dataset(images(), torch.zeros(20).long(), [10**5000], "x"),
+            "one array": lambda: cu.Dataset(images(), torch.zeros(20).long(), np.array("a"), "x"),
+        },
+        "classes",
+    ),
+    *each(
+        "load_dataset",
+        "a name of",
+        with_values({"5000 digits": 10**5000, "one array": np.array("fashion-mnist")}, cu.load_dataset),
+        "name",
+    ),
+    Row("Dataset", "a part of many digits", lambda: data().part(10**5000), lambda found: len(found) == 20),
     *each("Dataset", "part", with_values({"text": "x", "a share": 0.5, "none": 0}, lambda v: data().part(v)), "limit"),
 ]
 TRAINING = [
@@ -575,6 +592,18 @@ TRAINING = [
         lambda: cu.predict(Pixels(), data()),
         is_tensor(images().flatten(1)[:, :10] / 127.5 - 1),
     ),
+    *each(
+        "predict",
+        "a batch of digits",
+        with_values({"20": 10**20, "400": 10**400, "5000": 10**5000}, lambda v: cu.predict(flat(), data(), batch=v)),
+        is_tensor(cu.predict(flat(), data())),
+    ),
+    *each(
+        "train",
+        "a batch of digits",
+        with_values({"400": 10**400, "5000": 10**5000}, lambda v: cu.train(flat(), data(), cu.Recipe(batch=v), seed=0)),
+        "dataset",
+    ),
     Row(
         "predict",
         "a batch of NumPy",
@@ -828,7 +857,15 @@ INTERVENTIONS = [
         "multiply_adds",
         "image_shape",
         with_values(
-            {**NO_NUMBERS, "three channels": (3, 28, 28), "no height": (1, 0, 28)},
+            {
+                **NO_NUMBERS,
+                "three channels": (3, 28, 28),
+                "no height": (1, 0, 28),
+                "one array": np.array(3),
+                "no memory": (1, 2**31 - 1, 2**31 - 1),
+                **{f"{digits} digits": (1, 28, 10**digits) for digits in (20, 400, 5000)},
+                "5000 digits alone": 10**5000,
+            },
             lambda v: cu.multiply_adds(network(), v),
         ),
         "image_shape",
@@ -1043,6 +1080,7 @@ ODD_OBJECTS = {
     "a set": {1, 2},
     "an array": np.arange(3.0),
     "a complex number": 1j,
+    "complex128": torch.zeros(2, dtype=torch.complex128),
 }
 
 
@@ -1050,6 +1088,11 @@ ODD_OBJECTS = {
 def test_what_cannot_be_saved_is_refused(tmp_path, value):
     judge(Row("save", "object", lambda: cu.save({"found": [value]}, tmp_path / "x"), "obj"))
     assert not list(tmp_path.iterdir())
+
+
+def test_types_that_cannot_be_saved_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^obj: cannot save \(2,\) torch.complex128; save its real and imaginary"):
+        cu.save(torch.zeros(2, dtype=torch.complex128), tmp_path / "x")
 
 
 def test_a_mask_that_hides_nothing_is_passed_over_in_saving(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.checks import as_whole, form_of, has_rows, is_count, require_known
+from ..kernels.checks import as_whole, came, form_of, has_rows, is_count, require_known
 from .folders import read_folder, shown
 from .modes import in_one_line
 
@@ -51,7 +51,7 @@ class Dataset:
         if len(labels) != len(images):
             raise ValueError(f"labels: expected {len(images)}, one for each of images, got {len(labels)}")
         if not isinstance(self.classes, (tuple, list)) or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError(f"classes: expected a name for each label, got {in_one_line(repr(self.classes))}")
+            raise ValueError(f"classes: expected a name for each label, got {came(self.classes)}")
         if not isinstance(self.source, str):
             raise ValueError(f"source: expected text, got {type(self.source).__name__}")
         for attribute, value in (("images", images), ("labels", labels), ("classes", tuple(self.classes))):
@@ -132,7 +132,7 @@ def _kind_and_path(name: str) -> tuple[str, Path]:
 
 def _text(name: str) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"name: expected text such as 'npz:my-images.npz', got {in_one_line(repr(name))}")
+        raise ValueError(f"name: expected text such as 'npz:my-images.npz', got {came(name)}")
     if "\0" in name:
         raise ValueError("name: expected text without a NUL character, got one")
     return name
@@ -168,7 +168,7 @@ def _spread(available: int, limit: int | None) -> np.ndarray:
 
 def _require_positive(limit: int | None) -> None:
     if limit is not None and not (is_count(limit) and limit >= 1):
-        raise ValueError(f"limit: expected a positive number of images, got {in_one_line(repr(limit))}")
+        raise ValueError(f"limit: expected a positive number of images, got {came(limit)}")
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
@@ -189,13 +189,14 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
     except Exception as error:  # a damaged zip file raises many kinds of error
         raise ValueError(f"name: cannot read {shown(path)}: {in_one_line(error)}") from error
     if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images),) or 0 in images.shape:
-        expected, came = "images (n, height, width, channels) uint8 with n labels", f"{images.shape} {images.dtype}"
-        raise ValueError(f"name: {shown(path)}: expected {expected}, got {came} and {labels.shape}")
-    came = str(labels.dtype)
+        expected, given = "images (n, height, width, channels) uint8 with n labels", f"{images.shape} {images.dtype}"
+        raise ValueError(f"name: {shown(path)}: expected {expected}, got {given} and {labels.shape}")
+    given = str(labels.dtype)
     if labels.dtype.kind in "iub":
-        came = f"{labels.min()} to {labels.max()}"
+        given = f"{labels.min()} to {labels.max()}"
     if labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < len(classes):
-        raise ValueError(f"name: {shown(path)}: expected whole labels of {len(classes)} classes, from 0 on, got {came}")
+        expected = f"whole labels of {len(classes)} classes, from 0 on"
+        raise ValueError(f"name: {shown(path)}: expected {expected}, got {given}")
     return images, labels, classes
 
 

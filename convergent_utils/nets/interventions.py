@@ -18,6 +18,7 @@ from .modes import called, evaluating, in_one_line, input_like, require_hooks, r
 from .networks import Network, require_as_built, weighted
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LONGEST_SIDE = 2**31 - 1
 _ROUNDING = 1e-5  # relative, of covariances in float32
 _RANK_TOLERANCE = 1e-10  # relative, of singular values of directions
 
@@ -153,8 +154,8 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
     units = len(weighted(network, layer).weight)
     directions, mean = as_floats(directions, "directions", "floating (units, k)"), as_floats(mean, "mean", "(units,)")
     if directions.ndim != 2 or len(directions) != units or mean.shape != (units,):
-        came = f"{tuple(directions.shape)} and {tuple(mean.shape)}"
-        raise ValueError(f"directions: expected ({units}, k) and mean ({units},), the units of {layer}, got {came}")
+        given = f"{tuple(directions.shape)} and {tuple(mean.shape)}"
+        raise ValueError(f"directions: expected ({units}, k) and mean ({units},), the units of {layer}, got {given}")
     smaller = nn.Sequential(OrderedDict(copy.deepcopy(network).named_children()))
     basis, mean = _orthonormal(directions.double()), mean.double()
     encode = torch.cat([basis.T, torch.zeros(1, len(mean), dtype=torch.float64)])
@@ -182,9 +183,8 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
     """
     require_hooks(network)
     if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
-        came = in_one_line(repr(image_shape))
-        raise ValueError(f"image_shape: expected (channels, height, width), got {came}")
-    image_shape = [as_count(size, "image_shape") for size in image_shape]
+        raise ValueError(f"image_shape: expected (channels, height, width), got {came(image_shape)}")
+    image = _blank(*(as_count(size, "image_shape", at_most=_LONGEST_SIDE) for size in image_shape))
     counted: dict[str, int] = {}
     modules = {name: m for name, m in network.named_modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))}
 
@@ -203,11 +203,19 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
     hooks = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
     try:
         with evaluating(network), torch.no_grad():
-            called(network, torch.zeros(1, *image_shape).to(input_like(network)), "image_shape")
+            called(network, image.to(input_like(network)), "image_shape")
     finally:
         for hook in hooks:
             hook.remove()
     return counted
+
+
+def _blank(*shape: int) -> Tensor:
+    """One image (1, channels, height, width) of zeros."""
+    try:
+        return torch.zeros(1, *shape)
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"image_shape: no memory holds such an image: {in_one_line(error)}") from error
 
 
 def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None]:
@@ -309,16 +317,16 @@ def _as_map(matrix: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     matrix = as_floats(matrix, "matrix", "floating (units, units)")
     mean = as_floats(mean, "mean", "floating (units,)")
     if mean.ndim != 1 or matrix.shape != (len(mean), len(mean)):
-        came = f"matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
-        raise ValueError(f"mean: expected as many units as in matrix (units, units), got {came}")
+        given = f"matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
+        raise ValueError(f"mean: expected as many units as in matrix (units, units), got {given}")
     return matrix, mean
 
 
 def _moved(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
     last = acts.movedim(1, -1) if acts.ndim == 4 else acts
     if last.shape[-1] != len(mean):
-        came = f"acts {tuple(acts.shape)}, matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
-        raise ValueError(f"mean: expected as many units as in acts and matrix, got {came}")
+        given = f"acts {tuple(acts.shape)}, matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
+        raise ValueError(f"mean: expected as many units as in acts and matrix, got {given}")
     matrix, offset = matrix.to(acts), (mean.double() - mean.double() @ matrix.double()).to(acts)
     moved = last @ matrix + offset
     return moved.movedim(-1, 1) if acts.ndim == 4 else moved

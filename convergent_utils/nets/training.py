@@ -18,6 +18,7 @@ from .modes import called, evaluating, in_one_line, input_like, require_module
 
 VERSION = 1  # raise it when the same recipe and seed would train another network than before
 CHECKPOINTS = (0.0, 0.35, 0.75, 1.0)
+_LARGEST_BATCH = 2**62  # torch counts to twice as many
 _MOST = 1e9  # epochs, or any rate: beyond it no step can be counted
 
 
@@ -160,7 +161,8 @@ def train(
     _require_trainable(network, recipe)
     per_epoch = len(dataset) // recipe.batch
     if per_epoch == 0:
-        raise ValueError(f"dataset: expected at least one batch of {recipe.batch} images, got {len(dataset)}")
+        least = came(recipe.batch, 40)
+        raise ValueError(f"dataset: expected at least one batch of {least} images, got {len(dataset)}")
     total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
@@ -227,7 +229,7 @@ def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor
         ValueError: no images, or images that the network cannot take; logits of another form, complex, NaN or
             infinite, in float32, too.
     """
-    logits = _predicted(network, dataset, "dataset", as_count(batch, "batch")).float()
+    logits = _predicted(network, dataset, "dataset", min(as_count(batch, "batch"), _LARGEST_BATCH)).float()
     if not logits.isfinite().all():
         raise ValueError(f"network: expected outputs within +-{torch.finfo(torch.float32).max:.2g}, got larger ones")
     return logits
@@ -275,16 +277,15 @@ def _logits(network: nn.Module, images: Tensor, like: Tensor, argument: str) -> 
 
 def _require_data(dataset: Dataset, argument: str) -> None:
     if not isinstance(dataset, Dataset):
-        came = type(dataset).__name__
-        raise ValueError(f"{argument}: expected a Dataset, as load_dataset gives it, got {came}")
+        raise ValueError(f"{argument}: expected a Dataset, as load_dataset gives it, got {type(dataset).__name__}")
     if len(dataset) == 0:
         raise ValueError(f"{argument}: expected at least one image, got none")
 
 
 def _require_labels(logits: Tensor, labels: Tensor, argument: str) -> None:
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        expected, came = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"{argument}: expected labels {expected}, for which the network has outputs, got {came}")
+        expected, given = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{argument}: expected labels {expected}, for which the network has outputs, got {given}")
 
 
 def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
