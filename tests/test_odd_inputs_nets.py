@@ -142,6 +142,11 @@ def with_channels(channels):
     return cu.build_network("alexnet-narrow", channels=channels)
 
 
+def swell(net, share):
+    with torch.no_grad():
+        net[1].weight.copy_(torch.where(net[1].weight > 0, 3e38, -3e38))
+
+
 def history():
     return cu.History(torch.zeros(1), torch.zeros(1))
 
@@ -399,6 +404,12 @@ TRAINING = [
         "train",
         "an intervention that spoils weights",
         lambda: cu.train(flat(), data(), cu.Recipe(batch=4), seed=0, intervene=spoil),
+        "intervene",
+    ),
+    Row(
+        "train",
+        "an intervention that makes weights huge",
+        lambda: cu.train(flat(), data(), cu.Recipe(batch=4), seed=0, intervene=swell),
         "intervene",
     ),
     Row(
@@ -791,6 +802,12 @@ NETWORKS = [
             ALTERED, lambda v: cu.truncated(altered(v), "fc6", torch.eye(64).double(), torch.zeros(64).double())
         ),
         "network",
+    ),
+    Row(
+        "truncated",
+        "a mean beyond float32",
+        lambda: cu.truncated(network(), "fc6", torch.eye(64)[:, :2], torch.full((64,), 1e308, dtype=torch.float64)),
+        "mean",
     ),
     *each("save", "a network with another", with_values(ALTERED, lambda v: cu.save([altered(v)], "/nowhere/x")), "obj"),
     Row(

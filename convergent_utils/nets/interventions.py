@@ -141,7 +141,7 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
 
     Raises:
         ValueError: another kind of network, or one that was changed; a layer that is pooled, or the last one; other
-            numbers of units.
+            numbers of units; a mean beyond what the type of the weights can hold.
 
     Source: Raghu et al. 2017, compression by projection.
     """
@@ -162,6 +162,10 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
     decode = torch.cat([basis, (mean - basis @ (basis.T @ mean))[:, None]], dim=1)
     before = weighted(network, following)
     reads = torch.einsum("ou...,uk->ok...", before.weight.detach().double(), decode)
+    if not reads.to(before.weight.dtype).isfinite().all():
+        raise ValueError(
+            f"mean: expected numbers whose products with weights {before.weight.dtype} can hold, got larger"
+        )
     one = torch.eye(len(encode))[-1]
     coordinates = _like(before, encode[..., None, None] if reads.ndim == 4 else encode, one, padding=0)
     smaller[names.index(layer)] = nn.Sequential(*_chain(smaller[names.index(layer)]), coordinates)

@@ -186,7 +186,7 @@ def train(
             checkpoints.update({share: _weights(network) for share in CHECKPOINTS if round(share * total) == step})
             if step % 20 == 0 or step == total:
                 report(step / total)
-        _require_finite(network, torch.stack(losses), step, diverged)
+        _require_finite(network, torch.stack(losses), step, diverged, "network" if intervene is None else "intervene")
         loss.append(float(torch.stack(losses).mean()))
         try:
             accuracy.append(_accuracy_or_nan(network, test))
@@ -297,13 +297,15 @@ def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
             raise ValueError(f"network: expected finite weights, got NaN or infinity in {in_one_line(name)}")
 
 
-def _require_finite(network: nn.Module, losses: Tensor, step: int, diverged: Callable[[int], ValueError]) -> None:
-    """After each epoch: no loss and no weight is NaN or infinite."""
+def _require_finite(
+    network: nn.Module, losses: Tensor, step: int, diverged: Callable[[int], ValueError], first: str
+) -> None:
+    """After each epoch: no loss and no weight is NaN or infinite; the loss before training is due to `first`."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad) or not _has_finite_weights(network):
         at = step - len(losses) + int(bad[0]) + 1 if len(bad) else step
         if at == 1 and len(bad):  # nothing was learned yet
-            raise ValueError(f"network: expected a finite loss before training, got {float(losses[0])}")
+            raise ValueError(f"{first}: expected a finite loss before training, got {float(losses[0])}")
         raise diverged(at)
 
 
