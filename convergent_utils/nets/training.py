@@ -176,7 +176,9 @@ def train(
         order, losses = torch.randperm(len(dataset), generator=generator), []
         for chosen in order[: min(per_epoch, total - step) * recipe.batch].split(int(recipe.batch)):
             if intervene is not None:
-                _intervened(network, intervene, step, total, diverged)
+                if losses:
+                    _require_finite(network, losses[-1][None], step, diverged, "intervene")
+                _intervened(network, intervene, step, total)
             for module in learning:  # what was frozen in eval mode stays so
                 module.training = True
             losses.append(_loss_of_step(network, dataset, chosen, optimiser, like))
@@ -300,7 +302,10 @@ def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
 def _require_finite(
     network: nn.Module, losses: Tensor, step: int, diverged: Callable[[int], ValueError], first: str
 ) -> None:
-    """After each epoch: no loss and no weight is NaN or infinite; the loss before training is due to `first`."""
+    """After each epoch, or each step where the caller intervenes: no loss and no weight is NaN or infinite.
+
+    A loss that was none before anything was learned is due to the argument `first`.
+    """
     bad = (~losses.isfinite()).nonzero()
     if len(bad) or not _has_finite_weights(network):
         at = step - len(losses) + int(bad[0]) + 1 if len(bad) else step
@@ -320,16 +325,8 @@ def _diverged(recipe: Recipe, largest: _Largest, at: int) -> ValueError:
     return ValueError(f"recipe: training diverged at step {at}; try a rate below {recipe.rate:g}")
 
 
-def _intervened(
-    network: nn.Module,
-    intervene: Callable[[nn.Module, float], None],
-    step: int,
-    total: int,
-    diverged: Callable[[int], ValueError],
-) -> None:
+def _intervened(network: nn.Module, intervene: Callable[[nn.Module, float], None], step: int, total: int) -> None:
     """What the caller does to the network before a step, after which its weights are finite."""
-    if not _has_finite_weights(network):
-        raise diverged(step)
     intervene(network, step / total)
     if not _has_finite_weights(network):
         raise ValueError(f"intervene: expected to leave finite weights, got NaN or infinity before step {step + 1}")
