@@ -48,6 +48,27 @@ def own_file(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    ("classes", "read"),
+    [
+        (np.array([name.encode() for name in ("Käse", "b")]), ("Käse", "b")),
+        (np.array([3, 7], np.uint8), ("3", "7")),
+        (np.array([b"\xff", b"b"]), None),
+        (np.array([["a"], ["b"]]), None),
+        (np.zeros(2, "V3"), None),
+        (np.array(2), None),
+    ],
+)
+def test_classes_are_text_bytes_or_numbers(own_file, classes, read):
+    with np.load(own_file) as file:
+        np.savez(own_file, **{**file, "classes": classes})
+    if read is None:
+        with pytest.raises(ValueError, match=r"^name: cannot read .*own.npz: "):
+            cu.load_dataset(f"npz:{own_file}")
+    else:
+        assert cu.load_dataset(f"npz:{own_file}").classes == read
+
+
 def test_own_file_and_relative_paths(own_file, monkeypatch):
     monkeypatch.chdir(own_file.parent)
     data = cu.load_dataset("npz:own.npz", split="test")
@@ -220,6 +241,22 @@ def test_hidden_files_and_links_that_lead_back_do_not_count(folder):
     assert after.classes == before.classes
     (folder / "train" / "e").symlink_to(folder / "test" / "b")  # a class may lie elsewhere
     assert len(cu.load_dataset(f"folder:{folder}")) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_class_linked_under_a_second_name_is_refused(folder):
+    (folder / "train" / "again").symlink_to(folder / "train" / "c")
+    with pytest.raises(ValueError, match=r"^name: expected a folder for each class, got one for 'again' and 'c' in"):
+        cu.load_dataset(f"folder:{folder}")
+
+
+def test_what_zip_files_leave_is_no_class(folder):
+    before = cu.load_dataset(f"folder:{folder}")
+    for left in ("train/__MACOSX", "train/a/__MACOSX"):
+        (folder / left).mkdir()
+        (folder / left / "1.png").write_bytes((folder / "train" / "a" / "1.png").read_bytes())
+    after = cu.load_dataset(f"folder:{folder}")
+    assert (after.source, after.classes) == (before.source, before.classes)
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])

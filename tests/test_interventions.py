@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -87,6 +88,91 @@ def test_dead_units_stay_dead(generator):
     after = cu.project(acts, cu.subspace_projection(directions, covariance=covariance), acts.mean(0))
     assert after.isfinite().all()
     assert torch.allclose(after[:, 2], torch.zeros(()).double(), atol=1e-9)
+
+
+def solved(matrix, right):
+    """matrix^-1 right by elimination in NumPy's longest floats."""
+    matrix, right = matrix.copy(), right.copy()
+    for k in range(len(matrix)):
+        pivot = k + int(np.abs(matrix[k:, k]).argmax())
+        matrix[[k, pivot]], right[[k, pivot]] = matrix[[pivot, k]], right[[pivot, k]]
+        for row in range(len(matrix)):
+            if row != k:
+                factor = matrix[row, k] / matrix[k, k]
+                matrix[row] -= factor * matrix[k]
+                right[row] -= factor * right[k]
+    return right / matrix.diagonal()[:, None]
+
+
+@pytest.mark.parametrize(
+    "scales", [[1] * 9, np.logspace(-5, 5, 9), np.logspace(140, 150, 9), np.logspace(-150, -140, 9)]
+)
+@pytest.mark.parametrize("k", [1, 4, 9])
+@pytest.mark.parametrize("alike", [True, False])
+def test_variances_far_apart_are_projected_as_others(generator, scales, k, alike):
+    scales = torch.tensor(scales, dtype=torch.float64)
+    acts = centred(acts_of(generator))
+    directions = torch.randn(9, k, generator=generator, dtype=torch.float64)
+    if alike:
+        directions = directions / scales[:, None]
+    covariance = (acts.T @ acts / len(acts)) * scales[:, None] * scales
+    exact, weights = (value.numpy().astype(np.longdouble) for value in (covariance, directions))
+    expected = weights @ solved(weights.T @ exact @ weights, weights.T @ exact)
+    if k == 9:
+        expected = np.eye(9)
+    found = cu.subspace_projection(directions, covariance=covariance)
+    ratios = scales.numpy()[:, None] / scales.numpy()
+    worst = float(np.abs((found.numpy() - expected) * ratios).max())
+    assert worst < 1e-6 * float(np.abs(expected * ratios).max())
+
+
+@pytest.mark.parametrize("k", [3, 9])
+def test_units_that_do_not_vary_have_the_weights_of_the_span(generator, k):
+    acts = centred(acts_of(generator))
+    acts[:, 2] = 0
+    directions = torch.randn(9, k, generator=generator, dtype=torch.float64)
+    directions[2] *= 1e12 if k == 3 else 1
+    covariance = acts.T @ acts
+    found = cu.subspace_projection(directions, covariance=covariance)
+    if k == 9:
+        assert torch.allclose(found, torch.eye(9).double().index_fill(0, torch.tensor([2]), 0), atol=1e-9)
+    else:
+        exact, weights = (value.numpy().astype(np.longdouble) for value in (covariance, directions))
+        expected = weights @ solved(weights.T @ exact @ weights, weights.T @ exact)
+        assert np.allclose(found, expected.astype(float), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1.7e308, 1e-300, 5e-324])
+@pytest.mark.parametrize("covariance", [False, True])
+def test_directions_of_any_length_span_the_same(generator, covariance, size):
+    acts = centred(acts_of(generator))
+    covariance = acts.T @ acts if covariance else None
+    directions = torch.randint(-1, 2, (9, 3), generator=generator).double()
+    before = cu.subspace_projection(directions, covariance=covariance)
+    lengths = torch.tensor([size, 1, 1e-30], dtype=torch.float64)
+    assert torch.allclose(cu.subspace_projection(directions * lengths, covariance=covariance), before, atol=1e-9)
+
+
+def test_a_direction_without_variance_explains_nothing(generator):
+    acts = centred(acts_of(generator))
+    acts[:, 1] = acts[:, 0]
+    direction = torch.zeros(9, 1).double()
+    direction[:2, 0] = torch.tensor([1.0, -1.0])
+    for covariance in (acts.T @ acts / 7, (acts.T @ acts) * 1e300):
+        assert torch.equal(cu.subspace_projection(direction, covariance=covariance), torch.zeros(9, 9).double())
+
+
+def test_small_variances_that_rounding_made_are_no_refusal(generator):
+    acts = centred(acts_of(generator))
+    covariance = acts.T @ acts / len(acts)
+    covariance[2, :] = covariance[:, 2] = 1e-9
+    covariance[2, 2] = 1e-20
+    directions = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    directions[2] = 0
+    found = cu.subspace_projection(directions, covariance=covariance)
+    others = [unit for unit in range(9) if unit != 2]
+    expected = cu.subspace_projection(directions[others], covariance=covariance[others][:, others])
+    assert torch.allclose(found[others][:, others], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -80,6 +80,10 @@ UNKNOWN = {
 }
 
 
+def field_with(name, value):
+    return cu.ReceptiveField(**{"size": 3, "step": 1, "start": 0, name: value})
+
+
 def touched(network, place):
     """Which pixels of the image move the unit at a place, by gradient, over many inputs."""
     images = torch.randn(40, 1, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -139,6 +143,16 @@ ROWS = [
     Row("patch", "one number as place", lambda: cu.patch(IMAGES, FIELD, 3), "place"),
     Row("patch", "three numbers as place", lambda: cu.patch(IMAGES, FIELD, (1, 2, 3)), "place"),
     Row("patch", "a share as place", lambda: cu.patch(IMAGES, FIELD, (0.5, 0.5)), "place"),
+    Row("patch", "two numbers and a word as place", lambda: cu.patch(IMAGES, FIELD, (1, 1, "x")), "place"),
+    Row("patch", "many digits as place", lambda: cu.patch(IMAGES, FIELD, (0, 10**5000)), "place"),
+    Row("patch", "one array as place", lambda: cu.patch(IMAGES, FIELD, np.array(1)), "place"),
+    Row("patch", "sparse images", lambda: cu.patch(IMAGES.to_sparse(), FIELD, (1, 1)), "images"),
+    Row("patch", "a field beyond memory", lambda: cu.patch(IMAGES, field_with("size", 2**31 - 1), (0, 0)), "field"),
+    *[
+        Row("ReceptiveField", f"{digits} digits as {name}", lambda n=name, d=digits: field_with(n, 10**d), name)
+        for name in ("size", "step", "start")
+        for digits in (20, 400, 5000)
+    ],
     Row("patch", "below the image", lambda: cu.patch(IMAGES, FIELD, (5, 0)), "place"),
     Row("patch", "above the image", lambda: cu.patch(IMAGES, FIELD, (-2, 0)), "place"),
     Row("patch", "numbers of NumPy", lambda: cu.patch(IMAGES, FIELD, (np.int64(1), np.int32(1))), is_inner),

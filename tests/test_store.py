@@ -373,9 +373,9 @@ def test_a_result_that_another_run_has_just_made_again_is_not_removed(tmp_path, 
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
 
-    def read_just_before_it_is_replaced(path):
+    def read_just_before_it_is_replaced(path, made):
         try:
-            return read(path)
+            return read(path, made)
         except DamagedFile:
             path.write_bytes(whole)
             raise
@@ -532,3 +532,14 @@ def test_what_a_live_writer_writes_is_never_swept(tmp_path, run):
     assert writer.ended() == 0
     assert torch.equal(Store(tmp_path).find("x", ONE), torch.ones(1000))
     assert results(tmp_path) == [Store(tmp_path).file("x", ONE).name]
+
+
+def test_what_is_no_measurement_is_not_found_as_one(tmp_path):
+    store = cu.Store(tmp_path)
+    with pytest.raises(ValueError, match=r"^obj: expected a Measurement, as the kind says, got 5$"):
+        store.keep("measurement", ONE, 5)
+    store.file("measurement", ONE).write_bytes(store.keep("x", ONE, torch.ones(3)).read_bytes())
+    with pytest.warns(UserWarning, match=r"is no Measurement \(it holds a Tensor\); it will be made again"):
+        assert store.find("measurement", ONE) is None
+    assert not store.file("measurement", ONE).exists()
+    assert torch.equal(store.find("x", ONE), torch.ones(3))

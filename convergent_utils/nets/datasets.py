@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.checks import as_whole, form_of, has_rows, is_count, require_known
-from .folders import read_folder
-from .modes import in_one_line, shown
+from ..kernels.checks import as_whole, came, form_of, has_rows, is_count, require_known
+from .folders import read_folder, shown
+from .modes import in_one_line
 
 _DATA = Path(__file__).parents[2] / "data"
 _FASHION_MNIST_CONTENTS = {  # sha256 of shape, images and labels
@@ -51,7 +51,7 @@ class Dataset:
         if len(labels) != len(images):
             raise ValueError(f"labels: expected {len(images)}, one for each of images, got {len(labels)}")
         if not isinstance(self.classes, (tuple, list)) or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError(f"classes: expected a name for each label, got {in_one_line(repr(self.classes))}")
+            raise ValueError(f"classes: expected a name for each label, got {came(self.classes)}")
         if not isinstance(self.source, str):
             raise ValueError(f"source: expected text, got {type(self.source).__name__}")
         for attribute, value in (("images", images), ("labels", labels), ("classes", tuple(self.classes))):
@@ -77,11 +77,12 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
     Args:
         name: "fashion-mnist" (in the repository: 20,000 training and 10,000 test images, its checksum verified);
             "npz:PATH", a NumPy file with train_images (n, height, width, channels) uint8, train_labels, test_images,
-            test_labels and classes, a split of at most 8 GiB unpacked; "folder:PATH" with PATH/train/CLASS/IMAGE and
-            PATH/test/CLASS/IMAGE, all images of one size, classes numbered over both splits (16 bit grey becomes 8
-            bit by its range, colours of transparent pixels are taken as stored, hidden files and second links to an
-            image do not count); "cifar10" and "imagenet" in torchvision's layout under the folder named by
-            CONVERGENT_DATA (ImageNet is resized to 256 and cropped to 224; its "test" is the validation set).
+            test_labels and classes (text or its bytes in UTF-8), a split of at most 8 GiB unpacked; "folder:PATH" with
+            PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE, all images of one size, classes numbered over both splits
+            (16 bit grey becomes 8 bit by its range, colours of transparent pixels are taken as stored, hidden files and
+            second links to an image do not count, second links to a class are refused); "cifar10" and "imagenet" in
+            torchvision's layout under the folder named by CONVERGENT_DATA (ImageNet is resized to 256 and cropped to
+            224; its "test" is the validation set).
         split: "train" or "test".
         limit: keep this many images, spread evenly over the split, so that sorted files keep all their classes.
 
@@ -131,7 +132,7 @@ def _kind_and_path(name: str) -> tuple[str, Path]:
 
 def _text(name: str) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"name: expected text such as 'npz:my-images.npz', got {in_one_line(repr(name))}")
+        raise ValueError(f"name: expected text such as 'npz:my-images.npz', got {came(name)}")
     if "\0" in name:
         raise ValueError("name: expected text without a NUL character, got one")
     return name
@@ -139,8 +140,9 @@ def _text(name: str) -> str:
 
 def _expanded(path: str) -> Path:
     try:
+        os.fsencode(path)
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~somebody, and there is no such user
+    except (RuntimeError, UnicodeError) as error:  # ~somebody, and there is no such user; no character of a path
         raise ValueError(f"name: {shown(path)}: {in_one_line(error)}") from error
 
 
@@ -166,7 +168,7 @@ def _spread(available: int, limit: int | None) -> np.ndarray:
 
 def _require_positive(limit: int | None) -> None:
     if limit is not None and not (is_count(limit) and limit >= 1):
-        raise ValueError(f"limit: expected a positive number of images, got {in_one_line(repr(limit))}")
+        raise ValueError(f"limit: expected a positive number of images, got {came(limit)}")
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
@@ -183,18 +185,28 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
         _require_size(path, split)
         with np.load(path, allow_pickle=False) as file:
             images, labels = file[f"{split}_images"], file[f"{split}_labels"]
-            classes = tuple(str(label) for label in file["classes"])
+            classes = tuple(_name_of(label) for label in file["classes"])
     except Exception as error:  # a damaged zip file raises many kinds of error
         raise ValueError(f"name: cannot read {shown(path)}: {in_one_line(error)}") from error
     if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images),) or 0 in images.shape:
-        expected, came = "images (n, height, width, channels) uint8 with n labels", f"{images.shape} {images.dtype}"
-        raise ValueError(f"name: {shown(path)}: expected {expected}, got {came} and {labels.shape}")
-    came = str(labels.dtype)
+        expected, given = "images (n, height, width, channels) uint8 with n labels", f"{images.shape} {images.dtype}"
+        raise ValueError(f"name: {shown(path)}: expected {expected}, got {given} and {labels.shape}")
+    given = str(labels.dtype)
     if labels.dtype.kind in "iub":
-        came = f"{labels.min()} to {labels.max()}"
+        given = f"{labels.min()} to {labels.max()}"
     if labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < len(classes):
-        raise ValueError(f"name: {shown(path)}: expected whole labels of {len(classes)} classes, from 0 on, got {came}")
+        expected = f"whole labels of {len(classes)} classes, from 0 on"
+        raise ValueError(f"name: {shown(path)}: expected {expected}, got {given}")
     return images, labels, classes
+
+
+def _name_of(label: np.generic) -> str:
+    """The name of a class, from text or its bytes, or a number."""
+    if isinstance(label, bytes):
+        return label.decode()
+    if not isinstance(label, (str, np.number)):
+        raise ValueError(f"expected classes, text (n,), got {form_of(label)}")
+    return str(label)
 
 
 def _require_size(path: Path, split: str) -> None:

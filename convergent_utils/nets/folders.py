@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .modes import in_one_line, shown
+from .modes import in_one_line
+from .modes import shown as _end_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,12 +36,14 @@ def read_folder(
 
     Raises:
         ValueError: a folder or image that is missing or cannot be read, images of more than one size or of more
-            pixels than Pillow lets pass (89 million), a class without an image in this split.
+            pixels than Pillow lets pass (89 million), a class without an image in this split, two classes of a split
+            that are links to one folder.
 
-    Files count as images by their endings (jpg, png, ppm, pgm, bmp, tif, webp); what is hidden (.name) does not count,
-    and an image reached twice through links counts once. Grey, palette and CMYK images become RGB; of transparent ones
-    the colours are taken as they are stored, without regard to what is transparent; of several pages the first. 16 bit
-    grey is brought to 8 bits by its range; images of 32 bit integers or of floats, which state no range, are refused.
+    Files count as images by their endings (jpg, png, ppm, pgm, bmp, tif, webp); what is hidden (.name), or __MACOSX
+    that a zip file leaves, does not count, and an image reached twice through links counts once. Grey, palette and CMYK
+    images become RGB; of transparent ones the colours are taken as they are stored, without regard to what is
+    transparent; of several pages the first. 16 bit grey is brought to 8 bits by its range; images of 32 bit integers or
+    of floats, which state no range, are refused.
     """
     if not os.path.isdir(path / split):  # false, too, of a path too long
         raise ValueError(f"name: there is no folder {shown(path / split)}")
@@ -64,9 +67,26 @@ def _classes(path: Path) -> tuple[str, ...]:
     """The folders of all splits, but those that lead back to where they lie, or to the other split."""
     names, above = set(), _above(path)
     for split in filter(os.path.isdir, (path / split for split in _SPLITS)):
-        folders = [name for name in os.listdir(split) if os.path.isdir(split / name) and not name.startswith(".")]
-        names |= {name for name in folders if os.path.realpath(split / name) not in above}
+        seen = {}
+        for name in sorted(name for name in os.listdir(split) if os.path.isdir(split / name) and not _hidden(name)):
+            real = os.path.realpath(split / name)
+            other = seen.setdefault(real, name)
+            if other != name and real not in above:
+                both = " and ".join(in_one_line(repr(one), 50) for one in (other, name))
+                raise ValueError(f"name: expected a folder for each class, got one for {both} in {shown(split)}")
+        names |= {name for real, name in seen.items() if real not in above}
     return tuple(sorted(names))
+
+
+def _hidden(name: str) -> bool:
+    """Whether it is none of the images or classes, but of the system that made the folder."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def shown(path: object, most: int = 100) -> str:
+    """The path, or the end of a long one, in characters that can be printed in one line."""
+    text = str(path)
+    return _end_of(text if text.isprintable() else repr(text)[1:-1], most)
 
 
 def _above(path: Path) -> set[str]:
@@ -94,9 +114,9 @@ def _images_of(folder: Path, walked: set[str]) -> list[str]:
     walked, found = {*walked, *map(str, Path(os.path.realpath(folder)).parents)}, []
     for root, folders, names in os.walk(folder, followlinks=True):
         real = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders)}
-        folders[:] = [name for name in real if not name.startswith(".") and real[name] not in walked]
+        folders[:] = [name for name in real if not _hidden(name) and real[name] not in walked]
         walked |= {real[name] for name in folders}
-        found += [(root, name) for name in names if name.lower().endswith(_ENDINGS) and not name.startswith(".")]
+        found += [(root, name) for name in names if name.lower().endswith(_ENDINGS) and not _hidden(name)]
     images, roots = {}, {root: os.path.realpath(root) for root, _ in found}
     for root, name in sorted(found):
         path = os.path.join(root, name)

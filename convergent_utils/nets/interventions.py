@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..kernels.checks import as_count, as_floats, form_of, has_rows, is_number, require_known
-from .modes import called, evaluating, in_one_line, input_like, require_hooks
-from .networks import Network, require_own, weighted
+from ..kernels.checks import as_count, as_floats, as_share, came, form_of, is_number, require_known, tensor_of
+from ..kernels.precision import power_of_two
+from .modes import called, evaluating, in_one_line, input_like, require_hooks, require_module
+from .networks import Network, require_as_built, weighted
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LONGEST_SIDE = 2**31 - 1
 _ROUNDING = 1e-5  # relative, of covariances in float32
 _RANK_TOLERANCE = 1e-10  # relative, of singular values of directions
 
@@ -43,15 +46,14 @@ def subspace_projection(directions: Tensor, *, covariance: Tensor | None = None)
     directions = as_floats(directions, "directions", "floating (units, k)")
     if directions.ndim != 2 or len(directions) == 0:
         raise ValueError(f"directions: expected floating (units, k), got {form_of(directions)}")
-    basis = _orthonormal(directions.double())
+    directions = directions.double()
     if covariance is None:
+        basis = _orthonormal(directions)
         return basis @ basis.T
-    covariance = _as_covariance(covariance, len(directions))
-    seen = basis.T @ covariance
-    inner = seen @ basis
-    if not inner.isfinite().all():
+    found = _explained(directions, _as_covariance(covariance, len(directions)).to(directions.device))
+    if not found.isfinite().all():
         raise ValueError("covariance: expected numbers whose products float64 can hold, got an infinite one")
-    return basis @ torch.linalg.pinv(inner, rtol=_RANK_TOLERANCE, hermitian=True) @ seen
+    return found
 
 
 def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
     Raises:
         ValueError: activations that are not floating or not finite, other numbers of units.
     """
-    _require_acts(acts)
+    acts = _as_acts(acts)
     moved = _moved(acts, *_as_map(matrix, mean))
     if not moved.isfinite().all():
         raise ValueError(f"acts: expected finite numbers that {acts.dtype} holds once projected, got NaN or infinity")
@@ -98,8 +100,7 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
 
     def move(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         """What is left of the layer's output."""
-        _require_acts(output, "layer")
-        return _moved(output, *moves)
+        return _moved(_as_acts(output, "layer"), *moves)
 
     hook = modules[layer].register_forward_hook(move)
     try:
@@ -139,11 +140,12 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
         The modules of `network` by the same names, copied; see `multiply_adds` for what is saved.
 
     Raises:
-        ValueError: another kind of network; a layer that is pooled, or the last one; other numbers of units.
+        ValueError: another kind of network, or one that was changed; a layer that is pooled, or the last one; other
+            numbers of units; a mean beyond what the type of the weights can hold.
 
     Source: Raghu et al. 2017, compression by projection.
     """
-    require_own(network)
+    require_as_built(network)
     names = list(dict(network.named_children()))
     require_known(layer, names, "layer")
     following = names[min(names.index(layer) + 1, len(names) - 1)]
@@ -152,14 +154,18 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
     units = len(weighted(network, layer).weight)
     directions, mean = as_floats(directions, "directions", "floating (units, k)"), as_floats(mean, "mean", "(units,)")
     if directions.ndim != 2 or len(directions) != units or mean.shape != (units,):
-        came = f"{tuple(directions.shape)} and {tuple(mean.shape)}"
-        raise ValueError(f"directions: expected ({units}, k) and mean ({units},), the units of {layer}, got {came}")
+        given = f"{tuple(directions.shape)} and {tuple(mean.shape)}"
+        raise ValueError(f"directions: expected ({units}, k) and mean ({units},), the units of {layer}, got {given}")
     smaller = nn.Sequential(OrderedDict(copy.deepcopy(network).named_children()))
     basis, mean = _orthonormal(directions.double()), mean.double()
     encode = torch.cat([basis.T, torch.zeros(1, len(mean), dtype=torch.float64)])
     decode = torch.cat([basis, (mean - basis @ (basis.T @ mean))[:, None]], dim=1)
     before = weighted(network, following)
     reads = torch.einsum("ou...,uk->ok...", before.weight.detach().double(), decode)
+    if not reads.to(before.weight.dtype).isfinite().all():
+        raise ValueError(
+            f"mean: expected numbers whose products with weights {before.weight.dtype} can hold, got larger"
+        )
     one = torch.eye(len(encode))[-1]
     coordinates = _like(before, encode[..., None, None] if reads.ndim == 4 else encode, one, padding=0)
     smaller[names.index(layer)] = nn.Sequential(*_chain(smaller[names.index(layer)]), coordinates)
@@ -181,9 +187,8 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
     """
     require_hooks(network)
     if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
-        came = in_one_line(repr(image_shape))
-        raise ValueError(f"image_shape: expected (channels, height, width), got {came}")
-    image_shape = [as_count(size, "image_shape") for size in image_shape]
+        raise ValueError(f"image_shape: expected (channels, height, width), got {came(image_shape)}")
+    image = _blank(*(as_count(size, "image_shape", at_most=_LONGEST_SIDE) for size in image_shape))
     counted: dict[str, int] = {}
     modules = {name: m for name, m in network.named_modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))}
 
@@ -202,11 +207,19 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
     hooks = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
     try:
         with evaluating(network), torch.no_grad():
-            called(network, torch.zeros(1, *image_shape).to(input_like(network)), "image_shape")
+            called(network, image.to(input_like(network)), "image_shape")
     finally:
         for hook in hooks:
             hook.remove()
     return counted
+
+
+def _blank(*shape: int) -> Tensor:
+    """One image (1, channels, height, width) of zeros."""
+    try:
+        return torch.zeros(1, *shape)
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"image_shape: no memory holds such an image: {in_one_line(error)}") from error
 
 
 def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None]:
@@ -217,14 +230,16 @@ def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None
             below are frozen, too, no gradient is computed for them: that is what is saved.
 
     Raises:
-        ValueError: a share that is not from 0 to 1; in training, a layer that the network lacks.
+        ValueError: a share that is not from 0 to 1, here or in training; in training, a layer that the network lacks.
 
     Source: Raghu et al. 2017, freeze training, where layer i of L is frozen after i / L of training.
     """
-    _require_schedule(schedule)
+    schedule = _as_schedule(schedule)
 
     def freeze(network: nn.Module, share: float) -> None:
         """Freeze the layers whose time has come."""
+        require_module(network)
+        share = float(as_share(share, "share", "the share of training done, from 0 to 1"))
         for module, moment in zip(_submodules(network, schedule), schedule.values(), strict=True):
             if share >= moment:
                 module.requires_grad_(False)
@@ -245,8 +260,7 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
     A layer costs its multiply-adds once forward, once for the gradient of its weights while it learns, and once for
     the gradient of its inputs while anything below it learns. The time of the optimiser's own steps is left out.
     """
-    _require_costs(forward)
-    _require_schedule(schedule)
+    forward, schedule = _as_costs(forward), _as_schedule(schedule)
     for layer in schedule:
         require_known(layer, forward, "schedule")
     bottom, spent, whole = next(iter(forward)), 0.0, 0.0
@@ -259,25 +273,31 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
     return spent / whole
 
 
-def _require_schedule(schedule: Mapping[str, float]) -> None:
+def _as_schedule(schedule: Mapping[str, float]) -> dict[str, float]:
+    """Shares as floats of Python: NumPy's small types would round what they are compared with."""
     if not isinstance(schedule, Mapping):
         raise ValueError(f"schedule: expected shares of training by layer, got {type(schedule).__name__}")
     for layer, share in schedule.items():
         if not isinstance(layer, str) or not is_number(share) or not 0 <= share <= 1:
-            came = f"{in_one_line(repr(share), 80)} for {in_one_line(repr(layer), 80)}"
-            raise ValueError(f"schedule: expected shares of training from 0 to 1, got {came}")
+            said = f"{came(share, 80)} for {came(layer, 80)}"
+            raise ValueError(f"schedule: expected shares of training from 0 to 1, got {said}")
+    return {layer: float(share) for layer, share in schedule.items()}
 
 
-def _require_costs(forward: Mapping[str, int]) -> None:
+def _as_costs(forward: Mapping[str, int]) -> dict[str, float]:
+    """Costs as floats of Python that are at most 1, all divided by one power of two: no sum of them overflows."""
     if not isinstance(forward, Mapping) or not forward:
-        came = "none" if isinstance(forward, Mapping) else type(forward).__name__
-        raise ValueError(f"forward: expected at least one layer with its multiply-adds, got {came}")
+        said = "none" if isinstance(forward, Mapping) else type(forward).__name__
+        raise ValueError(f"forward: expected at least one layer with its multiply-adds, got {said}")
     for layer, cost in forward.items():
         if not is_number(cost) or cost < 0:
-            came = f"{in_one_line(repr(cost), 80)} for {in_one_line(repr(layer), 80)}"
-            raise ValueError(f"forward: expected finite multiply-adds of at least 0, got {came}")
-    if not any(forward.values()):
+            said = f"{came(cost, 80)} for {came(layer, 80)}"
+            raise ValueError(f"forward: expected finite multiply-adds of at least 0, got {said}")
+    costs = {layer: float(cost) for layer, cost in forward.items()}
+    if not any(costs.values()):
         raise ValueError("forward: expected some multiply-adds, got 0 in every layer")
+    exponent = math.frexp(max(costs.values()))[1]
+    return {layer: math.ldexp(cost, -exponent) for layer, cost in costs.items()}
 
 
 def _submodules(network: nn.Module, schedule: Mapping[str, float]) -> list[nn.Module]:
@@ -287,11 +307,13 @@ def _submodules(network: nn.Module, schedule: Mapping[str, float]) -> list[nn.Mo
         raise ValueError(f"schedule: expected layers of the network: {in_one_line(error)}") from error
 
 
-def _require_acts(acts: Tensor, argument: str = "acts") -> None:
-    fits = isinstance(acts, Tensor) and has_rows(acts) and acts.is_floating_point() and acts.ndim in (2, 3, 4)
-    if not fits:
+def _as_acts(acts: Tensor, argument: str = "acts") -> Tensor:
+    """Floating activations, dense and without a mask."""
+    read = tensor_of(acts) if isinstance(acts, Tensor) else None
+    if read is None or not read.is_floating_point() or read.ndim not in (2, 3, 4):
         forms = "(samples, units), (n, tokens, units) or (n, units, height, width)"
         raise ValueError(f"{argument}: expected floating activations {forms}, got {form_of(acts)}")
+    return read
 
 
 def _as_map(matrix: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -299,16 +321,16 @@ def _as_map(matrix: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     matrix = as_floats(matrix, "matrix", "floating (units, units)")
     mean = as_floats(mean, "mean", "floating (units,)")
     if mean.ndim != 1 or matrix.shape != (len(mean), len(mean)):
-        came = f"matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
-        raise ValueError(f"mean: expected as many units as in matrix (units, units), got {came}")
+        given = f"matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
+        raise ValueError(f"mean: expected as many units as in matrix (units, units), got {given}")
     return matrix, mean
 
 
 def _moved(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
     last = acts.movedim(1, -1) if acts.ndim == 4 else acts
     if last.shape[-1] != len(mean):
-        came = f"acts {tuple(acts.shape)}, matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
-        raise ValueError(f"mean: expected as many units as in acts and matrix, got {came}")
+        given = f"acts {tuple(acts.shape)}, matrix {tuple(matrix.shape)}, mean {tuple(mean.shape)}"
+        raise ValueError(f"mean: expected as many units as in acts and matrix, got {given}")
     matrix, offset = matrix.to(acts), (mean.double() - mean.double() @ matrix.double()).to(acts)
     moved = last @ matrix + offset
     return moved.movedim(-1, 1) if acts.ndim == 4 else moved
@@ -321,16 +343,96 @@ def _as_covariance(covariance: Tensor, units: int) -> Tensor:
         raise ValueError(f"covariance: expected ({units}, {units}) as in directions, got {tuple(covariance.shape)}")
     scale = covariance.abs().amax()
     unit = covariance / scale if scale > 0 else covariance
-    slack = _ROUNDING * torch.eye(units, dtype=torch.float64, device=unit.device)
-    if (unit - unit.T).abs().amax() > _ROUNDING or torch.linalg.cholesky_ex(unit + slack).info != 0:
+    if not _is_covariance(unit):
         raise ValueError("covariance: expected a symmetric matrix without negative variances, got another")
     return covariance
 
 
 def _orthonormal(directions: Tensor) -> Tensor:
-    """An orthonormal basis (units, rank) of the span of the directions."""
+    """An orthonormal basis (units, rank) of the span of the directions, whatever the length of each."""
+    directions, _ = _near_one(directions)
     left, singular, _ = torch.linalg.svd(directions, full_matrices=False)
-    return left[:, singular > _RANK_TOLERANCE * singular.amax()] if singular.numel() else left
+    return left[:, _that_count(singular)]
+
+
+def _explained(directions: Tensor, covariance: Tensor) -> Tensor:
+    """The projection in the space of samples, computed in units of like variance, whose scales it does not depend on.
+
+    The weights of units without variance, which nothing seen here decides, are as small as the span allows.
+    """
+    unit, spread = _standardised(covariance)
+    alive = (unit.diagonal() > 0)[:, None]
+    weights, _ = _near_one(directions)
+    seen, size = _near_one(weights * spread[:, None] * alive)
+    seen, turn = _apart(seen)
+    seen, shrunk = _near_one(seen)
+    weights = (weights / size) @ turn / shrunk
+    left, singular, right = torch.linalg.svd(seen, full_matrices=False)
+    left, right, singular = (part[_that_count(singular)] for part in (left.T, right, singular))
+    basis = left.T / spread[:, None]
+    if not alive.all():
+        basis = basis.where(alive, _unseen(weights * ~alive, right, singular))
+    of_all = left @ unit
+    noise = 8 * len(unit) * torch.finfo(torch.float64).eps  # of variances near 1
+    inverse = torch.linalg.pinv(of_all @ left.T, atol=noise, rtol=_RANK_TOLERANCE, hermitian=True)
+    return basis @ inverse @ of_all * spread
+
+
+def _apart(seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns turned so that each but the first leaves out the largest rows, beside which small ones would be lost.
+
+    And the turn (k, k). What rounding leaves of a row, where it has no part, is taken off.
+    """
+    length = torch.linalg.vector_norm(seen, dim=1)
+    order = length.argsort(descending=True)
+    turn, turned = torch.linalg.qr(seen[order].T, mode="complete")
+    turned = turned.T[order.argsort()]
+    return turned.where(turned.abs() > _RANK_TOLERANCE * length[:, None], 0.0), turn
+
+
+def _unseen(weights: Tensor, right: Tensor, singular: Tensor) -> Tensor:
+    """The weights (units, rank) of units without variance in what is kept, less what directions of them alone give."""
+    found = weights @ (right.T / singular)
+    alone = weights - weights @ right.T @ right
+    within = torch.linalg.pinv(alone, atol=_RANK_TOLERANCE * float(weights.abs().amax()))
+    return found - alone @ (within @ found)
+
+
+def _standardised(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The covariance of units brought to variances near 1 by powers of two, and these (units,); units without are 0.
+
+    Where what came is not symmetric or has negative variances on that scale, it is of rounded numbers, and variances
+    below what float32 resolves beside the largest are not magnified.
+    """
+    variances = covariance.diagonal().clamp(min=0)
+    alive = (variances > 0).double()
+    for least in (0.0, float(_ROUNDING * variances.amax())):
+        spread = power_of_two(variances.clamp(min=least).sqrt())
+        unit = covariance / spread[:, None] / spread * alive[:, None] * alive
+        if _is_covariance(unit):
+            break
+    return (unit + unit.T) / 2, spread
+
+
+def _near_one(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns brought near 1 by powers of two, and these; twice, since the power for the smallest numbers is none."""
+    size = torch.ones_like(columns[0])
+    for _ in range(2):
+        power = power_of_two(columns.abs().amax(0))
+        columns, size = columns / power, size * power
+    return columns, size
+
+
+def _that_count(singular: Tensor) -> Tensor:
+    """Which singular values are not zero but for rounding."""
+    return singular > _RANK_TOLERANCE * singular.amax() if singular.numel() else singular > 0
+
+
+def _is_covariance(unit: Tensor) -> bool:
+    """Whether a matrix of numbers near 1 is symmetric and nowhere negative, but for rounding in float32."""
+    slack = _ROUNDING * torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    symmetric = (unit - unit.T).abs().amax() <= _ROUNDING
+    return bool(symmetric and torch.linalg.cholesky_ex(unit + slack).info == 0)
 
 
 def _chain(module: nn.Module) -> list[nn.Module]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import as_count, as_seed, as_whole, is_number, require_known
+from ..kernels.checks import as_count, as_seed, as_whole, came, is_number, require_known
 from .modes import in_one_line, require_module
 
 _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
@@ -18,6 +19,8 @@ _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
 }
 _KERNELS = (5, 5, 3, 3, 3)
 _WIDEST = 100  # times the usual widths: 1.5 thousand million weights
+# what modules hold that is compared otherwise, or says nothing of what they compute
+_APART = ("training", "configuration", "_parameters", "_buffers", "_modules", "_is_full_backward_hook")
 _CONVOLUTION_STD = 0.02  # AlexNet's own was .01
 _CONNECTED_BIAS = 1.0  # as AlexNet's
 
@@ -32,8 +35,8 @@ class Network(nn.Sequential):
 
     def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, object]):
         if not isinstance(modules, Mapping) or not isinstance(configuration, Mapping):
-            came = type(configuration if isinstance(modules, Mapping) else modules).__name__
-            raise ValueError(f"modules: expected modules by name and a configuration, two dicts, got {came}")
+            given = type(configuration if isinstance(modules, Mapping) else modules).__name__
+            raise ValueError(f"modules: expected modules by name and a configuration, two dicts, got {given}")
         super().__init__(OrderedDict(modules))
         self.configuration = configuration
         self.layers = tuple(name for name in modules if name.startswith(("conv", "fc")))
@@ -60,15 +63,21 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
     """
     require_known(name, _WIDTHS, "name")
     channels, classes, seed = as_count(channels, "channels"), as_count(classes, "classes"), as_seed(seed)
-    if not is_number(width) or not 0 < width <= _WIDEST:
-        raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {in_one_line(repr(width))}")
+    if not is_number(width) or not 0 < float(width) <= _WIDEST:
+        raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {came(width)}")
     width = width.item() if isinstance(width, np.generic) else width
     convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
     try:
         with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
             modules = _modules(channels, convolutions, connected, classes)
-    except (RuntimeError, TypeError, MemoryError) as error:  # sizes that no memory holds, or no integer
-        raise ValueError(f"classes: cannot make a network of these sizes: {in_one_line(error)}") from error
+    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # sizes that no memory holds, or no integer
+        sizes = {
+            "channels": channels * convolutions[0],
+            "classes": classes * connected[-1],
+            "width": max(connected) ** 2,
+        }
+        largest = max(sizes, key=sizes.get)
+        raise ValueError(f"{largest}: cannot make a network of these sizes: {in_one_line(error)}") from error
     configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
     return _initialised(Network(modules, configuration), seed)
 
@@ -104,9 +113,9 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
         at place j of the copy. The units of the last layer are classes and keep their places.
 
     Raises:
-        ValueError: another kind of network.
+        ValueError: another kind of network, or one that was changed, as with another module, attribute or a hook.
     """
-    require_own(network)
+    require_as_built(network)
     generator, permutations = torch.Generator().manual_seed(as_seed(seed)), {}
     for layer in network.layers[:-1]:
         permutations[layer] = torch.randperm(len(weighted(network, layer).weight), generator=generator)
@@ -122,10 +131,10 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
         width: as in `build_network`, of the new network; it says how many units each layer has.
 
     Raises:
-        ValueError: another kind of network, a hidden layer that is left out, units that the network does not have, or
-            another number of them than that width has.
+        ValueError: another kind of network, one that was changed, a hidden layer that is left out, units that the
+            network does not have, or another number of them than that width has.
     """
-    require_own(network)
+    require_as_built(network)
     units = _as_units(network, units)
     made = build_network(**{**network.configuration, "width": width}).to(next(network.parameters()))
     incoming, below = None, 0
@@ -142,6 +151,8 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
                 raise ValueError(f"units: expected {len(target.weight)} of {layer} at width {width}, got {len(weight)}")
             target.weight.copy_(weight)
             target.bias.copy_(bias)
+            target.weight.requires_grad_(source.weight.requires_grad)
+            target.bias.requires_grad_(source.bias.requires_grad)
     return made.train(network.training)
 
 
@@ -158,12 +169,64 @@ def require_own(network: nn.Module) -> None:
     require_module(network)
 
 
+def require_as_built(network: nn.Module) -> None:
+    """It is a network of `build_network`, and its configuration says all of it but its weights."""
+    require_own(network)
+    changed = change_of(network)
+    if changed is not None:
+        raise ValueError(f"network: expected one as build_network makes it, got one with {changed}")
+
+
+def change_of(network: Network) -> str | None:
+    """In what a network differs from what `build_network` makes of its configuration, in a few words; None: nothing.
+
+    Weights may have any values and types.
+    """
+    try:
+        with torch.device("meta"):  # a network without memory
+            made = build_network(**network.configuration)
+    except (TypeError, ValueError) as error:
+        return f"another configuration ({in_one_line(error, 100)})"
+    ours, theirs = (dict(net.named_modules(remove_duplicate=False)) for net in (network, made))
+    if list(ours) != list(theirs):
+        name = next((name for name in (*ours, *theirs) if (name in ours) != (name in theirs)), "another order")
+        return f"other modules ({in_one_line(name, 80)})"
+    for name, module in ours.items():
+        if changed := _changed(module, theirs[name]):
+            return f"{changed} in {name or 'the network itself'}"
+    return None
+
+
+def _changed(module: nn.Module, other: nn.Module) -> str | None:
+    """In what a module differs from another, its own modules aside."""
+    if type(module) is not type(other):
+        return f"a {in_one_line(type(module).__name__, 60)} for a {type(other).__name__}"
+    for name in vars(module):
+        if name not in _APART and not _equal(vars(module)[name], vars(other).get(name, _APART)):
+            return name.strip("_").replace("_", " ") if name.startswith("_") else f"another {in_one_line(name, 60)}"
+    ours, theirs = (_shapes(one) for one in (module, other))
+    return None if ours == theirs else "other weights"
+
+
+def _equal(ours: object, theirs: object) -> bool:
+    """Whether both are equal; what cannot be compared is not."""
+    with suppress(TypeError, ValueError, RuntimeError):
+        return bool(type(ours) is type(theirs) and ours == theirs)
+    return False
+
+
+def _shapes(module: nn.Module) -> dict[str, object]:
+    """The shapes of a module's own weights and buffers."""
+    found = {**module._parameters, **module._buffers}
+    return {name: None if value is None else tuple(value.shape) for name, value in found.items()}
+
+
 def _as_units(network: Network, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Indices int64 of units of each hidden layer."""
     hidden = network.layers[:-1]
     if not isinstance(units, Mapping) or any(layer not in hidden for layer in units):
-        came = ", ".join(map(str, units)) if isinstance(units, Mapping) else type(units).__name__
-        raise ValueError(f"units: expected units by hidden layer, {', '.join(hidden)}, got {in_one_line(came)}")
+        given = came(list(units)) if isinstance(units, Mapping) else type(units).__name__
+        raise ValueError(f"units: expected units by hidden layer, {', '.join(hidden)}, got {given}")
     found = {}
     for layer in hidden:
         n_units, given = len(weighted(network, layer).weight), units.get(layer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..kernels.checks import is_count, require_known
+from ..kernels.checks import as_count, as_whole, form_of, in_one_line, require_known, tensor_of
 
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)  # each place of theirs sees a window of places
 _WHOLE = (nn.Linear, nn.Flatten, nn.GroupNorm)  # each unit sees all places
@@ -17,6 +17,7 @@ _SAME_PLACE = (
     *(nn.Tanh, nn.SiLU, nn.Mish, nn.Hardswish, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.Hardshrink, nn.LeakyReLU),
     *(nn.LogSigmoid, nn.Softplus, nn.Softshrink, nn.PReLU, nn.Softsign, nn.Tanhshrink, nn.Softmax2d),
 )
+_MOST = 2**31 - 1  # pixels
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
 
 
@@ -33,11 +34,8 @@ class ReceptiveField:
     start: int
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("step", 1), ("start", None)):
-            value = getattr(self, name)
-            if not is_count(value) or (least is not None and value < least):
-                expected = "a whole number" if least is None else f"a whole number of at least {least}"
-                raise ValueError(f"{name}: expected {expected}, got {value!r:.100}")
+        for name, least in (("size", 1), ("step", 1), ("start", -_MOST)):
+            object.__setattr__(self, name, as_count(getattr(self, name), name, at_least=least, at_most=_MOST))
 
 
 def receptive_field(network: nn.Sequential, layer: str) -> ReceptiveField | None:
@@ -83,20 +81,25 @@ def patch(images: Tensor, field: ReceptiveField | None, place: tuple[int, int]) 
     Raises:
         ValueError: images of another shape, no place, or one whose window lies outside the images.
     """
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        came = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: expected a tensor (n, height, width, channels), got {came}")
+    read = tensor_of(images) if isinstance(images, Tensor) else None
+    if read is None or read.ndim != 4:
+        raise ValueError(f"images: expected a dense tensor (n, height, width, channels), got {form_of(images)}")
+    images = read
     if field is None:
         return images
     if not isinstance(field, ReceptiveField):
         raise ValueError(f"field: expected a ReceptiveField, as receptive_field gives it, got {type(field).__name__}")
     n, height, width, channels = images.shape
-    top, left = (field.start + k * field.step for k in _as_place(place))
+    down, across = _as_place(place)
+    top, left = (field.start + k * field.step for k in (down, across))
     rows = slice(max(top, 0), min(top + field.size, height))
     columns = slice(max(left, 0), min(left + field.size, width))
     if rows.start >= rows.stop or columns.start >= columns.stop:
-        raise ValueError(f"place: expected one whose window meets images of {height} x {width}, got {place}")
-    cropped = images.new_zeros(n, field.size, field.size, channels)
+        raise ValueError(f"place: expected one whose window meets images of {height} x {width}, got {(down, across)}")
+    try:
+        cropped = images.new_zeros(n, field.size, field.size, channels)
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"field: no memory holds patches of this size: {in_one_line(error)}") from error
     cropped[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = images[
         :, rows, columns
     ]
@@ -104,11 +107,11 @@ def patch(images: Tensor, field: ReceptiveField | None, place: tuple[int, int]) 
 
 
 def _as_place(place: object) -> tuple[int, int]:
-    try:
-        down, across = (int(k) for k in place if is_count(k) or (isinstance(k, Tensor) and is_count(k.item())))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"place: expected two whole numbers, row and column, got {place!r:.100}") from error
-    return down, across
+    what = "two whole numbers, row and column"
+    found = as_whole(place, "place", what=what).tolist()
+    if len(found) != 2:
+        raise ValueError(f"place: expected {what}, got {len(found)}")
+    return found[0], found[1]
 
 
 def _is_chain(module: nn.Module) -> bool:

@@ -21,10 +21,12 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
-from ..kernels.checks import form_of, has_rows, require_known
+from ..kernels.checks import came, form_of, has_rows, require_known, tensor_of
 from .checksums import checksum
-from .modes import in_one_line, shown
+from .folders import shown
+from .modes import in_one_line
 
 _ROOT = Path(__file__).parents[2]
 _KIND = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -104,27 +106,26 @@ class Store:
             ValueError: a kind that is no plain name, a configuration that is not made of plain values.
         """
         if not isinstance(kind, str) or not _KIND.fullmatch(kind):
-            came = in_one_line(repr(kind))
-            raise ValueError(f"kind: expected letters, digits, dashes and underscores, at most 100, got {came}")
+            raise ValueError(f"kind: expected letters, digits, dashes and underscores, at most 100, got {came(kind)}")
         return self.path / f"{kind}-{configuration_hash(configuration)}.safetensors"
 
     def find(self, kind: str, configuration: Mapping[str, object]) -> object | None:
         """The result of a configuration, or None; a store that cannot be written serves as well.
 
-        A damaged file is named in a warning and removed, to be made anew; one that cannot be removed, or that another
-        run is about to replace, is left alone.
+        A damaged file is named in a warning and removed, to be made anew, as is one of the kind "measurement" that
+        holds something else; one that cannot be removed, or that another run is about to replace, is left alone.
 
         Raises:
             ValueError: the file is there and cannot be read.
         """
-        path = self.file(kind, configuration)
+        path, made = self.file(kind, configuration), _class_of(kind)
         with self._told("read in"):
             try:
-                obj, stored = _read(path)
+                obj, stored = _read(path, made)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except DamagedFile as error:
-                again = self._read_or_remove(path)
+                again = self._read_or_remove(path, made)
                 if again is None:
                     warnings.warn(f"{error}; it will be made again", stacklevel=2)
                     return None
@@ -135,9 +136,12 @@ class Store:
         """Save the result of a configuration and return its file.
 
         Raises:
-            ValueError: the store cannot be written, or is full; what it held is as it was.
+            ValueError: the store cannot be written, or is full, or the kind is "measurement" and the object is none;
+                what it held is as it was.
         """
         path = self.file(kind, configuration)
+        if not isinstance(obj, _class_of(kind)):
+            raise ValueError(f"obj: expected a {_class_of(kind).__name__}, as the kind says, got {came(obj)}")
         with self._lock_of(path.name), self._told("write in"):
             _write(obj, path, configuration)
         return path
@@ -182,11 +186,11 @@ class Store:
         finally:
             lock.release()
 
-    def _read_or_remove(self, path: Path) -> tuple[object, object] | None:
+    def _read_or_remove(self, path: Path, made: type) -> tuple[object, object] | None:
         """A file found damaged: read again under its lock, since another run may have made it again, or removed."""
         with suppress(filelock.Timeout, ValueError, OSError), self._lock_of(path.name, wait=False):
             try:
-                return _read(path)
+                return _read(path, made)
             except DamagedFile:
                 path.unlink()
         return None
@@ -221,10 +225,11 @@ def configuration_hash(configuration: Mapping[str, object]) -> str:
 
 def _as_path(path: str | Path, name: str = "path") -> Path:
     if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
-        raise ValueError(f"{name}: expected the path of a file or folder, got {in_one_line(repr(path))}")
+        raise ValueError(f"{name}: expected the path of a file or folder, got {came(path)}")
     try:
+        os.fsencode(path)
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~somebody, and there is no such user
+    except (RuntimeError, TypeError, UnicodeError) as error:  # ~somebody, and there is no such user; no text
         raise ValueError(f"{name}: {shown(path)}: {in_one_line(error)}") from error
 
 
@@ -251,14 +256,18 @@ def _content(obj: object, configuration: Mapping[str, object]) -> bytes:
         raise ValueError(f"obj: cannot be saved: {in_one_line(error)}") from error
 
 
-def _read(path: Path) -> tuple[object, object]:
+def _read(path: Path, made: type = object) -> tuple[object, object]:
+    """The object of a file, which is of the class `made`, and its configuration."""
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would block for good
         raise DamagedFile(f"{shown(path)} is damaged or not a file of this package (it is no regular file)")
     with path.open("rb"):
         pass  # a file that may not be read, or went away, is not a damaged one
     try:
-        return _decoded(path)
+        obj, configuration = _decoded(path)
+        if not isinstance(obj, made):
+            raise DamagedFile(f"{shown(path)} is no {made.__name__} (it holds a {type(obj).__name__})")
+        return obj, configuration
     except (DamagedFile, MemoryError, OSError):
         raise
     except Exception as error:  # what somebody else wrote, or half of ours, raises many kinds of error
@@ -305,6 +314,13 @@ def _constant(name: str) -> float:
     return float(name)
 
 
+def _class_of(kind: str) -> type:
+    """The class of results of a kind that this package finds again by itself; others may be anything."""
+    from .measurement import Measurement
+
+    return Measurement if kind == "measurement" else object
+
+
 def _classes() -> dict[str, type]:
     """The results that files may hold; nothing else is ever made from a file."""
     from ..kernels import alignment, binning, cca, chance, clustering, correlation, dft_cca, matching, moments
@@ -329,10 +345,13 @@ def _encode(value: object, tensors: dict[str, Tensor]) -> object:
     if isinstance(value, np.generic) and isinstance(value.item(), (bool, int, float, str)):
         return value.item()
     if isinstance(value, Tensor):
-        if not has_rows(value):
+        shown_whole = tensor_of(value) if isinstance(value, MaskedTensor) else value
+        if shown_whole is None or not has_rows(value):
             raise ValueError(f"obj: cannot save {form_of(value)}; save a dense tensor of its values instead")
+        if value.dtype in (torch.complex128, torch.complex32):  # the files know complex64 alone
+            raise ValueError(f"obj: cannot save {form_of(value)}; save its real and imaginary parts instead")
         key = f"{len(tensors):06d}"
-        dense = value.detach().resolve_conj().resolve_neg().cpu()
+        dense = shown_whole.detach().resolve_conj().resolve_neg().cpu()
         tensors[key] = dense.clone(memory_format=torch.contiguous_format)
         return {"tensor": key}
     if type(value) in (list, tuple):
@@ -384,8 +403,10 @@ def _network(content: dict[str, object]) -> torch.nn.Module:
 
 
 def _require_as_built(network: torch.nn.Module) -> None:
-    """Its configuration says all of its structure."""
-    from .networks import build_network
+    """Its configuration says all of it but its weights."""
+    from .networks import change_of
 
-    if repr(build_network(**network.configuration)) != repr(network):
-        raise ValueError("obj: cannot save a Network whose modules were changed; save its state_dict instead")
+    changed = change_of(network)
+    if changed is not None:
+        remedy = "remove what was added, or save its state_dict instead"
+        raise ValueError(f"obj: cannot save a Network whose modules were changed ({changed}); {remedy}")

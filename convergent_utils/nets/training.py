@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..kernels.checks import as_count, as_seed, form_of, is_number
+from ..kernels.checks import as_count, as_number, as_seed, came, form_of, is_count, is_number, require_named, tensor_of
 from .datasets import Dataset, normalise
 from .modes import called, evaluating, in_one_line, input_like, require_module
 
 VERSION = 1  # raise it when the same recipe and seed would train another network than before
 CHECKPOINTS = (0.0, 0.35, 0.75, 1.0)
+_LARGEST_BATCH = 2**62  # torch counts to twice as many
 _MOST = 1e9  # epochs, or any rate: beyond it no step can be counted
 
 
@@ -42,12 +44,14 @@ class Recipe:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        as_count(self.batch, "batch")
+        object.__setattr__(self, "batch", as_count(self.batch, "batch"))
         for argument in ("epochs", "rate", "weight_decay"):
             value = getattr(self, argument)
-            if not is_number(value) or not 0 <= value <= _MOST:
-                came = in_one_line(repr(value))
-                raise ValueError(f"{argument}: expected a number from 0 to {_MOST:g}, got {came}")
+            number = as_number(
+                value, argument, f"a number from 0 to {_MOST:g}", lambda number: 0 <= float(number) <= _MOST
+            )
+            # Python's numbers in all arithmetic; a whole number stays one, by which results are found again
+            object.__setattr__(self, argument, int(value) if is_count(value) else number)
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,11 @@ class History:
     def __post_init__(self) -> None:
         for argument in ("loss", "test_accuracy"):
             value = getattr(self, argument)
-            if not isinstance(value, Tensor) or value.ndim != 1 or len(value) != len(self.loss):
+            read = tensor_of(value) if isinstance(value, Tensor) else None
+            real = read is not None and read.ndim == 1 and not read.is_complex()
+            if not real or (argument != "loss" and len(read) != len(self.loss)):
                 raise ValueError(f"{argument}: expected a curve (epochs + 1,), as long as loss, got {form_of(value)}")
+            object.__setattr__(self, argument, read)
 
 
 @dataclass(frozen=True)
@@ -77,23 +84,40 @@ class Trained:
         network: in eval mode.
         history: learning curves.
         checkpoints: weights by share of training done: 0, .35, .75 and 1.
+
+    Raises:
+        ValueError: an attribute of another kind.
     """
 
     network: nn.Module
     history: History
     checkpoints: dict[float, dict[str, Tensor]]
 
+    def __post_init__(self) -> None:
+        require_module(self.network)
+        if not isinstance(self.history, History):
+            raise ValueError(f"history: expected a History, got {came(self.history)}")
+        if not isinstance(self.checkpoints, Mapping) or not all(map(is_number, self.checkpoints)):
+            raise ValueError(f"checkpoints: expected weights by share of training, got {came(self.checkpoints)}")
+        for weights in self.checkpoints.values():
+            require_named(weights, "checkpoints", "weights")
+            if not all(isinstance(value, Tensor) for value in weights.values()):
+                raise ValueError("checkpoints: expected tensors by name, got others")
+
     def at(self, share: float) -> nn.Module:
         """A copy of the network as it was after that share of training; 0 is the untrained network.
 
         Raises:
-            ValueError: a share of which no checkpoint was kept.
+            ValueError: a share of which no checkpoint was kept, or whose weights are those of another network.
         """
         if not is_number(share) or share not in self.checkpoints:
-            known, came = ", ".join(map(str, self.checkpoints)), in_one_line(repr(share))
-            raise ValueError(f"share: expected one of {known}, got {came}")
-        network = copy.deepcopy(self.network)
-        network.load_state_dict(self.checkpoints[share])
+            known = in_one_line(", ".join(map(str, self.checkpoints)), 80) if self.checkpoints else "none"
+            raise ValueError(f"share: expected one of {known}, got {came(share)}")
+        network = _deep_copy(self.network)
+        try:
+            network.load_state_dict(self.checkpoints[share])
+        except RuntimeError as error:
+            raise ValueError(f"checkpoints: expected weights of the network: {in_one_line(error)}") from error
         return network
 
 
@@ -137,11 +161,14 @@ def train(
     _require_trainable(network, recipe)
     per_epoch = len(dataset) // recipe.batch
     if per_epoch == 0:
-        raise ValueError(f"dataset: expected at least one batch of {recipe.batch} images, got {len(dataset)}")
+        least = came(recipe.batch, 40)
+        raise ValueError(f"dataset: expected at least one batch of {least} images, got {len(dataset)}")
     total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    schedule = _schedule(optimiser, recipe, max(total, 1), rate)
+    largest = _Largest(rate)
+    schedule = _schedule(optimiser, recipe, max(total, 1), largest if rate is not None else None)
+    diverged = partial(_diverged, recipe, largest)
     learning, like = [module for module in network.modules() if module.training], input_like(network)
     loss, accuracy = [_loss(network, test)], [_accuracy_or_nan(network, test)]
     checkpoints, step = {share: _weights(network) for share in CHECKPOINTS if round(share * total) == 0}, 0
@@ -149,18 +176,24 @@ def train(
         order, losses = torch.randperm(len(dataset), generator=generator), []
         for chosen in order[: min(per_epoch, total - step) * recipe.batch].split(int(recipe.batch)):
             if intervene is not None:
-                intervene(network, step / total)
+                if losses:
+                    _require_finite(network, losses[-1][None], step, diverged, "intervene")
+                _intervened(network, intervene, step, total)
             for module in learning:  # what was frozen in eval mode stays so
                 module.training = True
-            losses.append(_step(network, dataset, chosen, optimiser, like))
+            losses.append(_loss_of_step(network, dataset, chosen, optimiser, like))
+            _step(optimiser, step, diverged)
             schedule.step()
             step += 1
             checkpoints.update({share: _weights(network) for share in CHECKPOINTS if round(share * total) == step})
             if step % 20 == 0 or step == total:
                 report(step / total)
-        _require_finite(network, torch.stack(losses), step, recipe)
+        _require_finite(network, torch.stack(losses), step, diverged, "network" if intervene is None else "intervene")
         loss.append(float(torch.stack(losses).mean()))
-        accuracy.append(_accuracy_or_nan(network, test))
+        try:
+            accuracy.append(_accuracy_or_nan(network, test))
+        except _NoNumbers as error:  # it had finite outputs before
+            raise diverged(step) from error
     for parameter in trainable:
         parameter.requires_grad_(True)
     history = History(torch.tensor(loss, dtype=torch.float64), torch.tensor(accuracy, dtype=torch.float64))
@@ -176,6 +209,8 @@ def accuracy(network: nn.Module, dataset: Dataset) -> float:
 
     Raises:
         ValueError: no images; see `predict`; labels that the network has no output for.
+
+    Logits are compared in their own type: of float64 and whole numbers no digit is dropped.
     """
     return _share_right(network, dataset, "dataset")
 
@@ -193,21 +228,36 @@ def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor
         (n, classes) float32 logits on the CPU.
 
     Raises:
-        ValueError: no images, or images that the network cannot take; logits of another form, or NaN.
+        ValueError: no images, or images that the network cannot take; logits of another form, complex, NaN or
+            infinite, in float32, too.
     """
-    return _predicted(network, dataset, "dataset", as_count(batch, "batch"))
+    logits = _predicted(network, dataset, "dataset", min(as_count(batch, "batch"), _LARGEST_BATCH)).float()
+    if not logits.isfinite().all():
+        raise ValueError(f"network: expected outputs within +-{torch.finfo(torch.float32).max:.2g}, got larger ones")
+    return logits
 
 
 def _predicted(network: nn.Module, dataset: Dataset, argument: str, batch: int = 250) -> Tensor:
+    """Finite logits (n, classes) on the CPU, at least float32, or int64: nothing is rounded."""
     require_module(network)
     _require_data(dataset, argument)
     like = input_like(network)
     with evaluating(network), torch.no_grad():
-        logits = [_logits(network, images, like, argument).cpu().float() for images in dataset.images.split(batch)]
+        logits = [_comparable(_logits(network, part, like, argument).cpu()) for part in dataset.images.split(batch)]
     found = torch.cat(logits)
-    if found.isnan().any():
-        raise ValueError("network: expected logits that are numbers, got NaN")
+    finite = found.isfinite()
+    if not finite.all():
+        raise _NoNumbers(f"network: expected finite real outputs, got {float(found[~finite][0])}")
     return found
+
+
+def _comparable(logits: Tensor) -> Tensor:
+    """The same numbers in a type that torch compares on any device."""
+    if logits.is_floating_point():
+        return logits if logits.dtype == torch.float64 else logits.float()
+    if logits.dtype == torch.uint64 and (logits.long() < 0).any():
+        raise ValueError(f"network: expected whole outputs of at most {2**63 - 1}, got larger ones")
+    return logits.long()
 
 
 def _share_right(network: nn.Module, dataset: Dataset, argument: str) -> float:
@@ -217,24 +267,27 @@ def _share_right(network: nn.Module, dataset: Dataset, argument: str) -> float:
 
 
 def _logits(network: nn.Module, images: Tensor, like: Tensor, argument: str) -> Tensor:
-    logits = called(network, normalise(images).to(like), argument)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        raise ValueError(f"network: expected logits ({len(images)}, classes), got {form_of(logits)}")
+    """What the network says, real numbers (n, classes) in rows; quantised ones as the floats they stand for."""
+    found = called(network, normalise(images).to(like), argument)
+    logits = tensor_of(found.dequantize() if found.is_quantized else found) if isinstance(found, Tensor) else None
+    if logits is None or logits.ndim != 2 or len(logits) != len(images):
+        raise ValueError(f"network: expected logits ({len(images)}, classes), got {form_of(found)}")
+    if logits.is_complex():
+        raise ValueError(f"network: expected finite real outputs, got {logits.dtype}")
     return logits
 
 
 def _require_data(dataset: Dataset, argument: str) -> None:
     if not isinstance(dataset, Dataset):
-        came = type(dataset).__name__
-        raise ValueError(f"{argument}: expected a Dataset, as load_dataset gives it, got {came}")
+        raise ValueError(f"{argument}: expected a Dataset, as load_dataset gives it, got {type(dataset).__name__}")
     if len(dataset) == 0:
         raise ValueError(f"{argument}: expected at least one image, got none")
 
 
 def _require_labels(logits: Tensor, labels: Tensor, argument: str) -> None:
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        expected, came = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"{argument}: expected labels {expected}, for which the network has outputs, got {came}")
+        expected, given = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{argument}: expected labels {expected}, for which the network has outputs, got {given}")
 
 
 def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
@@ -246,22 +299,68 @@ def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
             raise ValueError(f"network: expected finite weights, got NaN or infinity in {in_one_line(name)}")
 
 
-def _require_finite(network: nn.Module, losses: Tensor, step: int, recipe: Recipe) -> None:
-    """After each epoch: no loss and no weight is NaN or infinite."""
+def _require_finite(
+    network: nn.Module, losses: Tensor, step: int, diverged: Callable[[int], ValueError], first: str
+) -> None:
+    """After each epoch, or each step where the caller intervenes: no loss and no weight is NaN or infinite.
+
+    A loss that was none before anything was learned is due to the argument `first`.
+    """
     bad = (~losses.isfinite()).nonzero()
-    if len(bad) or not all(value.isfinite().all() for value in network.parameters()):
+    if len(bad) or not _has_finite_weights(network):
         at = step - len(losses) + int(bad[0]) + 1 if len(bad) else step
-        raise ValueError(f"recipe: training diverged at step {at}; try a rate below {recipe.rate:g}")
+        if at == 1 and len(bad):  # nothing was learned yet
+            raise ValueError(f"{first}: expected a finite loss before training, got {float(losses[0])}")
+        raise diverged(at)
+
+
+def _has_finite_weights(network: nn.Module) -> bool:
+    return all(value.isfinite().all() for value in network.parameters())
+
+
+def _diverged(recipe: Recipe, largest: _Largest, at: int) -> ValueError:
+    """The refusal of a training that diverged, by the name of what was too large."""
+    if largest.found > 1:
+        return ValueError(f"rate: training diverged at step {at}; try shares below {largest.found:g}")
+    return ValueError(f"recipe: training diverged at step {at}; try a rate below {recipe.rate:g}")
+
+
+def _intervened(network: nn.Module, intervene: Callable[[nn.Module, float], None], step: int, total: int) -> None:
+    """What the caller does to the network before a step, after which its weights are finite."""
+    intervene(network, step / total)
+    if not _has_finite_weights(network):
+        raise ValueError(f"intervene: expected to leave finite weights, got NaN or infinity before step {step + 1}")
+
+
+class _NoNumbers(ValueError):
+    """Outputs of a network that are NaN or infinite."""
+
+
+class _Largest:
+    """The caller's rate, and the largest share that it gave."""
+
+    def __init__(self, rate: Callable[[float], float] | None):
+        self.rate, self.found = rate, 0.0
+
+    def __call__(self, share: float) -> float:
+        what = f"shares of the recipe's rate, finite and at least 0, at {share:g}"
+        given = as_number(self.rate(share), "rate", what, lambda number: number >= 0)
+        self.found = max(self.found, given)
+        return given
 
 
 def _copied(network: nn.Module) -> nn.Module:
     """A copy that learns: in training mode, if it is not already."""
     require_module(network)
+    network = _deep_copy(network)
+    return network if network.training else network.train()
+
+
+def _deep_copy(network: nn.Module) -> nn.Module:
     try:
-        network = copy.deepcopy(network)
+        return copy.deepcopy(network)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"network: cannot be copied: {in_one_line(error)}") from error
-    return network if network.training else network.train()
 
 
 def _as_recipe(recipe: Recipe | None) -> Recipe:
@@ -274,17 +373,9 @@ def _schedule(
     optimiser: torch.optim.Optimizer, recipe: Recipe, total: int, rate: Callable[[float], float] | None
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if rate is not None:
-        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate_at(rate, step / total))
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step / total))
     rise = 0.25 if total != 4 else 0.5  # a quarter of four steps is one, and torch divides by its length less one
     return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=total, pct_start=rise)
-
-
-def _rate_at(rate: Callable[[float], float], share: float) -> float:
-    found = rate(share)
-    if not is_number(found) or found < 0:
-        came = in_one_line(repr(found))
-        raise ValueError(f"rate: expected shares of the recipe's rate, finite and at least 0, got {came} at {share:g}")
-    return found
 
 
 def _require_functions(**functions: object) -> None:
@@ -293,16 +384,27 @@ def _require_functions(**functions: object) -> None:
             raise ValueError(f"{argument}: expected a function, got {type(function).__name__}")
 
 
-def _step(
+def _step(optimiser: torch.optim.Optimizer, step: int, diverged: Callable[[int], ValueError]) -> None:
+    """Move the weights; a step that their type cannot hold is one of a training that diverges."""
+    try:
+        optimiser.step()
+    except RuntimeError as error:
+        if "overflow" in str(error):
+            raise diverged(step + 1) from error
+        raise
+
+
+def _loss_of_step(
     network: nn.Module, dataset: Dataset, chosen: Tensor, optimiser: torch.optim.Optimizer, like: Tensor
 ) -> Tensor:
     optimiser.zero_grad()
     logits = _logits(network, dataset.images[chosen], like, "dataset")
+    if not logits.is_floating_point():
+        raise ValueError(f"network: expected floating-point outputs to learn from, got {logits.dtype}")
     _require_labels(logits, dataset.labels, "dataset")
     loss = F.cross_entropy(logits, dataset.labels[chosen].to(like.device))
     if loss.requires_grad:  # else all that learned is frozen
         loss.backward()
-    optimiser.step()
     return loss.detach()
 
 
@@ -315,7 +417,7 @@ def _loss(network: nn.Module, test: Dataset | None) -> float:
         return math.nan
     logits = _predicted(network, test, "test")
     _require_labels(logits, test.labels, "test")
-    return float(F.cross_entropy(logits, test.labels))
+    return float(F.cross_entropy(logits if logits.is_floating_point() else logits.double(), test.labels.cpu()))
 
 
 def _accuracy_or_nan(network: nn.Module, test: Dataset | None) -> float:
