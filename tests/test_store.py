@@ -1,3 +1,4 @@
+import copy
 import builtins
 import errno
 import io
@@ -345,7 +346,9 @@ def test_a_killed_run_gives_its_lock_back(tmp_path, run, capfd):
 
 
 def in_two_threads(function, *arguments):
-    threads = [threading.Thread(target=function, args=arguments, kwargs={"report": print}) for _ in range(2)]
+    threads = [
+        threading.Thread(target=function, args=copy.deepcopy(arguments), kwargs={"report": print}) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
