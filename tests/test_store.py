@@ -1,5 +1,5 @@
-import copy
 import builtins
+import copy
 import errno
 import io
 import itertools
