@@ -2,9 +2,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 
+import planted_run
 import pytest
 import torch
 from filelock import FileLock
@@ -39,35 +38,22 @@ def generator():
 
 
 @pytest.fixture(scope="session")
-def paper():
-    """Runs the paper as `make paper` does, with build and store in a folder of its own."""
+def smoke(base_seed, tmp_path_factory):
+    """The planted networks with all that the notebooks read, and two notebooks, from nothing; and what was said.
 
-    def run(folder, *arguments):
-        folders = {"CONVERGENT_BUILD": str(folder / "build"), "CONVERGENT_STORE": str(folder / "store")}
-        command = [sys.executable, "-m", "convergent_utils.paper.run", "paper", *arguments]
-        return subprocess.run(command, env={**os.environ, **folders}, capture_output=True, text=True, timeout=600)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def smoke(paper, base_seed, tmp_path_factory):
-    """The whole paper on planted networks, from nothing: its folder, what it said, and the seconds it took.
-
-    Where several processes share the tests, the first to ask runs it, and the others wait.
+    Where several processes share the tests, the first to ask makes it, and the others wait.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"):
-        record, start = folder / "said.json", time.monotonic()
+        record = folder / "said.json"
         if not record.exists():
-            done = paper(folder, "--profile", "smoke", "--seed", str(base_seed))
-            said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
-            record.write_text(json.dumps([said, time.monotonic() - start]))
-        said, seconds = json.loads(record.read_text())
+            said = planted_run.make(folder, base_seed)
+            record.write_text(json.dumps({key: getattr(said, key) for key in ("returncode", "stdout", "stderr")}))
+        said = json.loads(record.read_text())
     assert said["returncode"] == 0, said["stdout"] + said["stderr"]
-    return folder, subprocess.CompletedProcess("make paper", **said), seconds
+    return folder, subprocess.CompletedProcess("make paper", **said)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
