@@ -1,5 +1,6 @@
 """Odd inputs of record, measure, what it returns, and all_reduce: each is right, or refused in one sentence."""
 
+import itertools
 import tempfile
 import warnings
 from functools import cache
@@ -139,6 +140,7 @@ def in_folder(make=str):
 
 RECORD = [
     ("an array of no axes as layers", lambda: record(layers=np.array("0")), "layers"),
+    ("layers without end", lambda: record(layers=itertools.count()), "layers"),
     ("what raises as layers", lambda: record(layers=Raises()), "layers"),
     ("what raises as a layer", lambda: record(layers=[Raises()]), "layers"),
     ("what raises as axes", lambda: record(axes=Raises()), "axes"),
@@ -212,6 +214,7 @@ MEASURE = [
     ("what raises as store", lambda: measure(store=Raises()), "store"),
     ("a path with a null as store", lambda: measure(store="a\0b"), "store"),
     ("an array of no axes as pairs", lambda: measure(pairs=np.array(0)), "pairs"),
+    ("pairs without end", lambda: measure(pairs=itertools.repeat(("a.0", "b.0"))), "pairs"),
     ("what raises as pairs", lambda: measure(pairs=Raises()), "pairs"),
     ("what raises as a pair", lambda: measure(pairs=[Raises()]), "pairs"),
     ("what raises as name", lambda: measure({Raises(): convolutions()}), "networks"),

@@ -6,6 +6,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.masked import MaskedTensor
 
 _LONGEST = 150  # characters of what another said, or of what came, within a sentence
 _LONGEST_SENTENCE = 300
+_MOST_LISTED = 10**6
 _LONGEST_NUMBER = 1024  # bits of a whole number that is written out
 
 
@@ -177,10 +179,11 @@ def require_named(value: object, name: str, what: str) -> dict[str, object]:
 
 
 def as_list(value: object, name: str, what: str) -> list[object]:
-    """What is in a list, tuple or other iterable, but for text and mappings."""
-    with suppress(Exception):
-        if not isinstance(value, (str, bytes, Mapping)):
-            return list(value)
+    """What is in a list, tuple or other iterable that ends, but for text and mappings."""
+    with suppress(Exception):  # whatever somebody's own may raise
+        found = None if isinstance(value, (str, bytes, Mapping)) else list(islice(value, _MOST_LISTED + 1))
+        if found is not None and len(found) <= _MOST_LISTED:
+            return found
     raise ValueError(f"{name}: expected {what}, got {came(value)}")
 
 
@@ -207,15 +210,6 @@ def require_fields(result: object, *, whole: tuple[str, ...] = (), **axes: str) 
     for name, is_finite in zip(values, finite, strict=True):
         if not is_finite:
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def listed(value: object) -> list | None:
-    """What can be gone through as a list; None for text, a mapping, a number and whatever raises."""
-    if isinstance(value, (str, bytes, Mapping)):
-        return None
-    with suppress(Exception):  # whatever somebody's own may raise
-        return list(value)
-    return None
 
 
 def require_callable(value: object, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import came, form_of, has_rows, listed
+from ..kernels.checks import as_list, came, form_of, has_rows
 from .modes import in_one_line, require_hooks, require_module
 
 Axes = str | Mapping[str, str] | None
@@ -81,9 +81,9 @@ def hooks_called(network: nn.Module) -> Iterator[None]:
 
 def as_layers(layers: object) -> list[str]:
     """Names of layers, one or several, each once."""
-    found = [layers] if isinstance(layers, str) else listed(layers)
-    if found is None or isinstance(layers, (Tensor, nn.Module)):
+    if isinstance(layers, (Tensor, nn.Module)):
         raise ValueError(f"layers: expected names of layers, got {came(layers)}")
+    found = [layers] if isinstance(layers, str) else as_list(layers, "layers", "names of layers")
     for layer in found:
         if not isinstance(layer, str):
             raise ValueError(f"layers: expected names of layers, got {came(layer)} among them")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import moments as moments_module
-from ..kernels.checks import as_count, came, form_of, has_rows, is_count, listed
+from ..kernels.checks import as_count, as_list, came, form_of, has_rows, is_count
 from ..kernels.precision import ordinary_tensors
 from . import activations, datasets, distributed, measurement, one_pass
 from . import layers as layers_module
@@ -282,8 +282,8 @@ def _as_pairs(pairs: object, blocks: list[str]) -> list[tuple[str, str]] | None:
     """Pairs of names of blocks."""
     if pairs is None:
         return None
-    read = listed(pairs)
-    for pair in [None] if read is None else read:
+    read = as_list(pairs, "pairs", "pairs of names")
+    for pair in read:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(f"pairs: expected pairs of names, got {came(pairs)}")
         for name in pair:
