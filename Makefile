@@ -39,31 +39,31 @@ paper: env  ## regenerate every result under build/ and print the table of claim
 	@set -f; \
 	for name in $$ONLY; do set -- "$$@" --only="$$name"; done; \
 	for pair in $$PARAMETERS; do set -- "$$@" --parameter="$$pair"; done; \
-	exec $(RUN) -m convergent_utils.paper.run paper $${PROFILE:+--profile="$$PROFILE"} \
+	exec $(RUN) -m convergent_utils.cli paper $${PROFILE:+--profile="$$PROFILE"} \
 	  $${DATASET:+--dataset="$$DATASET"} $${SEED:+--seed="$$SEED"} "$$@"
 
 stability: env  ## the verdicts of notebooks 00 to 05 at two further base seeds (about half an hour; can be resumed)
-	$(RUN) -m convergent_utils.paper.run stability
+	$(RUN) -m convergent_utils.cli stability
 
 publish: env  ## copy the last run of the paper into notebooks/, data/ and README.md
-	$(RUN) -m convergent_utils.paper.run publish
+	$(RUN) -m convergent_utils.cli publish
 
 lab: env  ## open the notebooks in JupyterLab, for this machine alone and with a token
 	$(RUN) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD/notebooks"
 
 site: env  ## the paper as static pages in build/site, from its last run
-	$(RUN) -m convergent_utils.paper.site
+	$(RUN) -m convergent_utils.edition.site
 
 site-test: env  ## look at every page of the site in a browser
 	$(RUN) -m pytest -m site -s tests/browser/test_static_site.py
 
 course: env  ## the notebooks for students and for teachers, in build/course
-	$(RUN) -m convergent_utils.paper.run course
+	$(RUN) -m convergent_utils.cli course
 
 lint: env  ## style of code, docstrings and notebooks; environment.yml up to date
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --exclude '*.ipynb' .
-	$(RUN) convergent_utils/paper/environment.py --check
+	$(RUN) convergent_utils/edition/environment.py --check
 
 test: lint  ## lint, unit tests and the notebooks on planted networks; SEEDS="0 1 2" trains them from several base seeds
 	@asked="not benchmark and not site and not kills"; failed=; set -f; \

@@ -31,6 +31,7 @@ from .kernels.moments import Moments, PairMoments, pair_moments
 from .kernels.mutual_information import JointHistogram, mutual_information
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
+from .making.store import Store, load, save
 from .nets.activations import record
 from .nets.datasets import Dataset, load_dataset, normalise
 from .nets.distributed import all_reduce
@@ -48,7 +49,6 @@ from .nets.measurement import Measurement, Top
 from .nets.measuring import measure
 from .nets.networks import Network, build_network, permuted_copy, with_units
 from .nets.receptive_fields import ReceptiveField, patch, receptive_field
-from .nets.store import Store, load, save
 from .nets.training import History, Recipe, Trained, accuracy, predict, train
 
 __all__ = [

@@ -24,5 +24,5 @@ def make(folder, seed):
     prepared = subprocess.run([sys.executable, str(script), str(seed)], **options)
     if prepared.returncode:
         return prepared
-    command = [sys.executable, "-m", "convergent_utils.paper.run", "paper", "--profile", "smoke", "--seed", str(seed)]
+    command = [sys.executable, "-m", "convergent_utils.cli", "paper", "--profile", "smoke", "--seed", str(seed)]
     return subprocess.run([*command, "--only", *(name[:2] for name in NOTEBOOKS)], **options)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import convergent_utils as cu
+from convergent_utils.making.store import Store
 from convergent_utils.nets.behaviour import behaviour
-from convergent_utils.nets.store import Store
 
 LIMIT = 2.0
 

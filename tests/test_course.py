@@ -10,8 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from convergent_utils.paper import course, judging, run
-from convergent_utils.paper.run import NOTEBOOKS, notebook_names
+from convergent_utils import cli
+from convergent_utils.edition import course, judging, places
+from convergent_utils.edition.places import NOTEBOOKS, notebook_names
 
 NAMES = notebook_names()
 
@@ -41,9 +42,9 @@ def editions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("build")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVERGENT_BUILD", str(folder))
-        assert run.main(["course"]) == 0
+        assert cli.main(["course"]) == 0
         first = {path: path.read_bytes() for path in folder.rglob("*.*")}
-        assert run.main(["course"]) == 0
+        assert cli.main(["course"]) == 0
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == first
     return folder / "course"
 
@@ -116,7 +117,7 @@ def project(tmp_path, monkeypatch):
     """A folder of notebooks in the place of the project's, with one of four exercises."""
     blanks = [exercise(f"{k}. Read", f"The {k}th.", "answer = None", FIVE) for k in range(1, 5)]
     written(tmp_path / "00_tiny.ipynb", *itertools.chain(*blanks))
-    for module in (run, course):
+    for module in (places, course):
         monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
     monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
     return tmp_path
@@ -126,7 +127,7 @@ def test_check_says_what_passes_and_what_does_not(project, capsys):
     path = written(
         project / "00_tiny of a student.ipynb",
         code("import os, pathlib\npathlib.Path(os.environ['CONVERGENT_BUILD'], 'claim').write_text('')"),
-        code("from convergent_utils.paper.widgets import live_panel\nlive_panel('cannot be drawn', {})"),
+        code("from convergent_utils.drawing.widgets import live_panel\nlive_panel('cannot be drawn', {})"),
         code("raise ValueError('run where someone looks')", "live-only"),
         *exercise("1. Read", "Out of order.", "answer = 2 + three", FIVE)[:-1],
         code("three = 3\nanswer = 2 + three"),
@@ -138,7 +139,7 @@ def test_check_says_what_passes_and_what_does_not(project, capsys):
         code("'five' + answer"),
     )
     before = Path(path).read_bytes()
-    assert run.main(["check", path]) == 1
+    assert cli.main(["check", path]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "00_tiny of a student.ipynb"
     assert said[1] == "  1. Read. Out of order: the answer stops with NameError: name 'three' is not defined"
@@ -155,7 +156,7 @@ def test_check_says_what_passes_and_what_does_not(project, capsys):
 def test_check_stops_at_an_error_before_the_exercises(project, capsys):
     alone = exercise("1. Read", "Right.", "answer = 5", FIVE)
     broken = written(project / "mine.ipynb", code("1 / 0"), *alone)
-    assert run.main(["check", broken, written(project / "other.ipynb", *alone)]) == 1
+    assert cli.main(["check", broken, written(project / "other.ipynb", *alone)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "  1. Read. Right: not reached"
     assert "  Note: a cell before the first exercise fails with ZeroDivisionError: division by zero" in said
@@ -183,7 +184,7 @@ def test_check_refuses_in_one_sentence_what_it_cannot_check(project, capsys, fil
         path.write_text(cells)
     elif cells:
         written(path, *cells)
-    assert run.main(["check", str(path)]) == 2
+    assert cli.main(["check", str(path)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert message in said.err
@@ -348,14 +349,14 @@ def judged(tmp_path_factory):
         for number, (name, (cells, _, _)) in enumerate(HAND_INS.items())
     }
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        for module in (run, course):
+        for module in (places, course):
             patch.setattr(module, "NOTEBOOKS", folder / project)
         for name, value in {"SECONDS_OF_ANSWER": 5, "GRACE": 1, "PRINTED": 2**22}.items():
             patch.setattr(judging, name, value)
         patch.setenv("CONVERGENT_STORE", str(folder / store))
         patch.setenv("TEACHERS_SECRET", "hunter2")
         before = contents(folder, Path(course.__file__).parents[1])
-        assert run.main(["check", *paths.values()]) == 1
+        assert cli.main(["check", *paths.values()]) == 1
         assert contents(folder, Path(course.__file__).parents[1]) == before, "nothing but their copies may change"
     blocks = re.split(r"^(?=00_tiny \d\d\.ipynb\n)", said.getvalue(), flags=re.MULTILINE)[1:]
     return dict(zip(paths, blocks, strict=True))
@@ -388,28 +389,28 @@ def test_a_renamed_hand_in_is_known_by_its_checks_and_a_copied_check_is_refused(
         cell.source, cell.cell_type = "nothing to check", "markdown"
         cell.pop("outputs"), cell.pop("execution_count")
     nbformat.write(book, project / "homework.ipynb")
-    assert run.main(["check", str(project / "homework.ipynb")]) == 1
+    assert cli.main(["check", str(project / "homework.ipynb")]) == 1
     assert capsys.readouterr().out.count("five is asked for") == 4
     copied = [*book.cells, code("assert True", "check")]
-    assert run.main(["check", written(project / "00_tiny again.ipynb", *copied)]) == 2
+    assert cli.main(["check", written(project / "00_tiny again.ipynb", *copied)]) == 2
     assert "has 5 checks where the project's 00_tiny has 4" in capsys.readouterr().err
 
 
 def test_an_empty_check_of_an_unknown_notebook_counts_for_nothing(project, capsys):
     alone = exercise("1. Read", "Alone.", "answer = 5", " ")
-    assert run.main(["check", written(project / "mine.ipynb", *alone)]) == 1
+    assert cli.main(["check", written(project / "mine.ipynb", *alone)]) == 1
     assert "1. Read. Alone: not reached" in capsys.readouterr().out
 
 
 def test_what_the_store_lacks_is_made_once_and_only_for_the_parameters_of_the_project(project, monkeypatch):
     made, alone = [], [code("# prepare()"), *exercise("1. Read", "Right.", "answer = 5", FIVE)]
-    monkeypatch.setattr(course, "_compile_kernels", lambda: None)
+    monkeypatch.setattr(course, "compile_kernels", lambda: None)
     monkeypatch.setattr("convergent_utils.paper.prepare.prepare", made.append)
     own = written(project / "02_one_to_one_matching.ipynb", code("profile = 'paper'", "parameters"), *alone)
     greedy = written(
         project / "02_one_to_one_matching, all of it.ipynb", code("profile = 'full'", "parameters"), *alone
     )
-    assert run.main(["check", greedy]) == 0
+    assert cli.main(["check", greedy]) == 0
     assert made == [], "a hand-in may ask for hours"
-    assert run.main(["check", greedy, own, own]) == 0
+    assert cli.main(["check", greedy, own, own]) == 0
     assert made == ["02_one_to_one_matching"]

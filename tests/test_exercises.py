@@ -24,8 +24,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from wrong_answers import WRONG
 
-from convergent_utils.paper import widgets
-from convergent_utils.paper.run import NOTEBOOKS, RESULTS, ROOT, notebook_names
+from convergent_utils.drawing import widgets
+from convergent_utils.edition.places import NOTEBOOKS, RESULTS, ROOT, notebook_names
 
 NAMES = notebook_names()
 LEVELS = ("1. Read", "2. Compute", "3. Explore")

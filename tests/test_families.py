@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils.making.store import Store
 from convergent_utils.nets.networks import weighted
-from convergent_utils.nets.store import Store
 from convergent_utils.nets.training import History
 from convergent_utils.paper import families
 from convergent_utils.paper import prepare as module

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from convergent_utils.paper.figures import NETWORKS, ROLES
+from convergent_utils.drawing.figures import NETWORKS, ROLES
 
 # What is left of linear RGB when one kind of cone is missing (Machado, Oliveira and Fernandes 2009, severity 1).
 EYES = {

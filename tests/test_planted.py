@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.nets.store import Store
+from convergent_utils.cli import main
+from convergent_utils.edition.places import RESULTS
+from convergent_utils.making.store import Store
 from convergent_utils.paper import freezing
 from convergent_utils.paper import prepare as module
 from convergent_utils.paper.experiments import EXPERIMENTS
 from convergent_utils.paper.prepare import prepare
-from convergent_utils.paper.run import RESULTS, main
 
 
 def pictures(folder):

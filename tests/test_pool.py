@@ -6,8 +6,8 @@ import filelock
 import pytest
 import torch
 
-from convergent_utils.paper import pool as module
-from convergent_utils.paper.pool import scratch, workers
+from convergent_utils.making import pool as module
+from convergent_utils.making.pool import scratch, workers
 
 
 def seen(name):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.nets.store import Store, configuration_hash
+from convergent_utils.making.store import Store, configuration_hash
 from convergent_utils.paper import freezing
 from convergent_utils.paper import prepare as module
 from convergent_utils.paper.prepare import (

@@ -18,7 +18,7 @@ import pytest
 PREPARE = """
 import sys
 from dataclasses import replace
-from convergent_utils.nets.store import Store
+from convergent_utils.making.store import Store
 from convergent_utils.nets.training import Recipe
 from convergent_utils.paper import prepare as module
 
@@ -34,12 +34,14 @@ if __name__ == "__main__":
 PAPER = """
 import sys
 from pathlib import Path
-from convergent_utils.paper import run
+from convergent_utils import cli
+from convergent_utils.edition import places, run
 
 if __name__ == "__main__":
-    run.NOTEBOOKS, run.prepare = Path(sys.argv[1]), lambda *names, **settings: None
+    places.NOTEBOOKS = run.NOTEBOOKS = Path(sys.argv[1])
+    run.prepare = lambda *names, **settings: None
     print("ready", flush=True)
-    sys.exit(run.main(["paper", "--profile", "smoke"]))
+    sys.exit(cli.main(["paper", "--profile", "smoke"]))
 """
 CLAIM = """import json, os, pathlib, tempfile, time
 kept = tempfile.mkdtemp(), tempfile.mkstemp()  # what a library might leave
@@ -163,7 +165,7 @@ def test_notebooks_that_are_killed_or_interrupted_leave_nothing(tmp_path, tempor
 def test_the_whole_paper_killed_ten_times_leaves_the_store_and_the_same_claims(base_seed, tmp_path, temporary):
     whole, broken, moments, kills = tmp_path / "whole", tmp_path / "broken", random.Random(0), 0
     build, store = broken / "build", broken / "store"
-    command = [sys.executable, "-m", "convergent_utils.paper.run", "paper", "--profile", "smoke"]
+    command = [sys.executable, "-m", "convergent_utils.cli", "paper", "--profile", "smoke"]
     command += ["--seed", str(base_seed)]
 
     def options(folder):

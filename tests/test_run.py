@@ -8,7 +8,8 @@ import sys
 import nbformat
 import pytest
 
-from convergent_utils.paper import publish, run
+from convergent_utils import cli
+from convergent_utils.edition import places, publish, run
 from convergent_utils.paper.prepare import prepare
 
 
@@ -41,7 +42,7 @@ from convergent_utils.paper.prepare import prepare
 def test_mistakes_are_one_clear_line_at_once(tmp_path, monkeypatch, capsys, arguments, message):
     for name in ("CONVERGENT_BUILD", "CONVERGENT_STORE", "CONVERGENT_RUN"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    assert run.main(["paper", *arguments]) == 2
+    assert cli.main(["paper", *arguments]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert len(said.strip().splitlines()) == 1
@@ -113,10 +114,10 @@ def test_a_run_leaves_the_environment_as_it_was(tmp_path, monkeypatch, ends):
     monkeypatch.delenv("CONVERGENT_RUN", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVERGENT_BUILD", "build")
-    for name, made in {"prepare": seen, "_compile_kernels": lambda: None, "_execute_all": lambda *_: []}.items():
+    for name, made in {"prepare": seen, "compile_kernels": lambda: None, "_execute_all": lambda *_: []}.items():
         monkeypatch.setattr(run, name, made)
     before = dict(os.environ)
-    assert run.main(["paper", "--profile", "smoke"]) == {"well": 0, "ill": 2, "interrupted": 130}[ends]
+    assert cli.main(["paper", "--profile", "smoke"]) == {"well": 0, "ill": 2, "interrupted": 130}[ends]
     assert dict(os.environ) == before
     assert during == {"CONVERGENT_BUILD": str(tmp_path / "build"), "CONVERGENT_RUN": "1"}
 
@@ -129,8 +130,8 @@ def test_an_interrupted_command_says_so_in_one_line(monkeypatch, capsys, number,
         signal.raise_signal(number)
         pytest.fail("it went on")
 
-    monkeypatch.setattr(run, "run", interrupted)
-    assert run.main(["paper"]) == status
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert cli.main(["paper"]) == status
     said = capsys.readouterr().err
     assert said == "convergent: interrupted; what was finished is kept, start again to go on\n"
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -143,9 +144,9 @@ def test_without_the_packages_of_the_paper_a_command_is_one_line(tmp_path):
     script = f"""
 import sys
 sys.modules.update(dict.fromkeys({lacking!r}))
-from convergent_utils.paper.run import main
+from convergent_utils.cli import main
 sys.exit(str([main(command) for command in {commands!r}]))"""
-    environment = {**os.environ, "CONVERGENT_BUILD": str(tmp_path), "PYTHONPATH": str(run.ROOT)}
+    environment = {**os.environ, "CONVERGENT_BUILD": str(tmp_path), "PYTHONPATH": str(places.ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     *said, statuses = done.stderr.strip().splitlines()
     assert statuses == "[2, 2, 2, 2]", done.stderr
@@ -173,10 +174,10 @@ def test_what_a_killed_run_did_not_finish_is_swept_and_a_living_run_is_left_alon
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{"])
 def test_a_damaged_record_of_the_last_run_is_none(tmp_path, text):
-    assert run.last_settings(tmp_path) == {}
+    assert places.last_settings(tmp_path) == {}
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "run.json").write_text(text)
-    assert run.last_settings(tmp_path) == {}
+    assert places.last_settings(tmp_path) == {}
 
 
 STAND_IN = """#!/bin/sh
@@ -194,7 +195,7 @@ def made(tmp_path):
     python.write_text(STAND_IN)
     python.chmod(0o755)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(run.ROOT / name, folder)
+        shutil.copy(places.ROOT / name, folder)
 
     def make(target, *variables, **environment):
         record, before = tmp_path / "record", set(folder.rglob("*"))
@@ -231,12 +232,12 @@ def test_make_splits_lists_at_spaces_alone(made):
     given = ["02", "|", "touch", "x"], ["shown=`touch", "a=[1,*]", "--seed=3", "$(shell", "touch", "x)"]
     assert asked[0][:3] == ["-m", "pip", "install"]
     assert asked[1:] == [
-        ["-m", "convergent_utils.paper.run", "paper", *map("--only={}".format, given[0]),
+        ["-m", "convergent_utils.cli", "paper", *map("--only={}".format, given[0]),
          *map("--parameter={}".format, given[1])]
     ]  # fmt: skip
     for nothing in ((), ("ONLY=", "PARAMETERS=", "SEED=", "DATASET=", "PROFILE="), ("ONLY= ",)):
-        assert made("paper", *nothing) == [["-m", "convergent_utils.paper.run", "paper"]], "all, as by default"
-    assert made("course")[-1] == ["-m", "convergent_utils.paper.run", "course"]
+        assert made("paper", *nothing) == [["-m", "convergent_utils.cli", "paper"]], "all, as by default"
+    assert made("course")[-1] == ["-m", "convergent_utils.cli", "course"]
     assert made("lab")[-1][-1].endswith("a b [c] o'd; $e/notebooks")
 
 
@@ -245,7 +246,7 @@ def test_an_unwritable_folder_is_one_clear_line_at_once(tmp_path, monkeypatch, c
     (tmp_path / "file").write_text("")
     for name in ("CONVERGENT_BUILD", "CONVERGENT_STORE", "CONVERGENT_RUN"):
         monkeypatch.setenv(name, str(tmp_path / ("file" if name == which else name)))
-    assert run.main(["paper", "--profile", "smoke"]) == 2
+    assert cli.main(["paper", "--profile", "smoke"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"convergent: {which}: cannot write in {tmp_path / 'file'}")
     assert len(said.strip().splitlines()) == 1
@@ -275,7 +276,8 @@ def test_a_failing_notebook_tells_where_and_what(tmp_path):
 
 @pytest.mark.slow
 def test_a_failing_notebook_fails_the_run_and_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
+    for module in (places, run):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(run, "prepare", lambda *names, **settings: None)
     monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("CONVERGENT_RUN", "1")
@@ -296,7 +298,7 @@ def test_publishing_wants_a_run_with_the_committed_parameters(tmp_path, monkeypa
     with pytest.raises(ValueError, match="committed parameters"):
         publish.publish()
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "run.json").write_text(json.dumps({**run.DEFAULTS, "seed": 3}))
+    (tmp_path / "results" / "run.json").write_text(json.dumps({**places.DEFAULTS, "seed": 3}))
     with pytest.raises(ValueError, match="committed parameters"):
         publish.publish()
 
@@ -307,13 +309,13 @@ def test_a_run_on_other_images_is_kept_beside_the_paper(tmp_path, monkeypatch, c
     (tmp_path / "results").mkdir()
     (tmp_path / "published").mkdir()
     (tmp_path / "results" / "claims.json").write_text("[]")
-    for settings in (run.DEFAULTS, {**run.DEFAULTS, "dataset": "npz:mine.npz", "seed": 3}):
+    for settings in (places.DEFAULTS, {**places.DEFAULTS, "dataset": "npz:mine.npz", "seed": 3}):
         (tmp_path / "results" / "run.json").write_text(json.dumps(settings))
-        assert run.main(["publish", "--beside", "mine"]) == 2
+        assert cli.main(["publish", "--beside", "mine"]) == 2
         assert "on other images, with nothing else changed" in capsys.readouterr().err
-    (tmp_path / "results" / "run.json").write_text(json.dumps({**run.DEFAULTS, "dataset": "npz:mine.npz"}))
-    assert run.main(["publish", "--beside", "mine"]) == 0
+    (tmp_path / "results" / "run.json").write_text(json.dumps({**places.DEFAULTS, "dataset": "npz:mine.npz"}))
+    assert cli.main(["publish", "--beside", "mine"]) == 0
     assert (tmp_path / "published" / "claims-mine.json").read_text() == "[]"
     for name in ("", "../mine", "a b", "a/b", "x" * 300):
-        assert run.main(["publish", "--beside", name]) == 2
+        assert cli.main(["publish", "--beside", name]) == 2
         assert capsys.readouterr().err.startswith("convergent: beside: expected a short name")

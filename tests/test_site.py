@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from convergent_utils.paper import site
-from convergent_utils.paper.run import NOTEBOOKS, ROOT
+from convergent_utils.edition import site
+from convergent_utils.edition.places import NOTEBOOKS, ROOT
 
 ipywidgets = pytest.importorskip("ipywidgets", reason="sliders need ipywidgets")
 NAME, PLACES = "00_tiny", {"one & two": 0, "three": 1}
@@ -25,7 +25,7 @@ def shows(panel):
 
 def tiny():
     """An executed notebook with one cell of each kind that a page treats in its own way."""
-    from convergent_utils.paper.widgets import kernel_free_slider, live_panel
+    from convergent_utils.drawing.widgets import kernel_free_slider, live_panel
 
     def draw(figure, value):
         figure.subplots().plot([0, value])

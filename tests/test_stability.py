@@ -5,9 +5,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from convergent_utils.paper import stability as module
-from convergent_utils.paper.run import RESULTS, main
-from convergent_utils.paper.stability import SEEDS, compared, stability
+from convergent_utils.cli import main
+from convergent_utils.edition import stability as module
+from convergent_utils.edition.places import RESULTS
+from convergent_utils.edition.stability import SEEDS, compared, stability
 
 
 def row(id, value, *, notebook="00_x", rule="above 0", stable=True, source="new"):

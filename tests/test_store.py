@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 
 import convergent_utils as cu
-from convergent_utils.nets import store as module
-from convergent_utils.nets.store import DamagedFile, Store, configuration_hash
+from convergent_utils.making import store as module
+from convergent_utils.making.store import DamagedFile, Store, configuration_hash
 from convergent_utils.paper import prepare
 from convergent_utils.paper.prepare import Prepared
 
@@ -376,9 +376,9 @@ def test_a_result_that_another_run_has_just_made_again_is_not_removed(tmp_path, 
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
 
-    def read_just_before_it_is_replaced(path, made):
+    def read_just_before_it_is_replaced(path):
         try:
-            return read(path, made)
+            return read(path)
         except DamagedFile:
             path.write_bytes(whole)
             raise
@@ -537,12 +537,35 @@ def test_what_a_live_writer_writes_is_never_swept(tmp_path, run):
     assert results(tmp_path) == [Store(tmp_path).file("x", ONE).name]
 
 
-def test_what_is_no_measurement_is_not_found_as_one(tmp_path):
-    store = cu.Store(tmp_path)
-    with pytest.raises(ValueError, match=r"^obj: expected a Measurement, as the kind says, got 5$"):
-        store.keep("measurement", ONE, 5)
-    store.file("measurement", ONE).write_bytes(store.keep("x", ONE, torch.ones(3)).read_bytes())
-    with pytest.warns(UserWarning, match=r"is no Measurement \(it holds a Tensor\); it will be made again"):
-        assert store.find("measurement", ONE) is None
-    assert not store.file("measurement", ONE).exists()
-    assert torch.equal(store.find("x", ONE), torch.ones(3))
+def test_files_name_module_and_class_and_older_ones_the_class_alone(tmp_path, pair):
+    assert module._name_of(type(pair)) == "convergent_utils.kernels.moments:PairMoments"
+    for name, now in module._BEFORE.items():
+        assert module._class_named(name) is module._class_named(now) is getattr(cu, name)
+    path, tree = tmp_path / "x.safetensors", module._encode
+
+    def older(value, tensors):
+        found = tree(value, tensors)
+        named = isinstance(found, dict) and "class" in found
+        return {**found, "class": found["class"].rpartition(":")[2]} if named else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_encode", older)
+        cu.save(pair, path)
+    assert torch.equal(cu.load(path).cov_ab, pair.cov_ab)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtins:eval", "os:system", "convergent_utils.edition.run:run", "convergent_utils.making.store:Path",
+        "convergent_utils.making.store:Store", "convergent_utils.none:Such", "convergent_utils.kernels.moments:a.b",
+        "x",
+    ],
+)  # fmt: skip
+def test_nothing_but_results_is_made_from_a_file(tmp_path, name):
+    path = tmp_path / "x.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_encode", lambda value, tensors: {"class": name, "content": "touch x"})
+        cu.save(5, path)
+    with pytest.raises(DamagedFile, match="damaged or not a file of this package"):
+        cu.load(path)

@@ -3,11 +3,11 @@ import time
 import pytest
 import torch
 
-from convergent_utils.paper import figures
+from convergent_utils.drawing import figures
 
 ipywidgets = pytest.importorskip("ipywidgets", reason="live panels need ipywidgets")
 _instances = ipywidgets.widgets.widget._instances
-widgets = pytest.importorskip("convergent_utils.paper.widgets", reason="live panels need ipywidgets")
+widgets = pytest.importorskip("convergent_utils.drawing.widgets", reason="live panels need ipywidgets")
 
 
 def draw(figure, layer, k):

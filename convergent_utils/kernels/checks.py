@@ -292,6 +292,13 @@ def in_one_line(error: object, most: int = _LONGEST) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def shown(path: object, most: int = 100) -> str:
+    """The path, or the end of a long one, in characters that can be printed in one line."""
+    text = str(path)
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= most else f"...{text[3 - most :]}"
+
+
 def require_known(name: object, known: Iterable[str], argument: str) -> None:
     """`name` is one of `known`; the error names the nearest ones that are, and where there are few, all of them."""
     known = list(known)

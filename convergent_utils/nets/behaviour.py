@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checksums import checksum
+from ..making.checksums import checksum
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in this very process
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, np.generic, range, slice)

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.checks import as_whole, came, form_of, has_rows, is_count, require_known
-from .folders import read_folder, shown
-from .modes import in_one_line
+from ..kernels.checks import as_whole, came, form_of, has_rows, in_one_line, is_count, require_known, shown
+from .folders import read_folder
 
 _DATA = Path(__file__).parents[2] / "data"
 _FASHION_MNIST_CONTENTS = {  # sha256 of shape, images and labels

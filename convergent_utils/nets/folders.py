@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .modes import in_one_line
-from .modes import shown as _end_of
+from ..kernels.checks import in_one_line, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,12 +80,6 @@ def _classes(path: Path) -> tuple[str, ...]:
 def _hidden(name: str) -> bool:
     """Whether it is none of the images or classes, but of the system that made the folder."""
     return name.startswith(".") or name == "__MACOSX"
-
-
-def shown(path: object, most: int = 100) -> str:
-    """The path, or the end of a long one, in characters that can be printed in one line."""
-    text = str(path)
-    return _end_of(text if text.isprintable() else repr(text)[1:-1], most)
 
 
 def _above(path: Path) -> set[str]:

@@ -21,18 +21,18 @@ from torch import Tensor, nn
 from ..kernels import moments as moments_module
 from ..kernels.checks import as_count, as_list, came, form_of, has_rows, is_count
 from ..kernels.precision import ordinary_tensors
+from ..making.checksums import checksum
+from ..making.store import Store
 from . import activations, datasets, distributed, measurement, one_pass
 from . import layers as layers_module
 from .activations import Positions, as_positions, captured
 from .behaviour import ADDRESS, behaviour
-from .checksums import checksum
 from .datasets import Dataset
 from .distributed import gather, n_processes, rank, require_alike, same_fate
 from .layers import Axes, Maps, as_axes, as_layers, find_layers, hooks_called, require_named, unwrapped
 from .measurement import Measurement
 from .modes import called, evaluating, in_one_line
 from .one_pass import Pass, as_inputs, inputs_of
-from .store import Store
 
 
 @ordinary_tensors()
@@ -96,6 +96,7 @@ def measure(
             configuration = measurement_configuration(networks, images, layers, **options)
         if store is not None:
             found = store.find("measurement", configuration)
+            found = found if isinstance(found, Measurement) else None  # something else may have been kept for it
             if found is None and rank() == 0:
                 store.require_writable()
     require_alike(configuration, "networks, images and options")

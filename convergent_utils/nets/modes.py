@@ -108,9 +108,3 @@ def called(network: nn.Module, inputs: Tensor, argument: str, name: str | None =
         which = "the network" if name is None else f"network {came(name, 40)}"
         message = f"{argument}: {which} cannot take images of shape {tuple(inputs.shape[1:])}, channels first"
         raise ValueError(f"{message}: {in_one_line(error)}") from error
-
-
-def shown(path: object, most: int = 100) -> str:
-    """The path, or the end of a long one."""
-    text = str(path)
-    return text if len(text) <= most else f"...{text[3 - most :]}"

@@ -41,6 +41,25 @@ class Network(nn.Sequential):
         self.configuration = configuration
         self.layers = tuple(name for name in modules if name.startswith(("conv", "fc")))
 
+    def state(self) -> dict[str, object]:
+        """Configuration and weights, of which `from_state` makes it again.
+
+        Raises:
+            ValueError: the network was changed since it was built.
+        """
+        changed = change_of(self)
+        if changed is not None:
+            remedy = "remove what was added, or save its state_dict instead"
+            raise ValueError(f"obj: cannot save a Network whose modules were changed ({changed}); {remedy}")
+        return {"configuration": self.configuration, "weights": dict(self.state_dict())}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, object]) -> Network:
+        """The network whose `state` it was, in eval mode, its weights in the type that they had."""
+        network = build_network(**state["configuration"])
+        network.load_state_dict({name: value.clone() for name, value in state["weights"].items()}, assign=True)
+        return network.eval()
+
 
 def build_network(name: str, *, channels: int = 1, classes: int = 10, width: float = 1.0, seed: int = 0) -> Network:
     """An untrained network with weights drawn from `seed`.

@@ -1,1 +1,1 @@
-"""The executable paper: preparing networks, running notebooks, claims, figures and widgets."""
+"""The executable paper: its networks, experiments and claims."""

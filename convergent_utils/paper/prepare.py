@@ -15,18 +15,18 @@ from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
 from ..kernels.sgd_mapping import SgdRun
+from ..making.pool import Job, Pool
+from ..making.store import Store, configuration_hash, load
 from ..nets.datasets import Dataset, load_dataset
 from ..nets.measurement import Measurement
 from ..nets.measuring import measure, measurement_configuration
 from ..nets.networks import Network, build_network, permuted_copy
 from ..nets.receptive_fields import patch, receptive_field
-from ..nets.store import Store, configuration_hash, load
 from ..nets.training import CHECKPOINTS, VERSION, History, Recipe, Trained, train
 from .experiments import EXPERIMENTS
 from .families import Sizes, members
 from .measurements import MEASUREMENTS, before_training, to_measure
 from .optimiser import sgd_pairs
-from .pool import Job, Pool
 
 REORDERED = "net1-reordered"
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"

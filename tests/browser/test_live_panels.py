@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 import nbformat
 import pytest
 
+from convergent_utils.edition.places import NOTEBOOKS, ROOT, notebook_names
 from convergent_utils.paper.claims import build_folder
-from convergent_utils.paper.run import NOTEBOOKS, ROOT, notebook_names
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="moving panels in a browser needs playwright")
 pytest.importorskip("jupyterlab", reason="moving panels in a browser needs jupyterlab")

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 
+from convergent_utils.edition.places import RESULTS, notebook_names
 from convergent_utils.paper.claims import build_folder
-from convergent_utils.paper.run import RESULTS, notebook_names
 
 bs4 = pytest.importorskip("bs4", reason="reading the site's pages needs the extra `site`")
 pytestmark = [pytest.mark.slow, pytest.mark.site]
@@ -265,7 +265,7 @@ def test_the_page_in_pictures_and_on_a_telephone(chromium, addresses, name):
 def test_building_again_gives_the_same_site(tmp_path):
     for folder in ("notebooks", "results"):
         (tmp_path / folder).symlink_to(BUILD / folder)
-    command = [sys.executable, "-m", "convergent_utils.paper.site"]
+    command = [sys.executable, "-m", "convergent_utils.edition.site"]
     environment = {**os.environ, "CONVERGENT_BUILD": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

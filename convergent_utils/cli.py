@@ -1,0 +1,133 @@
+"""The console script: `convergent paper`, `publish`, `stability`, `course` and `check`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+
+from .edition.run import run
+from .paper.prepare import PROFILES
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are one line, as all others are."""
+
+    def error(self, message: str) -> None:
+        """Raise what `main` prints."""
+        raise ValueError(f"{' '.join(message.split()):.240}; see `{self.prog} --help`")
+
+
+def _pair(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, _value(value)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="convergent", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    paper = commands.add_parser("paper", help="regenerate every result and print the table of claims")
+    paper.add_argument("--profile", default="paper", help=", ".join(PROFILES))
+    paper.add_argument(
+        "--dataset", default="fashion-mnist", help="fashion-mnist, cifar10, imagenet, npz:PATH, folder:PATH"
+    )
+    paper.add_argument("--seed", type=int, default=0, help="base seed; net k has seed + k")
+    paper.add_argument("--only", nargs="+", action="extend", help="numbers of notebooks, such as 00 02")
+    paper.add_argument(
+        "--parameter", nargs="+", action="extend", default=[], type=_pair, metavar="NAME=VALUE",
+        help="further notebook parameters; a value is JSON, or else a text",
+    )  # fmt: skip
+    commands.add_parser("stability", help="the verdicts of notebooks 00 to 05 at further base seeds")
+    publishing = commands.add_parser("publish", help="copy the last run into notebooks/, data/ and README.md")
+    publishing.add_argument("--beside", metavar="NAME", help="keep the claims of a run on other images under this name")
+    commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
+    checked = commands.add_parser(
+        "check",
+        help="run notebooks of students and print how many exercises pass",
+        epilog="Runs what students wrote with your rights, on copies that are thrown away. Code that looks for your "
+        "files or the network, or is written to deceive the check, is stopped by a container only.",
+    )
+    checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
+    return parser
+
+
+def _command(chosen: argparse.Namespace) -> int:
+    if chosen.command == "stability":
+        from .edition.stability import stability
+
+        return stability()
+    if chosen.command in ("course", "check"):
+        from .edition import course
+
+        return course.write_course() if chosen.command == "course" else course.check(chosen.notebooks)
+    if chosen.command == "publish":
+        from .edition.publish import publish, publish_beside
+
+        return publish() if chosen.beside is None else publish_beside(chosen.beside)
+    names = [name for name, _ in chosen.parameter]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"parameter: {twice!r} is given twice")
+    return run(
+        profile=chosen.profile, dataset=chosen.dataset, seed=chosen.seed, only=chosen.only,
+        parameters=dict(chosen.parameter),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _stopped_as_interrupted() -> Iterator[None]:
+    """A request to end is met as an interrupt is: workers end first. Both are heard once."""
+
+    def stop(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # asked not to hear
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script `convergent`."""
+    try:
+        with _stopped_as_interrupted():
+            return _command(_parser().parse_args(arguments))
+    except KeyboardInterrupt as stopped:
+        said, status = "interrupted; what was finished is kept, start again to go on", 128 + (stopped.args or (2,))[0]
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("convergent_utils"):
+            raise
+        said, status = f"{error.name}: not installed; `pip install --editable '.[paper]'` in the project brings it", 2
+    except BrokenExecutor:
+        said, status = "a worker process was killed, most likely for lack of memory", 2
+    except (ValueError, OSError) as error:
+        said, status = str(error), 2
+    print(f"convergent: {said}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

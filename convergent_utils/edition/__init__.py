@@ -1,0 +1,1 @@
+"""Running, publishing, teaching and showing the paper: what is made of it for readers."""

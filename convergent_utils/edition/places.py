@@ -1,0 +1,34 @@
+"""Where the paper lies, its notebooks, and with what the last run was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+RESULTS = ROOT / "data" / "results"
+DEFAULTS = {"dataset": "fashion-mnist", "seed": 0, "profile": "paper"}
+
+
+def notebook_names(only: Sequence[str] | None = None) -> list[str]:
+    """Names of the notebooks in reading order, all or those that start with one of `only`."""
+    names = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if only is None:
+        return names
+    if isinstance(only, str) or not isinstance(only, Sequence) or not only:
+        raise ValueError(f'only: expected numbers or names of notebooks in a list, such as ["02"], got {only!r:.80}')
+    for prefix in only:
+        if not (isinstance(prefix, str) and prefix and any(name.startswith(prefix) for name in names)):
+            raise ValueError(f"only: no notebook starts with {prefix!r:.80}; there are {', '.join(names)}")
+    return [name for name in names if name.startswith(tuple(only))]
+
+
+def last_settings(build: Path) -> dict[str, object]:
+    """With what the last run in this build folder was made; empty where there was none."""
+    try:
+        found = json.loads((build / "results" / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

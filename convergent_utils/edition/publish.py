@@ -1,0 +1,184 @@
+"""Publishing a run: executed notebooks, claims, networks and README's table go into the repository."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from ..making.store import Store, load, save
+from ..paper.claims import as_markdown, build_folder
+from ..paper.prepare import (
+    EXPERIMENTS_PUBLISHED,
+    Prepared,
+    network_configurations,
+    prepare,
+    published_form,
+    published_path,
+)
+from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings
+
+_MARK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.DOTALL)
+_TABLE_NAME, _ADDRESS = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])"), re.compile(r" at 0x[0-9a-f]+")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def publish() -> int:
+    """Copy the last run into the repository where it says something new.
+
+    Raises:
+        ValueError: there is no run with the committed parameters to publish.
+    """
+    build = build_folder()
+    if last_settings(build) != DEFAULTS:
+        raise ValueError("publish: the last run was not `make paper` with the committed parameters; run that first")
+    changed = [f"notebooks/{path.name}" for path in sorted(NOTEBOOKS.glob("*.ipynb")) if _publish_notebook(build, path)]
+    prepared = prepare(**DEFAULTS, published=False)
+    changed += [*_publish_networks(prepared), *_publish_experiments(prepared)]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    claims = build / "results" / "claims.json"
+    if not _same_numbers(claims, RESULTS / "claims.json"):
+        shutil.copyfile(claims, RESULTS / "claims.json")
+        changed.append("data/results/claims.json")
+    readme, text = ROOT / "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
+    new = with_claims(text, json.loads((RESULTS / "claims.json").read_text(encoding="utf-8")))
+    if new != text:
+        readme.write_text(new, encoding="utf-8")
+        changed.append("README.md")
+    print("\n".join(f"published {name}" for name in changed) or "nothing new to publish")
+    return 0
+
+
+def publish_beside(name: str) -> int:
+    """Keep the claims of the last run, on other images, as data/results/claims-NAME.json; the site shows them.
+
+    Raises:
+        ValueError: the last run was not of the paper profile with the base seed 0, or it was on the paper's own images;
+            a name that is no part of a file's name.
+    """
+    if not re.fullmatch(r"[\w-]{1,80}", name):
+        raise ValueError(f"beside: expected a short name such as cifar10, got {name!r:.80}")
+    settings = last_settings(build_folder())
+    if (
+        settings.get("dataset") in (None, DEFAULTS["dataset"])
+        or {**settings, "dataset": DEFAULTS["dataset"]} != DEFAULTS
+    ):
+        raise ValueError(
+            "publish: the last run was not `make paper DATASET=...` on other images, with nothing else changed"
+        )
+    shutil.copyfile(build_folder() / "results" / "claims.json", RESULTS / f"claims-{name}.json")
+    print(f"published data/results/claims-{name}.json")
+    return 0
+
+
+def code_hash(notebook: nbformat.NotebookNode) -> str:
+    """A hash of the code and parameters of a notebook, whatever its outputs and prose."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not _injected(cell)]
+    return hashlib.sha256("\n\f\n".join(code).encode()).hexdigest()[:16]
+
+
+def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An executed notebook as it is published: figures and tables stay; widget state, timings and progress go."""
+    cells = []
+    for cell in notebook.cells:
+        if _injected(cell):
+            continue
+        kept = {key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter")}
+        cell.metadata = nbformat.from_dict(kept)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _transient(output)]
+            for k, output in enumerate(cell.outputs):
+                if "text/html" in output.get("data", {}):  # styled tables have names drawn by chance
+                    name = f"T_{len(cells) * 100 + k:05d}"
+                    output.data["text/html"] = _TABLE_NAME.sub(name, output.data["text/html"])
+                    output.data["text/plain"] = _ADDRESS.sub("", output.data.get("text/plain", ""))
+        cells.append(cell)
+    notebook.cells = cells
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "convergent": {"code": code_hash(notebook)}}
+    notebook.metadata = nbformat.from_dict(metadata)
+    return notebook
+
+
+def with_claims(text: str, rows: list[dict]) -> str:
+    """README's text with the table of claims between its two marks brought up to date."""
+    return _MARK.sub(lambda found: f"{found[1]}{as_markdown(rows)}\n{found[2]}", text)
+
+
+def _publish_notebook(build: Path, path: Path) -> bool:
+    executed = build / "notebooks" / path.name
+    if not executed.exists():
+        return False
+    new, old = normalised(nbformat.read(executed, 4)), nbformat.read(path, 4)
+    if code_hash(new) != code_hash(old):
+        raise ValueError(f"publish: {path.name} was edited after it was run; run `make paper` again")
+    if [cell.source for cell in new.cells] != [cell.source for cell in old.cells]:
+        for cell, source in zip(new.cells, [cell.source for cell in old.cells], strict=True):
+            cell.source = source  # prose may have been mended since
+    _publish_answer(new)
+    if old.metadata.get("convergent") == new.metadata.convergent and _numbers(old) == _numbers(new):
+        return False
+    nbformat.write(new, path)
+    return True
+
+
+def _publish_answer(notebook: nbformat.NotebookNode) -> None:
+    """The figure of the cell tagged `answer` is the one on README's first screen."""
+    for cell in notebook.cells:
+        if "answer" in cell.metadata.get("tags", []):
+            image = next(output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            (RESULTS / "answer.png").write_bytes(base64.b64decode(image))
+
+
+def _publish_networks(prepared: Prepared) -> list[str]:
+    changed = []
+    configurations = network_configurations(prepared.train_set, prepared.test_set, seed=0, profile="paper")
+    for name, configuration in configurations.items():
+        path, form = published_path(name), published_form(Store().find("network", configuration), configuration)
+        published = load(path) if path.exists() else {}
+        if published.get("hash") != form["hash"] or published.keys() != form.keys():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(form, path)
+            changed.append(f"data/networks/{path.name}")
+    return changed
+
+
+def _publish_experiments(prepared: Prepared) -> list[str]:
+    """The results that the notebooks read are copied; those of other code or other networks go."""
+    published = prepared.result_files(Store(EXPERIMENTS_PUBLISHED))
+    EXPERIMENTS_PUBLISHED.mkdir(parents=True, exist_ok=True)
+    gone = set(EXPERIMENTS_PUBLISHED.glob("*.safetensors")) - set(published)
+    for path in gone:
+        path.unlink()
+    new = [path for path in published if not path.exists()]
+    for path in new:
+        shutil.copyfile(prepared.store.path / path.name, path)
+    return ["data/results/experiments"] if gone or new else []
+
+
+def _same_numbers(a: Path, b: Path) -> bool:
+    return b.exists() and json.loads(a.read_text(encoding="utf-8")) == json.loads(b.read_text(encoding="utf-8"))
+
+
+def _numbers(notebook: nbformat.NotebookNode) -> list[object]:
+    """What the outputs say in text; pictures may differ by a font."""
+    said = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = {kind: text for kind, text in output.get("data", {}).items() if kind != "image/png"}
+            said.append([data, output.get("text")])
+    return said
+
+
+def _injected(cell: nbformat.NotebookNode) -> bool:
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
+def _transient(output: nbformat.NotebookNode) -> bool:
+    return output.get("name") == "stderr" or _WIDGET in output.get("data", {})
