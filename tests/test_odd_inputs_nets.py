@@ -1158,7 +1158,8 @@ def test_what_can_be_saved_comes_back(tmp_path, value):
     assert np.array_equal(np.asarray(found, dtype=object), np.asarray(value, dtype=object))
 
 
-MODULES = {f"convergent_utils.nets.{name}" for name in ("datasets", "interventions", "networks", "store", "training")}
+MODULES = {f"convergent_utils.nets.{name}" for name in ("datasets", "interventions", "networks", "training")}
+MODULES |= {"convergent_utils.making.store"}
 
 
 def test_each_public_name_has_rows():

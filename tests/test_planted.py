@@ -15,9 +15,11 @@ import convergent_utils as cu
 from convergent_utils.cli import main
 from convergent_utils.edition.places import RESULTS
 from convergent_utils.making.store import Store
+from convergent_utils.nets.measuring import measurement_configuration
 from convergent_utils.paper import freezing
 from convergent_utils.paper import prepare as module
 from convergent_utils.paper.experiments import EXPERIMENTS
+from convergent_utils.paper.measurements import to_measure
 from convergent_utils.paper.prepare import prepare
 
 
@@ -96,7 +98,11 @@ def test_smoke_networks_are_what_they_are_said_to_be(planted):
 def test_damaged_results_are_named_and_rebuilt(planted, capfd):
     verbs = {"network": "training net", "measurement": "measuring"}
     verbs |= {name: experiment.title for name, experiment in EXPERIMENTS.items()}
-    damaged = [sorted(planted.store.path.glob(f"{kind}-*"))[0] for kind in verbs]
+    damaged = {kind: sorted(planted.store.path.glob(f"{kind}-*"))[0] for kind in verbs}
+    arguments, options = to_measure(planted, "trained", "all")  # notebooks may have kept others of their own
+    configuration = measurement_configuration(*arguments, **options)
+    damaged["measurement"] = planted.store.file("measurement", configuration)
+    damaged = list(damaged.values())
     whole = {path: path.read_bytes() for path in damaged}
     for path in damaged:
         path.write_bytes(whole[path][:-1])
