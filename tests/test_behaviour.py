@@ -1,7 +1,9 @@
 """What a network does beside its weights: equal networks have equal sums, in any process; all others have others."""
 
+import copy
 import functools
 import io
+import pickle
 import subprocess
 import sys
 import types
@@ -144,6 +146,15 @@ def test_circles_what_raises_and_what_has_no_attributes():
     for _ in range(20_000):
         deep = [deep]
     assert behaviour(Clip(held=deep)) != behaviour(Clip(held=[]))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_equal_objects_have_one_sum_whether_they_are_shared_or_not(copied):
+    one = (1, 2)
+    shared, apart = Clip(a=one, b=one, c=[one]), Clip(a=(1, 2), b=tuple([1, 2]), c=[tuple([1, 2])])
+    for network in (shared, apart, cu.build_network("alexnet"), nn.TransformerEncoderLayer(4, 2), nn.LSTM(3, 4)):
+        assert behaviour(copied(network)) == behaviour(network)
+    assert behaviour(shared) == behaviour(apart) != behaviour(Clip(a=one, b=one, c=[(1, 3)]))
 
 
 def test_any_process_finds_the_same_sum():

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -368,6 +369,7 @@ def test_jobs_of_two_runs_train_and_measure_once(tmp_path, monkeypatch):
     in_two_threads(prepare._measure_job, prepared, "trained", "mean")
     assert kept == ["network", "measurement"]
     assert prepared.has_measured("trained", "mean")
+    assert pickle.loads(pickle.dumps(prepared)).has_measured("trained", "mean"), "a worker knows it by the same name"
 
 
 def test_a_result_that_another_run_has_just_made_again_is_not_removed(tmp_path, pair, monkeypatch, recwarn):

@@ -23,6 +23,7 @@ _INNER = {"__func__": (staticmethod, classmethod), "fget": property, "func": fun
 _CALLED = (types.FunctionType, types.CodeType, types.MethodType, functools.partial)
 _CALLED = (*_CALLED, staticmethod, classmethod, property, functools.cached_property)
 _OF_TORCH = frozenset(vars(nn.Module()))  # weights, buffers, children and hooks are looked at by themselves
+_DEEPEST = 100
 _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
 _LIBRARIES = (*{sysconfig.get_path(place) for place in _PLACES}, str(Path(torch.__file__).parent), "<frozen")
 
@@ -31,19 +32,31 @@ def behaviour(network: nn.Module) -> str:
     """sha256 of the code, the attributes and the hooks of a network and of its modules, weights apart.
 
     Followed are functions, with their defaults, constants, closures and the globals that they name; methods of classes;
-    and attributes, whatever they hold. Libraries count by the names of their functions. What changes in every process,
-    or with every call, gives another sum: this errs only towards being different.
+    and attributes, whatever they hold, to a depth of a hundred. Libraries count by the names of their functions. What
+    is equal has the same sum, whether it is one object or several. What changes in every process, or with every call,
+    gives another: this errs only towards being different.
     """
-    digest, waiting, seen = hashlib.sha256(), [network], {}
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen and not isinstance(value, _PLAIN):
-            digest.update(f"as {seen[id(value)][0]};".encode())
-            continue
-        seen[id(value)] = len(seen), value  # held, so that no other object gets its address
-        said, parts = _said(value)
-        digest.update(f"{said};".encode(errors="surrogatepass"))
-        waiting.extend(reversed(list(parts)))
+    return _sum(network, {}, 0)
+
+
+def _sum(value: object, sums: dict[int, tuple[str, object]], depth: int) -> str:
+    """The checksum of a value and of all that it is made of.
+
+    Args:
+        value: anything.
+        sums: of the objects so far by address; they are held, so that no other object gets theirs.
+        depth: of the objects that lead to it.
+    """
+    if depth > _DEEPEST:
+        return f"below the deepest: {type(value).__qualname__}"
+    if id(value) in sums and not isinstance(value, _PLAIN):
+        return sums[id(value)][0]
+    sums[id(value)] = "a circle", value
+    said, parts = _said(value)
+    digest = hashlib.sha256(said.encode(errors="surrogatepass"))
+    for part in parts:
+        digest.update(_sum(part, sums, depth + 1).encode())
+    sums[id(value)] = digest.hexdigest(), value
     return digest.hexdigest()
 
 
