@@ -16,7 +16,7 @@ export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper stability publish lab site site-test course test kills lint bench clean
+.PHONY: help env paper stability publish lab site site-test course check test kills lint bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -64,6 +64,13 @@ lint: env  ## style of code, docstrings and notebooks; environment.yml up to dat
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --exclude '*.ipynb' .
 	$(RUN) convergent_utils/edition/environment.py --check
+
+check: lint  ## lint and the tests of the kernels: a minute or two
+	@for file in convergent_utils/kernels/*.py; do \
+	  test="tests/test_$$(basename "$$file")"; if test -e "$$test"; then set -- "$$@" "$$test"; fi; \
+	done; \
+	$(RUN) -m pytest -m "not slow and not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile "$$@" \
+	  tests/test_properties.py tests/test_house.py
 
 test: lint  ## lint, unit tests and the notebooks on planted networks; SEEDS="0 1 2" trains them from several base seeds
 	@asked="not benchmark and not site and not kills"; failed=; set -f; \
