@@ -93,7 +93,17 @@ PAIRS = {
     )(),
     "inherited": lambda value: made(f"class A:\n    limit = {value}\nclass Clip(A, Clip):\n    pass")(),
     "buffer": lambda value: buffered(value),
+    "module in a list": lambda value: Clip(experts=[filled(value)]),
+    "module of an object": lambda value: Clip(settings=Settings(teacher=nn.Sequential(filled(value)))),
 }
+
+
+def filled(value):
+    """A module with weights; in a list it is none that the network knows of."""
+    module = nn.Linear(2, 2)
+    nn.init.constant_(module.weight, value)
+    nn.init.constant_(module.bias, value)
+    return module
 
 
 def buffered(value):

@@ -36,31 +36,32 @@ def behaviour(network: nn.Module) -> str:
     is equal has the same sum, whether it is one object or several. What changes in every process, or with every call,
     gives another: this errs only towards being different.
     """
-    return _sum(network, {}, 0)
+    return _sum(network, {}, 0, frozenset(map(id, network.modules())))
 
 
-def _sum(value: object, sums: dict[int, tuple[str, object]], depth: int) -> str:
+def _sum(value: object, sums: dict[int, tuple[str, object]], depth: int, saved: frozenset[int]) -> str:
     """The checksum of a value and of all that it is made of.
 
     Args:
         value: anything.
         sums: of the objects so far by address; they are held, so that no other object gets theirs.
         depth: of the objects that lead to it.
+        saved: addresses of the modules whose weights are in the network's state; those of others count here.
     """
     if depth > _DEEPEST:
         return f"below the deepest: {type(value).__qualname__}"
     if id(value) in sums and not isinstance(value, _PLAIN):
         return sums[id(value)][0]
     sums[id(value)] = "a circle", value
-    said, parts = _said(value)
+    said, parts = _said(value, saved)
     digest = hashlib.sha256(said.encode(errors="surrogatepass"))
     for part in parts:
-        digest.update(_sum(part, sums, depth + 1).encode())
+        digest.update(_sum(part, sums, depth + 1, saved).encode())
     sums[id(value)] = digest.hexdigest(), value
     return digest.hexdigest()
 
 
-def _said(value: object) -> tuple[str, Iterable[object]]:
+def _said(value: object, saved: frozenset[int]) -> tuple[str, Iterable[object]]:
     """What is said of a value itself, and the values that it is made of."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, _PLAIN):
@@ -68,7 +69,7 @@ def _said(value: object) -> tuple[str, Iterable[object]]:
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{kind} {checksum({'': value})}", []
     if isinstance(value, nn.Module):
-        return "module", _of_module(value)
+        return "module", _of_module(value, id(value) in saved)
     if isinstance(value, Mapping):
         items = sorted(value.items(), key=lambda item: _short(item[0]))  # a dict that was loaded has another order
         return f"{kind} {len(value)}", [part for item in items for part in item]
@@ -89,8 +90,8 @@ def _said(value: object) -> tuple[str, Iterable[object]]:
     return kind, [type(value), dict(vars(value))]
 
 
-def _of_module(module: nn.Module) -> Iterator[object]:
-    """Class, attributes, hooks, buffers that are not saved, and children of a module."""
+def _of_module(module: nn.Module, saved: bool) -> Iterator[object]:
+    """Class, attributes, hooks, what is not saved, and children of a module."""
     yield type(module)
     yield {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
     for hooks in (
@@ -100,6 +101,7 @@ def _of_module(module: nn.Module) -> Iterator[object]:
         yield list(hooks.values())
     buffers = dict(module.named_buffers(recurse=False))
     yield {name: buffers.get(name) for name in sorted(module._non_persistent_buffers_set)}
+    yield {} if saved else {**buffers, **dict(module.named_parameters(recurse=False))}
     yield dict(module._modules.items())
 
 
