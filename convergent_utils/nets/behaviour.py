@@ -94,11 +94,8 @@ def _of_module(module: nn.Module, saved: bool) -> Iterator[object]:
     """Class, attributes, hooks, what is not saved, and children of a module."""
     yield type(module)
     yield {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
-    for hooks in (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-    ):  # by numbers that grow with every hook of a process
-        yield list(hooks.values())
+    hooks = module._forward_pre_hooks, module._forward_hooks  # their keys grow with every hook of a process
+    yield [list(each.values()) for each in hooks]
     buffers = dict(module.named_buffers(recurse=False))
     yield {name: buffers.get(name) for name in sorted(module._non_persistent_buffers_set)}
     yield {} if saved else {**buffers, **dict(module.named_parameters(recurse=False))}
