@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import convergent_utils as cu
 from convergent_utils.kernels.binning import BinEdges, bin_edges
 from convergent_utils.kernels.mutual_information import JointHistogram, mutual_information
 
@@ -468,3 +469,39 @@ def test_counts_are_exact_under_autocast():
     right = mutual_information(acts, acts, method="product")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(mutual_information(acts, acts, method="product"), right)
+
+
+def test_a_histogram_goes_on_from_its_state_or_a_file(tmp_path, generator):
+    a, b = torch.randn(300, 4, generator=generator), torch.randn(300, 3, generator=generator).double()
+    edges = bin_edges(a), bin_edges(b, binning="relu-quantile")
+    whole, half = JointHistogram(*edges), JointHistogram(*edges)
+    whole.update(a, b)
+    half.update(a[:100], b[:100])
+    cu.save(half, tmp_path / "half.safetensors")
+    for again in (JointHistogram.from_state(half.state()), cu.load(tmp_path / "half.safetensors")):
+        again.update(a[100:], b[100:])
+        assert again.n_samples == 300
+        assert torch.equal(again.counts, whole.counts)
+        assert torch.equal(again.mutual_information(), whole.mutual_information())
+        assert torch.equal(again._largest, whole._largest)
+    assert half.n_samples == 100, "what goes on is another object"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("counts", lambda value: value[:1]), ("counts", lambda value: value + 1), ("counts", lambda value: -value),
+        ("counts", lambda value: value.double()), ("counts", lambda value: None), ("largest", lambda value: value[1:]),
+        ("n_samples", lambda value: 5), ("n_samples", lambda value: -1), ("n_samples", lambda value: 2.0),
+    ],
+)  # fmt: skip
+def test_a_state_that_is_none_is_refused(name, change, generator):
+    a = torch.randn(50, 2, generator=generator)
+    histogram = JointHistogram(bin_edges(a), bin_edges(a))
+    histogram.update(a, a)
+    state = histogram.state()
+    with pytest.raises(ValueError, match="^state: expected"):
+        JointHistogram.from_state({**state, name: change(state[name])})
+    for other in ({}, None, {**state, "more": 1}):
+        with pytest.raises(ValueError, match=r"^state: expected JointHistogram.state\(\)"):
+            JointHistogram.from_state(other)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -24,7 +24,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .binning import MOST_CELLS, BinEdges, codes_of, edges_of, require_edges, require_units
-from .checks import as_activations, require_finite_units, require_known, require_same_samples
+from .checks import (
+    as_activations,
+    as_count,
+    came,
+    form_of,
+    require_finite_units,
+    require_known,
+    require_same_samples,
+)
 from .precision import full_precision, ordinary_tensors
 
 _CountsOf = Callable[[slice, slice], Tensor]
@@ -181,6 +189,35 @@ class JointHistogram:
             merged._add(part.n_samples, part._largest)
             merged.counts += part.counts
         return merged
+
+    def state(self) -> dict[str, object]:
+        """Everything, to be saved, sent or gone on from; `from_state` is its inverse."""
+        edges = {"edges_a": self.edges_a, "edges_b": self.edges_b}
+        return {**edges, "n_samples": self.n_samples, "counts": self.counts.clone(), "largest": self._largest.clone()}
+
+    @classmethod
+    @ordinary_tensors()
+    def from_state(cls, state: Mapping[str, object]) -> JointHistogram:
+        """The histogram whose `state` it was; how it counts is chosen anew, for the device of the edges.
+
+        Raises:
+            ValueError: no such state; counts that are not those of so many samples.
+        """
+        fields = ("edges_a", "edges_b", "n_samples", "counts", "largest")
+        if not isinstance(state, Mapping) or set(state) != set(fields):
+            raise ValueError(
+                f"state: expected JointHistogram.state(), a dict of {', '.join(fields)}, got {came(state)}"
+            )
+        made, largest = cls(state["edges_a"], state["edges_b"]), state["largest"]
+        for name, like, value in (("counts", made.counts, state["counts"]), ("largest", made._largest, largest)):
+            alike = isinstance(value, Tensor) and value.shape == like.shape and value.device == like.device
+            if not alike or value.is_floating_point() != like.is_floating_point():
+                raise ValueError(f"state: expected {name} {form_of(like)}, got {form_of(value)}")
+        made._add(as_count(state["n_samples"], "state", at_least=0, what=" as n_samples"), largest)
+        if not (state["counts"].sum((2, 3)) == made.n_samples).all() or (state["counts"] < 0).any():
+            raise ValueError(f"state: expected counts of {made.n_samples} samples for each pair of units, got others")
+        made.counts += state["counts"]
+        return made
 
     def mutual_information(self, *, correction: str | None = "miller-madow") -> Tensor:
         """Mutual information of all pairs (units_a, units_b) float64 in nats; see the function of that name.
