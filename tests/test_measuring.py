@@ -1,4 +1,5 @@
 import copy
+import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -10,6 +11,7 @@ import torch
 import convergent_utils as cu
 from convergent_utils.making import store
 from convergent_utils.nets import measuring, modes
+from convergent_utils.nets.behaviour import behaviour
 
 LAYERS = ["conv1", "conv3", "fc6"]
 
@@ -325,6 +327,26 @@ def test_the_store_tells_networks_apart_that_have_the_same_weights(other, genera
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     cu.measure({"n": other()}, rows, "out", sample=8, store=kept)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2, "the same network is found again"
+
+
+class Sealed(torch.nn.Linear):
+    """What it does lies where nobody can read it: within an object of a library that says nothing of itself."""
+
+    def __init__(self, factor):
+        super().__init__(4, 3)
+        torch.nn.init.constant_(self.weight, 0.5)
+        torch.nn.init.constant_(self.bias, 0.1)
+        self.sealed = io.BytesIO(bytes([factor]))
+
+    def forward(self, rows):
+        return super().forward(rows) * self.sealed.getvalue()[0]
+
+
+def test_what_cannot_be_read_is_seen_by_the_probe(generator, tmp_path):
+    rows, nets = torch.randn(20, 4, generator=generator), {factor: Sealed(factor) for factor in (2, 3)}
+    assert behaviour(nets[2]) == behaviour(nets[3])
+    found = [cu.measure({"n": net}, rows, "", sample=8, store=tmp_path).mean_activation("n.") for net in nets.values()]
+    assert torch.allclose(found[0] / 2, found[1] / 3)
 
 
 def test_something_else_that_was_kept_for_a_measurement_is_not_returned(generator, tmp_path):
