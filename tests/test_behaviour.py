@@ -10,11 +10,15 @@ import types
 from collections import deque
 from contextlib import redirect_stdout
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 import convergent_utils as cu
+from convergent_utils.making.checksums import checksum
 from convergent_utils.making.store import Store
 from convergent_utils.nets.behaviour import behaviour
 
@@ -92,10 +96,68 @@ PAIRS = {
         f"class Clip(Clip):\n    @staticmethod\n    def act():\n        return {value}"
     )(),
     "inherited": lambda value: made(f"class A:\n    limit = {value}\nclass Clip(A, Clip):\n    pass")(),
+    "attribute of a function": lambda value: Clip(act=attributed(value)),
+    "function behind a cache": lambda value: Clip(act=functools.lru_cache(lambda rows: rows * value)),
+    "partial method": lambda value: Clip(act=vars(made(PARTIAL.format(value)))["act"]),
+    "bound method of a library": lambda value: Clip(act=torch.tensor(float(value)).minimum),
+    "object of a library": lambda value: Clip(act=np.vectorize(lambda x: x * value)),
+    "object of a library without attributes": lambda value: Clip(act=deque([torch.full((5000,), float(value))])),
+    "namespace": lambda value: Clip(act=types.SimpleNamespace(t=torch.arange(5000) == value)),
+    "sparse tensor": lambda value: Clip(adjacency=(torch.eye(3) * value).to_sparse()),
+    "compressed sparse tensor": lambda value: Clip(adjacency=(torch.eye(3) * value).to_sparse_csr()),
+    "sparse array": lambda value: Clip(adjacency=scipy.sparse.csr_matrix(np.eye(300) * value)),
+    "complex array": lambda value: Clip(held=np.array([1j * value])),
+    "array of objects": lambda value: Clip(held=np.array([None, {"a": value}], dtype=object)),
+    "attribute of a list": lambda value: Clip(held=Listed(value)),
+    "number of its own class": lambda value: Clip(
+        held=made(f"class N(float):\n    def __mul__(self, o):\n        return o * {value}", "N")(2.0)
+    ),
+    "slots": lambda value: Clip(held=Slotted(value)),
+    "attribute with underscores": lambda value: made(f"class Clip(Clip):\n    __scale__ = {value}")(),
+    "order of functions": lambda value: Clip(steps=dict(sorted({"a": abs, "b": len}.items(), reverse=value == 9))),
+    "one of its modules": lambda value: chosen(value),
+    "very deep": lambda value: Clip(held=functools.reduce(lambda held, _: [held], range(90), value)),
+    "long number": lambda value: Clip(held=10**5000 + value),
     "buffer": lambda value: buffered(value),
     "module in a list": lambda value: Clip(experts=[filled(value)]),
     "module of an object": lambda value: Clip(settings=Settings(teacher=nn.Sequential(filled(value)))),
 }
+
+
+PARTIAL = """
+import functools
+class Clip(Clip):
+    act = functools.partialmethod(lambda self, rows: rows * {})
+"""
+
+
+class Listed(list):
+    def __init__(self, limit):
+        super().__init__([1])
+        self.limit = limit
+
+
+class Slotted:
+    __slots__ = ("limit",)
+
+    def __init__(self, limit):
+        self.limit = limit
+
+
+def attributed(value):
+    def act(rows):
+        return rows.clamp(max=act.limit)
+
+    act.limit = value
+    return act
+
+
+def chosen(value):
+    """It picks one of two modules that it has, of one class."""
+    network = Clip()
+    network.one, network.other = filled(1), filled(2)
+    network.pick = [network.one if value == 1 else network.other]
+    return network
 
 
 def filled(value):
@@ -125,6 +187,55 @@ def test_a_global_that_the_code_names_counts(monkeypatch):
     before = behaviour(Clip(act=act))
     monkeypatch.setitem(globals(), "LIMIT", 3.0)
     assert behaviour(Clip(act=act)) != before
+
+
+def test_what_is_named_of_a_module_counts(monkeypatch):
+    helpers = types.ModuleType("helpers")
+    helpers.LIMIT, helpers.act = 2.0, lambda rows: rows.clamp(max=3.0)
+    monkeypatch.setitem(globals(), "helpers", helpers)
+    monkeypatch.setitem(sys.modules, "helpers", helpers)
+    monkeypatch.setattr(helpers, "__file__", "/home/somebody/helpers.py", raising=False)
+
+    def act(rows):
+        return helpers.act(rows).clamp(max=helpers.LIMIT)
+
+    sums = {behaviour(Clip(act=act))}
+    helpers.LIMIT = 3.0
+    sums.add(behaviour(Clip(act=act)))
+    helpers.act = lambda rows: rows.clamp(max=4.0)
+    sums.add(behaviour(Clip(act=act)))
+    helpers.other = 5
+    sums.add(behaviour(Clip(act=act)))
+    assert len(sums) == 3, "what is not named does not count"
+
+
+def test_what_is_put_into_a_library_or_before_all_modules_counts(monkeypatch):
+    def direct(rows):
+        return F.hardtanh(rows)
+
+    before = behaviour(Clip(act=direct)), behaviour(Clip())
+    handle = nn.modules.module.register_module_forward_hook(scaled(2))
+    assert behaviour(Clip()) != before[1]
+    handle.remove()
+    assert behaviour(Clip()) == before[1]
+    monkeypatch.setattr(F, "hardtanh", lambda rows: rows)
+    assert behaviour(Clip(act=direct)) != before[0]
+
+
+def test_a_frozen_part_that_is_not_saved_counts():
+    class Frozen(Clip):
+        def state_dict(self, *arguments, **options):
+            found = super().state_dict(*arguments, **options)
+            return {name: value for name, value in found.items() if not name.endswith("weight")}
+
+    one, other = Frozen(), Frozen()
+    nn.init.constant_(other.inner.weight, 3.0)
+    assert behaviour(one) != behaviour(other)
+
+
+def test_the_adjacency_of_a_graph_is_part_of_its_state():
+    one, other = (checksum({"a": (torch.eye(3) * k).to_sparse()}) for k in (1, 3))
+    assert one != other
 
 
 def test_a_method_put_into_a_class_of_torch_counts(monkeypatch):

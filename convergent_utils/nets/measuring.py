@@ -157,13 +157,19 @@ def _repeatable() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+_PARSING = RLock()
 _STREAM = RLock()  # of random numbers, one for all threads
 _PROBED = 6  # images beside the first two
 
 
-@cache
 def _code() -> str:
     """A checksum of the code that measures, without comments, docstrings and layout."""
+    with _PARSING:  # Python 3.11 cannot parse in two threads at once
+        return _code_once()
+
+
+@cache
+def _code_once() -> str:
     modules = (moments_module, activations, layers_module, distributed, one_pass, measurement)
     parts = [_bare(inspect.getsource(part)) for part in (*modules, datasets.normalise)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
