@@ -205,6 +205,13 @@ class Permute(nn.Module):
         return x.permute(*self.axes)
 
 
+class OwnNorm(nn.LayerNorm):
+    """One that somebody wrote for another precision."""
+
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
+
+
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -243,6 +250,12 @@ def test_what_lies_around_tells_what_axes_mean(network, layer, shape, units):
         (Own(nn.Conv2d(3, 12, 1), nn.LayerNorm(6)), (7, 3, 5, 6), "nchw"),
         (Own(nn.LayerNorm(9), nn.Linear(9, 5)), (7, 5, 5, 9), "nhwc"),
         (Own(nn.Conv1d(3, 12, 1), nn.LayerNorm(50)), (7, 3, 50), "ndt"),
+        # turned after a convolution, by a module that does not say so; a norm of one's own; neither map is square
+        (nn.Sequential(nn.Conv2d(3, 12, 1), Permute(*LAST)), (7, 3, 5, 6), "nhwc"),
+        (Own(OwnNorm(12), nn.Linear(12, 12)), (7, 5, 6, 12), "nhwc"),
+        # gates and joins of convolutions over time
+        (Own(nn.Conv1d(3, 24, 1), does=lambda parts, x: parts[0](x).chunk(2, 1)[0]), (7, 3, 50), "ndt"),
+        (Own(nn.Conv1d(3, 9, 1), does=lambda parts, x: torch.cat([x, parts[0](x)], 1)), (7, 3, 50), "ndt"),
     ],
 )
 def test_axes_that_sizes_do_not_tell_are_asked_for(network, shape, right):
@@ -250,7 +263,17 @@ def test_axes_that_sizes_do_not_tell_are_asked_for(network, shape, right):
     with pytest.raises(ValueError, match="^layers: '0': its output .* may have the axes .*option axes$"):
         shapes(network, "0", torch.randn(shape))
     found = shapes(network, "0", torch.randn(shape), axes=right, positions="mean")
-    assert found == {"0": (7, 5 if right == "nhwc" else 12)}
+    assert found == {"0": (7, 5 if shape == (7, 5, 5, 9) else 12)}
+
+
+def test_square_maps_tell_what_sizes_do_not():
+    turned, joined = (
+        nn.Sequential(nn.Conv2d(3, 12, 1), Permute(*LAST)),
+        Own(nn.Conv2d(3, 8, 1), does=lambda parts, x: torch.cat([parts[0](x), x, x], 1)),
+    )
+    assert shapes(turned, "1", torch.randn(7, 3, 5, 5), positions="mean") == {"1": (7, 12)}
+    network = nn.Sequential(joined, nn.Conv2d(14, 8, 1))
+    assert shapes(network, "0", torch.randn(7, 3, 8, 8), positions="mean") == {"0": (7, 14)}
 
 
 def test_as_many_tokens_as_inputs_are_told_apart_or_refused():

@@ -58,7 +58,8 @@ def record(
             units), "ndt" (n, units, tokens) or "tnd" (tokens, n, units). None: "nchw" and "ntd", but as the module
             tells where it is one of torch's (Conv1d, poolings and norms of one dimension; LayerNorm and Linear over
             maps; transformers with batch_first=False), also through a ReLU or Dropout after it in an nn.Sequential;
-            and "nhwc" where a block of your own norms the last axis and not the second, as in Swin.
+            else as the sizes of norms, linear maps and convolutions tell that lie in the module or around it, as in
+            Swin. Where they leave two ways open, you are asked.
         seed: of the random places.
 
     Yields:
@@ -66,8 +67,8 @@ def record(
 
     Raises:
         ValueError: a layer that the network lacks (the nearest names are given), unknown positions, an output that is
-            no tensor, or has other inputs than the network along the axis of inputs, or that a later module has
-            overwritten in place; a network that passes over hooks.
+            no tensor, whose axes cannot be told, or that has other inputs than the network along the axis of inputs, or
+            that a later module has overwritten in place; a network that passes over hooks.
 
     Modes and gradients are as before afterwards, and no hook is left behind, whatever happened in between. One thread
     at a time can be at work with a network, or with two that share modules; the others are refused.

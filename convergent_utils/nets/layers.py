@@ -37,6 +37,17 @@ class Maps(NamedTuple):
     kind: str
 
 
+class Sizes(NamedTuple):
+    """What modules tell of axes: how many units a last axis may have, and a second one; sizes of which neither is
+    known; and whether all convolutions are of one dimension.
+    """
+
+    last: frozenset[int] = frozenset()
+    channels: frozenset[int] = frozenset()
+    others: frozenset[int] = frozenset()
+    one_dimensional: bool = False
+
+
 class Layer(NamedTuple):
     """One layer: its name as it was given, its module, those that it lies in, outermost first; the module that tells
     what the axes of its output mean, the last that does not work number by number; and what sizes tell of the axes of
@@ -47,8 +58,8 @@ class Layer(NamedTuple):
     module: nn.Module
     within: tuple[nn.Module, ...]
     teller: nn.Module
-    of_maps: tuple[set[int], set[int]]
-    of_tokens: tuple[set[int], set[int]]
+    of_maps: Sizes
+    of_tokens: Sizes
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -219,29 +230,48 @@ def _told(output: Tensor, module: nn.Module) -> str | None:
 
 def _guessed(output: Tensor, layer: Layer) -> str:
     """The axes that the sizes of norms, linear maps and convolutions tell, in the layer or around it."""
-    second, end, maps = output.shape[1], output.shape[-1], output.ndim == 4
-    last, channels = layer.of_maps if maps else layer.of_tokens
-    usual, other = ("nchw", "nhwc") if maps else ("ntd", "ndt")
-    as_usual, otherwise = second in last | channels, end in last
-    if not maps:
-        as_usual, otherwise = end in last | channels, second in channels
-    if as_usual and otherwise:
-        raise _ambiguous(output, layer, usual, other)
-    return other if otherwise else usual
+    if output.ndim == 3:
+        return _of_tokens(output, layer)
+    second, end, sizes = output.shape[1], output.shape[3], layer.of_maps
+    usual = second in sizes.last | sizes.channels
+    if end in sizes.last and usual:
+        raise _ambiguous(output, layer, "nchw", "nhwc")
+    if end in sizes.last:
+        return "nhwc"
+    if not usual and end in sizes.channels | sizes.others:  # as where a map is turned after a convolution
+        square = output.shape[1] == output.shape[2], output.shape[2] == output.shape[3]
+        if square[0] == square[1]:
+            raise _ambiguous(output, layer, "nchw", "nhwc")
+        return "nhwc" if square[0] else "nchw"
+    return "nchw"
 
 
-def _sizes(around: Iterable[nn.Module], *, maps: bool) -> tuple[set[int], set[int]]:
-    """How many units a last axis may have, and a second one, as the nearest of these modules tells that has any."""
+def _of_tokens(output: Tensor, layer: Layer) -> str:
+    second, end, sizes = output.shape[1], output.shape[2], layer.of_tokens
+    as_usual, otherwise = end in sizes.last | sizes.channels, second in sizes.channels
+    of_time = sizes.one_dimensional and not sizes.last  # nothing here has units last, yet none of the sizes fits
+    if (as_usual and otherwise) or (of_time and not as_usual and not otherwise):
+        raise _ambiguous(output, layer, "ntd", "ndt")
+    return "ndt" if otherwise else "ntd"
+
+
+def _sizes(around: Iterable[nn.Module], *, maps: bool) -> Sizes:
+    """What the nearest of these modules tells that has any norm, linear layer or convolution."""
     for module in around:
         parts = list(module.modules())
         last = {each.normalized_shape[0] for each in parts if _norms_last_axis(each)}
+        linear = {each.out_features for each in parts if isinstance(each, nn.Linear)}
         if last or not maps:  # of maps, linear layers without a norm are often gates of channels
-            last |= {each.out_features for each in parts if isinstance(each, nn.Linear)}
-        sizes = (vars(each) for each in parts if isinstance(each, _WITH_CHANNELS))
-        channels = {size.get("out_channels") or size.get("num_features") or size.get("num_channels") for size in sizes}
-        if last or channels:
-            return last, channels
-    return set(), set()
+            last |= linear
+        of_channels = [each for each in parts if isinstance(each, _WITH_CHANNELS)]
+        found = (vars(each) for each in of_channels)
+        channels = {size.get("out_channels") or size.get("num_features") or size.get("num_channels") for size in found}
+        shapes = (getattr(each, "normalized_shape", None) for each in parts)
+        norms = {shape[0] for shape in shapes if isinstance(shape, tuple) and len(shape) == 1}  # of one's own, too
+        if last or channels or norms:
+            one_dimensional = bool(of_channels) and all(type(each).__name__.endswith("1d") for each in of_channels)
+            return Sizes(frozenset(last), frozenset(channels), frozenset(linear | norms), one_dimensional)
+    return Sizes()
 
 
 def _norms_last_axis(module: nn.Module) -> bool:
