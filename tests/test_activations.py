@@ -460,3 +460,23 @@ def test_an_unknown_layer_is_answered_shortly():
     assert "named_modules" in said
     with pytest.raises(ValueError, match="^layers: network 'b' has no layer '0'"):
         cu.measure({"a": nn.Sequential(nn.Linear(2, 2)), "b": network}, torch.randn(9, 2), "0")
+
+
+def test_generators_that_record_may_end_in_any_order():
+    def rows_of(network):
+        with cu.record(network, "0") as rows:
+            for _ in range(2):
+                network(torch.ones(1, 3))
+                yield rows["0"]
+
+    one, other = (nn.Sequential(nn.Linear(3, 2), nn.Dropout()).train() for _ in range(2))
+    for pair in ((one, other), (one, one)):
+        first, second = map(rows_of, pair)
+        assert next(first).requires_grad is next(second).requires_grad is False
+        first.close()
+        assert not pair[1].training, "the second is still at work"
+        assert not torch.is_grad_enabled()
+        second.close()
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        assert all(module.training for network in pair for module in network.modules())

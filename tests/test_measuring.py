@@ -537,6 +537,20 @@ def test_of_threads_at_one_network_one_is_right_and_the_others_are_refused(gener
     assert cu.measure({"n": network}, rows, "0", sample=4).n_images == 40
 
 
+def test_what_a_thread_that_has_ended_left_open_stands_in_nobodys_way(generator):
+    network, rows, held = (
+        torch.nn.Sequential(torch.nn.Linear(3, 2)).train(),
+        torch.randn(20, 3, generator=generator),
+        [],
+    )
+    in_threads(lambda: held.append(cu.record(network, "0")) or held[0].__enter__())
+    assert cu.measure({"n": network}, rows, "0", sample=4).n_images == 20
+    assert network.training
+    held[0].__exit__(None, None, None)
+    assert network.training
+    assert not network[0]._forward_hooks
+
+
 def test_what_threads_change_for_the_process_is_as_before_once_all_have_left():
     entered, left = [Event(), Event()], [Event(), Event()]
 

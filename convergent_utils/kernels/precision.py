@@ -5,21 +5,21 @@ And powers of two, by which numbers of any scale are brought near 1 before they 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from threading import Lock
+from threading import Lock, local
 
 import torch
 from torch import Tensor
 
 
 class ProcessWide:
-    """A setting of the whole process that several threads change for a while, and leave in any order."""
+    """A setting, of the whole process or of a thread, that several change for a while, and leave in any order."""
 
     def __init__(self):
         self.lock, self.within = Lock(), []
 
     @contextmanager
     def changed(self, change: Callable[[ExitStack], None]) -> Iterator[None]:
-        """Within it the setting is changed; when the last thread has left, it is as before the first came.
+        """Within it the setting is changed; when the last has left, it is as before the first came.
 
         Args:
             change: makes the change, and puts on the stack what takes it back.
@@ -93,8 +93,18 @@ def power_of_two(size: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
 @contextmanager
 def ordinary_tensors() -> Iterator[None]:
     """Tensors made within it have no gradients, and can be changed in place also outside inference mode."""
-    with torch.inference_mode(False), torch.no_grad():
+    if not hasattr(_THREAD, "gradients"):
+        _THREAD.gradients = ProcessWide()  # of this thread: generators may leave it in any order, too
+    with _THREAD.gradients.changed(_without_gradients):
         yield
+
+
+_THREAD = local()
+
+
+def _without_gradients(stack: ExitStack) -> None:
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.no_grad())
 
 
 def _backends() -> list[object]:

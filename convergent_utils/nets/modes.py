@@ -19,54 +19,54 @@ _NAMED = re.compile(r"\w+: ")  # how a refusal of this package begins
 _REFUSED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
+_LOOKING = threading.Lock()
+# of each module: the thread at work with it, how often it came, and the mode before
+_AT_WORK: weakref.WeakKeyDictionary[nn.Module, tuple[int, int, bool | None]] = weakref.WeakKeyDictionary()
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Within it the network is in eval mode; then each of its modules is in its own mode again, whatever happened.
 
+    One may come more than once and leave in any order: the modes are as before when the last has left.
+
     Raises:
         ValueError: the network has no modes, or another thread is within it with one of its modules.
     """
-    with _alone(network):
-        yield from _evaluating(network)
-
-
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules() if hasattr(module, "training")}
+    modules = list(network.modules())
+    _begin_work(modules)
     try:
-        network.eval()
-    except NotImplementedError as error:
-        message = "network: an exported program has no eval mode; pass the module that it was exported from"
-        raise ValueError(message) from error
-    try:
+        try:
+            network.eval()
+        except NotImplementedError as error:
+            message = "network: an exported program has no eval mode; pass the module that it was exported from"
+            raise ValueError(message) from error
         yield
     finally:
-        for module, training in modes.items():
-            if module.training != training:
-                module.training = training
+        _end_work(modules)
 
 
-_AT_WORK: weakref.WeakKeyDictionary[nn.Module, tuple[int, int]] = weakref.WeakKeyDictionary()  # thread, how often
-_LOOKING = threading.Lock()
-
-
-@contextmanager
-def _alone(network: nn.Module) -> Iterator[None]:
-    """Within it no other thread is at work with the network: its modes and hooks are everybody's."""
-    modules, me = list(network.modules()), threading.get_ident()
+def _begin_work(modules: list[nn.Module]) -> None:
+    """No other thread may be at work with these: modes and hooks are everybody's."""
+    me, others = threading.get_ident(), {thread.ident for thread in threading.enumerate()}
+    others.discard(me)  # and who has ended is none
     with _LOOKING:
-        if any(_AT_WORK.get(module, (me, 0))[0] != me for module in modules):
+        if any(_AT_WORK.get(module, (me,))[0] in others for module in modules):
             message = "another thread is at work with it; give each thread its own, by copy.deepcopy(network)"
             raise ValueError(f"network: {message}")
         for module in modules:
-            _AT_WORK[module] = me, _AT_WORK.get(module, (me, 0))[1] + 1
-    try:
-        yield
-    finally:
-        with _LOOKING:
-            for module in modules:
-                thread, times = _AT_WORK.pop(module)
-                if times > 1:
-                    _AT_WORK[module] = thread, times - 1
+            thread, times, mode = _AT_WORK.get(module, (me, 0, getattr(module, "training", None)))
+            _AT_WORK[module] = me, times + 1 if thread == me else 1, mode
+
+
+def _end_work(modules: list[nn.Module]) -> None:
+    with _LOOKING:
+        for module in modules:
+            thread, times, mode = _AT_WORK.pop(module, (0, 0, None))
+            if times > 1:
+                _AT_WORK[module] = thread, times - 1, mode
+            elif mode is not None and module.training != mode:
+                module.training = mode
 
 
 def require_module(network: object) -> None:
