@@ -13,7 +13,7 @@ KNOWN_CIRCLE = {f"paper.{name}" for name in ("experiments", "families", "measure
 
 
 def files():
-    """Each file by its name within the package, as "nets.store"; that of a folder by the folder's."""
+    """Each file by its name within the package, as "making.store"; that of a folder by the folder's."""
     paths = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
     return {name.removesuffix(".__init__").removesuffix("__init__"): path for name, path in paths.items()}
 
