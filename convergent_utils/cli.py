@@ -92,6 +92,7 @@ def _stopped_as_interrupted() -> Iterator[None]:
     """A request to end is met as an interrupt is: workers end first. Both are heard once."""
 
     def stop(number: int, _: object) -> None:
+        """Hear the first request, and no other."""
         for each in before:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(number)

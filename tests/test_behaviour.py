@@ -194,7 +194,7 @@ def test_what_is_named_of_a_module_counts(monkeypatch):
     helpers.LIMIT, helpers.act = 2.0, lambda rows: rows.clamp(max=3.0)
     monkeypatch.setitem(globals(), "helpers", helpers)
     monkeypatch.setitem(sys.modules, "helpers", helpers)
-    monkeypatch.setattr(helpers, "__file__", "/home/somebody/helpers.py", raising=False)
+    monkeypatch.setattr(helpers, "__file__", "/elsewhere/helpers.py", raising=False)
 
     def act(rows):
         return helpers.act(rows).clamp(max=helpers.LIMIT)

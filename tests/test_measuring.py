@@ -1,13 +1,14 @@
 import copy
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils.kernels.precision import ProcessWide
 from convergent_utils.making import store
 from convergent_utils.nets import measuring, modes
 from convergent_utils.nets.behaviour import behaviour
@@ -591,3 +592,22 @@ def test_what_is_kept_beside_moments_has_any_scale(generator, positions, dtype, 
     assert torch.allclose(found.mean_activation("n.0") / scale, wanted.mean_activation("n.0"), **rough)
     if positions != 3:
         assert torch.allclose(found.mean_map("n.0") / scale, wanted.mean_map("n.0"), **rough)
+
+
+def test_what_ends_while_a_setting_is_changed_is_waited_for_by_nobody():
+    setting, left = ProcessWide(), []
+
+    def change(stack):
+        """As where a generator is collected just now."""
+        with setting.changed(lambda inner: inner.callback(left.append, "inner")):
+            pass
+        stack.callback(left.append, "outer")
+
+    def work():
+        with setting.changed(change):
+            pass
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert left == ["inner", "outer"]

@@ -182,6 +182,7 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95) -> Int
     values = values / power  # so that no sum overflows
 
     def mean(nets: list[int]) -> float:
+        """Over all ordered pairs of different ones among these."""
         return values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean()
 
     return _interval(mean, [n], _as_level(level), "values", power)

@@ -5,7 +5,7 @@ And powers of two, by which numbers of any scale are brought near 1 before they 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from threading import Lock, local
+from threading import RLock, local
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class ProcessWide:
     """A setting, of the whole process or of a thread, that several change for a while, and leave in any order."""
 
     def __init__(self):
-        self.lock, self.within = Lock(), []
+        self.lock, self.within = RLock(), []  # a generator may be collected, and so left, while this thread holds it
 
     @contextmanager
     def changed(self, change: Callable[[ExitStack], None]) -> Iterator[None]:

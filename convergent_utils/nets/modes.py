@@ -19,7 +19,7 @@ _NAMED = re.compile(r"\w+: ")  # how a refusal of this package begins
 _REFUSED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
-_LOOKING = threading.Lock()
+_LOOKING = threading.RLock()  # a generator may be collected, and so left, while this thread holds it
 # of each module: the thread at work with it, how often it came, and the mode before
 _AT_WORK: weakref.WeakKeyDictionary[nn.Module, tuple[int, int, bool | None]] = weakref.WeakKeyDictionary()
 
