@@ -611,3 +611,16 @@ def test_what_ends_while_a_setting_is_changed_is_waited_for_by_nobody():
     thread.start()
     thread.join(10)
     assert left == ["inner", "outer"]
+
+
+def test_a_change_that_fails_half_way_is_taken_back():
+    setting, left = ProcessWide(), []
+
+    def change(stack):
+        stack.callback(left.append, "taken back")
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"), setting.changed(change):
+        pytest.fail("it goes on")
+    assert left == ["taken back"]
+    assert setting.within == []

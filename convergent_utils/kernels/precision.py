@@ -24,9 +24,9 @@ class ProcessWide:
         Args:
             change: makes the change, and puts on the stack what takes it back.
         """
-        mine = ExitStack()
-        with self.lock:
-            change(mine)
+        with self.lock, ExitStack() as begun:  # takes back what was changed before an error
+            change(begun)
+            mine = begun.pop_all()
             self.within.append(mine)
         try:
             yield
