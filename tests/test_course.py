@@ -363,8 +363,22 @@ def judged(tmp_path_factory):
 
 
 def contents(*folders):
-    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"]
-    return {file: file.read_bytes() for file in files}
+    """The bytes of all files, but of what Python and numba compile, which other tests do at the same time."""
+    files = [file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts]
+    return {file: file.read_bytes() for file in files if file.is_file()}
+
+
+def test_a_package_that_is_being_compiled_elsewhere_is_copied_without_the_files_half_written(tmp_path, monkeypatch):
+    compiled = tmp_path / "some_package" / "__pycache__"
+    compiled.mkdir(parents=True)
+    for name in ("a.cpython-311.pyc", "loops.count-1.py311.nbi"):
+        (compiled / name).touch()
+        (compiled / f"{name}.tmp.9f").symlink_to("gone by now")
+    (compiled / "a.cpython-311.pyc.140").symlink_to("gone by now")
+    monkeypatch.setattr(judging, "_PACKAGE", compiled.parent)
+    work = judging._copied(Path(written(tmp_path / "00_tiny.ipynb", code("answer = 5"))), tmp_path)
+    copied = work.parent / "package" / "some_package" / "__pycache__"
+    assert {path.name for path in copied.iterdir()} == {"a.cpython-311.pyc", "loops.count-1.py311.nbi"}
 
 
 @pytest.mark.parametrize("name", HAND_INS)

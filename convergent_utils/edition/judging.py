@@ -160,7 +160,8 @@ def _copied(hand_in: Path, scratch: Path) -> Path:
     for name in ("work", "home", "temporary", "build", "store"):
         (scratch / name).mkdir()
     shutil.copy(hand_in, scratch / "work")
-    shutil.copytree(_PACKAGE, scratch / "package" / _PACKAGE.name)
+    half_written = shutil.ignore_patterns("*.pyc.*", "*.tmp.*")  # by Python and numba, in another process
+    shutil.copytree(_PACKAGE, scratch / "package" / _PACKAGE.name, ignore=half_written)
     if (_PACKAGE.parent / "data").is_dir():
         shutil.copytree(_PACKAGE.parent / "data", scratch / "package" / "data")
     for file in Store().path.glob("*.safetensors"):
