@@ -8,8 +8,6 @@ import convergent_utils as cu
 
 PACKAGE = Path(cu.__file__).parent
 ROOMS = ("kernels", "making", "drawing", "nets", "paper", "edition", "cli")  # each may import from those before it
-# Experiments still read what prepares them, and are read by it.
-KNOWN_CIRCLE = {f"paper.{name}" for name in ("experiments", "families", "measurements", "prepare")}
 
 
 def files():
@@ -46,12 +44,8 @@ def test_widgets_are_imported_by_notebooks_alone():
 
 
 def test_no_circle_between_files():
-    found = graph()
-    assert found.keys() >= KNOWN_CIRCLE
-    for name in KNOWN_CIRCLE:
-        found[name] = found[name] - KNOWN_CIRCLE
     try:
-        graphlib.TopologicalSorter(found).prepare()
+        graphlib.TopologicalSorter(graph()).prepare()
     except graphlib.CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from error
 

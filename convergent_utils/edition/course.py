@@ -16,7 +16,6 @@ import nbformat
 from nbformat import NotebookNode
 
 from ..paper.claims import build_folder
-from ..paper.measurements import MEASUREMENTS
 from . import judging as limits
 from .judging import CutShort, Problem, judging
 from .places import NOTEBOOKS, notebook_names
@@ -209,9 +208,9 @@ def _parameters(book: NotebookNode) -> list[str]:
 
 def _prepare(own: NotebookNode, name: str) -> None:
     """Make once what the store lacks for the project's parameters, since what a hand-in makes is thrown away."""
-    from ..paper.prepare import prepare
+    from ..paper.prepare import notebooks, prepare
 
-    if name in MEASUREMENTS and any("prepare(" in cell.source for cell in own.cells):
+    if name in notebooks() and any("prepare(" in cell.source for cell in own.cells):
         try:
             compile_kernels()
             prepare(name)

@@ -16,7 +16,6 @@ from ..paper.claims import as_markdown, build_folder
 from ..paper.prepare import (
     EXPERIMENTS_PUBLISHED,
     Prepared,
-    network_configurations,
     prepare,
     published_form,
     published_path,
@@ -138,9 +137,8 @@ def _publish_answer(notebook: nbformat.NotebookNode) -> None:
 
 def _publish_networks(prepared: Prepared) -> list[str]:
     changed = []
-    configurations = network_configurations(prepared.train_set, prepared.test_set, seed=0, profile="paper")
-    for name, configuration in configurations.items():
-        path, form = published_path(name), published_form(Store().find("network", configuration), configuration)
+    for name, learned in prepared.setting.learned.items():
+        path, form = published_path(name), published_form(prepared.shelf(learned), learned.key)
         published = load(path) if path.exists() else {}
         if published.get("hash") != form["hash"] or published.keys() != form.keys():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +149,8 @@ def _publish_networks(prepared: Prepared) -> list[str]:
 
 def _publish_experiments(prepared: Prepared) -> list[str]:
     """The results that the notebooks read are copied; those of other code or other networks go."""
-    published = prepared.result_files(Store(EXPERIMENTS_PUBLISHED))
+    small = [thing for thing in prepared.things.values() if thing.published]
+    published = [Store(EXPERIMENTS_PUBLISHED).file(thing.kind, thing.configuration) for thing in small]
     EXPERIMENTS_PUBLISHED.mkdir(parents=True, exist_ok=True)
     gone = set(EXPERIMENTS_PUBLISHED.glob("*.safetensors")) - set(published)
     for path in gone:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
 import os
-import tokenize
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from threading import RLock
 
@@ -18,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels import moments as moments_module
 from ..kernels.checks import as_count, as_list, came, form_of, has_rows, is_count
 from ..kernels.precision import ordinary_tensors
 from ..making.checksums import checksum
+from ..making.code import code
 from ..making.store import Store
-from . import activations, datasets, distributed, measurement, one_pass
-from . import layers as layers_module
 from .activations import Positions, as_positions, captured
 from .behaviour import ADDRESS, behaviour
 from .datasets import Dataset
@@ -109,30 +102,35 @@ def measure(
     return found
 
 
+@ordinary_tensors()
+def run_pass(
+    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], *, device: str = "auto", **options: object
+) -> Measurement:
+    """As `measure`, without a store and in this process alone."""
+    images, layers, options = _read(networks, images, layers, **options)
+    return Pass(networks, images, layers, device=_device(device), **options).run()
+
+
 def measurement_configuration(
-    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], *, probe: bool = True, **options: object
+    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], **options: object
 ) -> dict[str, object]:
     """All that a measurement depends on: weights, structure, images, options of `measure`, the code that measures.
 
     What the networks do beside it is under "probe": a checksum of their code, attributes and hooks, see `behaviour`,
-    and one of the maps of the first two images and a few others. They differ between processors and versions of Python;
-    `probe=False` leaves them out, where networks are known by weights and class.
+    and one of the maps of the first two images and a few others. They differ between processors and versions of Python.
     """
     images, layers, options = _read(networks, images, layers, **options)
-    configuration = {
+    few = images[[0, 1, *range(2, len(images), -(-len(images) // _PROBED))]]  # of two, all units may be silent
+    return {
         "networks": {
             name: [ADDRESS.sub("", repr(network)), checksum(network.state_dict())] for name, network in networks.items()
         },
         "images": checksum({"images": images}),
         "layers": layers,
-        "code": _code(),
+        "code": code(run_pass),
+        "probe": {name: _probe(network, name, few, layers, options["axes"]) for name, network in networks.items()},
         **options,
     }
-    if probe:
-        few = images[[0, 1, *range(2, len(images), -(-len(images) // _PROBED))]]  # of two, all units may be silent
-        seen = {name: _probe(network, name, few, layers, options["axes"]) for name, network in networks.items()}
-        configuration["probe"] = seen
-    return configuration
 
 
 def _probe(network: nn.Module, name: str, images: Tensor, layers: list[str], axes: Axes) -> list[str]:
@@ -157,53 +155,8 @@ def _repeatable() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-_PARSING = RLock()
 _STREAM = RLock()  # of random numbers, one for all threads
 _PROBED = 6  # images beside the first two
-
-
-def _code() -> str:
-    """A checksum of the code that measures, without comments, docstrings and layout."""
-    with _PARSING:  # Python 3.11 cannot parse in two threads at once
-        return _code_once()
-
-
-@cache
-def _code_once() -> str:
-    modules = (moments_module, activations, layers_module, distributed, one_pass, measurement)
-    parts = [_bare(inspect.getsource(part)) for part in (*modules, datasets.normalise)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _bare(source: str) -> str:
-    """The tokens of Python's source, comments, docstrings and layout apart; the same for any version of Python."""
-    lines, start, within, found = source.splitlines(keepends=True), None, 0, []
-    docstrings = set(_docstrings(source))
-    for token in tokenize.generate_tokens(iter(lines).__next__):
-        kind = tokenize.tok_name[token.type]
-        if kind == "FSTRING_START":  # from Python 3.12 on; before, it is one string
-            start, within = (start if within else token.start), within + 1
-        elif kind == "FSTRING_END":
-            within -= 1
-            if not within:
-                found.append(_between(lines, start, token.end))
-        elif not within and kind not in ("COMMENT", "NL") and token.start not in docstrings:
-            found.append(token.string.strip() or kind)
-    return " ".join(found)
-
-
-def _docstrings(source: str) -> Iterator[tuple[int, int]]:
-    """Where docstrings begin: line and column."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            yield node.body[0].lineno, node.body[0].col_offset
-
-
-def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The source between two places, each a line from 1 and a column."""
-    (first, left), (last, right) = start, end
-    text = "".join(lines[first - 1 : last])
-    return text[left : len(text) - len(lines[last - 1]) + right]
 
 
 def _read(

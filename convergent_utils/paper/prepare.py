@@ -2,99 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
-from ..kernels.sgd_mapping import SgdRun
 from ..making.pool import Job, Pool
-from ..making.store import Store, configuration_hash, load
+from ..making.store import Store, load
+from ..making.things import Report, Shelf, Thing
 from ..nets.datasets import Dataset, load_dataset
+from ..nets.declared import Learned
 from ..nets.measurement import Measurement
-from ..nets.measuring import measure, measurement_configuration
-from ..nets.networks import Network, build_network, permuted_copy
+from ..nets.networks import Network, permuted_copy
 from ..nets.receptive_fields import patch, receptive_field
-from ..nets.training import CHECKPOINTS, VERSION, History, Recipe, Trained, train
-from .experiments import EXPERIMENTS
-from .families import Sizes, members
-from .measurements import MEASUREMENTS, before_training, to_measure
-from .optimiser import sgd_pairs
+from ..nets.training import Trained
+from .networks import PROFILES, REORDERED, Profile, Setting
 
-REORDERED = "net1-reordered"
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
 EXPERIMENTS_PUBLISHED = Path(__file__).parents[2] / "data" / "results" / "experiments"
-_SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
 _MOST_DEAD = 0.25  # of a layer's units
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How large a run is."""
-
-    recipe: Recipe
-    n_networks: int
-    train_limit: int | None = None
-    test_limit: int | None = None
-    sample: int = 4096
-    planted: bool = False  # net2 is a shuffled copy of net1, net3 an independent untrained network
-    sgd_steps: tuple[int, ...] = (500, 1500, 4500, 15000)
-    every_pair: bool = False  # the whole grid of the original optimiser on every pair of networks
-    freezing_recipe: Recipe = field(default_factory=lambda: Recipe(epochs=3))
-    freezing_limit: int = 10_000  # training images of freeze training
-    families: Sizes = field(default_factory=Sizes)
-
-
-PROFILES = {
-    "smoke": Profile(
-        Recipe(epochs=3),
-        n_networks=3,
-        train_limit=2048,
-        test_limit=512,
-        sample=1024,
-        planted=True,
-        sgd_steps=(10, 30, 90, 300),
-        freezing_recipe=Recipe(epochs=1),
-        freezing_limit=512,
-        families=Sizes(
-            per_label=3,
-            label_images=144,
-            label_recipe=Recipe(epochs=16, batch=16, weight_decay=0.0),
-            widths=(0.25, 0.5, 1),
-            per_rate=3,
-            images=512,
-            recipe=Recipe(epochs=1),
-            followed_epochs=(3, 3),
-            followed_times=3,
-        ),
-    ),
-    "paper": Profile(Recipe(), 4),
-    "full": Profile(
-        Recipe(),
-        4,
-        every_pair=True,
-        freezing_recipe=Recipe(),
-        freezing_limit=20_000,
-        families=Sizes(
-            per_label=5,
-            widths=(0.25, 0.5, 1, 2, 3, 5, 7),
-            per_width=5,
-            per_rate=20,
-            images=20_000,
-            recipe=Recipe(epochs=6),
-            followed=5,
-            followed_epochs=(20, 40),
-        ),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -102,20 +39,57 @@ class Prepared:
     """What the notebooks read.
 
     Attributes:
-        trained: by name, net1 first.
-        reordered: net1 trained again from the same start, with its images in another order.
-        train_set, test_set: the images they were trained on, and those that everything is measured on.
-        published: whether the published results of experiments may serve where the store has none.
+        setting: profile, base seed and images, of which all is declared.
+        train_set, test_set: the images the networks were trained on, and those that everything is measured on.
+        store: where things are kept.
+        published: whether what is published may serve where the store has nothing.
     """
 
-    trained: dict[str, Trained]
-    reordered: Trained
-    train_set: Dataset
-    test_set: Dataset
-    profile: str
-    seed: int
+    setting: Setting
+    train_set: Dataset = field(repr=False)
+    test_set: Dataset = field(repr=False)
     store: Store = field(repr=False)
     published: bool = False
+
+    @cached_property
+    def things(self) -> dict[tuple, Thing]:
+        """All that the notebooks declare, by the names under which they ask for it."""
+        return {name: thing for module in notebooks().values() for name, thing in module.things(self.setting).items()}
+
+    def __getitem__(self, name: tuple) -> object:
+        """What a notebook has declared under a name, such as ("freezing", variant, 1); made now if it is not at hand.
+
+        Raises:
+            ValueError: a name under which nothing is declared.
+        """
+        return self.shelf(self.thing(*name))
+
+    def thing(self, *name: object) -> Thing:
+        """What is declared under a name.
+
+        Raises:
+            ValueError: nothing is.
+        """
+        if name not in self.things:
+            alike = sorted({str(known[: len(name)]) for known in self.things if known[0] == name[0]})
+            require_known(str(name), alike or sorted({known[0] for known in self.things}), "name")
+        return self.things[name]
+
+    @property
+    def shelf(self) -> Shelf:
+        """What gives things."""
+        return Shelf(self.store, published_result if self.published else _nothing)
+
+    @cached_property
+    def trained(self) -> dict[str, Trained]:
+        """The trained networks with their learning curves, by name, net1 first."""
+        found = {name: self.shelf(self.setting.learned[name]) for name in self.setting.networks}
+        return _planted(found, self.seed) if self.settings.planted else found
+
+    @cached_property
+    def reordered(self) -> Trained:
+        """net1 trained again from the same start, with its images in another order."""
+        return self.shelf(self.setting.learned[REORDERED])
 
     @cached_property
     def networks(self) -> dict[str, Network]:
@@ -127,27 +101,25 @@ class Prepared:
         """The same networks before their first step, by the same names."""
         return {name: trained.at(0.0) for name, trained in self.trained.items()}
 
-    @cached_property
-    def same_start(self) -> dict[str, Network]:
-        """Two networks that differ in nothing but the order of their images: how alike can two networks be?"""
-        return {"net1": self.networks["net1"], REORDERED: self.reordered.network}
+    @property
+    def profile(self) -> str:
+        """The name of the profile."""
+        return self.setting.profile
 
-    @cached_property
-    def training(self) -> dict[str, Network]:
-        """The trained networks, and as "net1@35%" each as it was after that share of its training."""
-        shares = [share for share in CHECKPOINTS if share < 1]
-        before = {f"{name}@{share:.0%}": net.at(share) for name, net in self.trained.items() for share in shares}
-        return {**self.networks, **before}
+    @property
+    def seed(self) -> int:
+        """The base seed."""
+        return self.setting.seed
 
     @property
     def settings(self) -> Profile:
         """How large the run is."""
-        return PROFILES[self.profile]
+        return self.setting.size
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers that all networks have, from bottom to top."""
-        return next(iter(self.networks.values())).layers
+        return self.setting.layers
 
     def over_pairs(self, number: Callable[[str, str], object]) -> np.ndarray:
         """A number, or an array of them, for each pair of networks, as a symmetric array (nets, nets, ...)."""
@@ -164,27 +136,13 @@ class Prepared:
         return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
 
     def measured(self, which: str = "trained", positions: str | int = "all") -> Measurement:
-        """The measurement on the test images of all networks, from the store if it is there.
-
-        Args:
-            which: "trained", "untrained", the "same start" pair; "training images", the trained networks on a quarter
-                of the images they were trained on; or "training", all networks, final and on their way, on half of the
-                test images, where each network on its way meets its final form layer by layer, and each start all.
-                Of families of networks (see `family`) all names, images and pairs are those of `to_measure`.
-            positions: as in `measure`.
-        """
-        arguments, options = to_measure(self, which, positions)
-        return measure(*arguments, **options, store=self.store)
+        """The measurement on the test images of all networks; which: see `Setting.measured` and `pwcca.things`."""
+        return self["measured", which, positions]
 
     @cached_property
     def _on_test_images(self) -> Measurement:
         """The first of all measurements, read once."""
         return self.measured()
-
-    def has_measured(self, which: str, positions: str | int) -> bool:
-        """Whether the store holds that measurement, undamaged."""
-        arguments, options = to_measure(self, which, positions)
-        return self.store.find("measurement", measurement_configuration(*arguments, **options)) is not None
 
     def patches(self, net: str, layer: str, unit: int, *, count: int = 6) -> Tensor:
         """The patches of test images that excite a unit of a trained network most, strongest first.
@@ -195,83 +153,9 @@ class Prepared:
         chosen = zip(top.image[unit, :count].tolist(), top.place[unit, :count].tolist(), strict=True)
         return torch.cat([patch(self.test_set.images[k : k + 1], field, place) for k, place in chosen])
 
-    def result(self, experiment: str, *key: object) -> object:
-        """The result of an experiment of `EXPERIMENTS` at one of its keys, from the store if it is there."""
-        require_known(experiment, EXPERIMENTS, "experiment")
-        found = self._found(experiment, *key)
-        if found is None:
-            configuration = self._experiment(experiment, *key)
-            with self.store.lock(experiment, configuration):
-                found = self._found(experiment, *key)  # perhaps made by another run, while this one waited
-                if found is None:
-                    found = EXPERIMENTS[experiment].run(self, *key)
-                    self.store.keep(experiment, configuration, found)
-        return found
-
-    def family(self, name: str, member: int) -> dict[str, object]:
-        """A network of a family, trained alike but for one thing, and how good it is; see `families.make`."""
-        return self.result("family", name, member)
-
-    def members(self, family: str) -> range:
-        """The numbers of the networks of a family."""
-        known = members(self.settings.families)
-        require_known(family, known, "family")
-        return range(1, known[family] + 1)
-
-    def has_result(self, experiment: str, *key: object) -> bool:
-        """Whether the store holds it, undamaged, or it is published."""
-        return self._found(experiment, *key) is not None
-
-    def result_files(self, store: Store) -> list[Path]:
-        """Where the results of all experiments lie in a store."""
-        return [
-            store.file(name, self._experiment(name, *key))
-            for name, experiment in EXPERIMENTS.items()
-            if experiment.published
-            for key in experiment.keys(self)
-        ]
-
-    def _found(self, experiment: str, *key: object) -> object | None:
-        """The result, from the store or from what is published."""
-        configuration = self._experiment(experiment, *key)
-        found = self.store.find(experiment, configuration)
-        if found is None and self.published:
-            found = Store(EXPERIMENTS_PUBLISHED).find(experiment, configuration)
-        return found
-
-    @property
-    def sgd_pairs(self) -> dict[tuple[str, str], bool]:
-        """The pairs of networks that the original optimiser was run on, and whether with the whole grid."""
-        return sgd_pairs(self.networks, self.settings.every_pair)
-
-    @property
-    def sgd_steps(self) -> tuple[int, ...]:
-        """After how many steps those runs were looked at; the rate is halved as often as the second, the recipe ends
-        with the third.
-        """
-        return self.settings.sgd_steps
-
-    def sgd(self, a: str, b: str, layer: str) -> dict[SgdRun, Tensor]:
-        """R^2 of the units of net b from net a by the original optimiser, see `sgd_runs`."""
-        return {SgdRun(*run): r2 for run, r2 in self.result("sgd", a, b, layer).items()}
-
-    def _experiment(self, name: str, *key: object) -> dict[str, object]:
-        """All that decides the result."""
-        experiment = EXPERIMENTS[name]
-        return {
-            "key": list(key), "code": experiment.code(), "settings": experiment.settings(self),
-            "measured": self._hash_of_measured if experiment.on_trained else None, "training": VERSION,
-        }  # fmt: skip
-
-    @cached_property
-    def _hash_of_measured(self) -> str:
-        arguments, options = to_measure(self, "trained", "all")
-        # our own networks are known by weights and class, on any processor
-        return configuration_hash(measurement_configuration(*arguments, probe=False, **options))
-
 
 def prepare(
-    *notebooks: str,
+    *asked: str,
     dataset: str = "fashion-mnist",
     seed: int = 0,
     profile: str = "paper",
@@ -281,7 +165,7 @@ def prepare(
     """Load what the notebooks read; train and measure what the store lacks, and say so.
 
     Args:
-        notebooks: their names; none means all.
+        asked: names of notebooks; none means all.
         dataset: see `load_dataset`.
         seed: base seed; net k has seed `seed + k`, for its weights and for the order of its images.
         profile: "paper", "smoke" (small and planted, for tests), or "full" (what "paper" does on a part, on the whole).
@@ -293,51 +177,45 @@ def prepare(
             not learn: below 85 % accuracy (twice chance on other data), or more than a quarter of a layer's units dead.
     """
     require_settings(profile=profile, dataset=dataset, seed=seed)
-    for notebook in notebooks:
+    for notebook in asked:
         if not isinstance(notebook, str):
             raise ValueError(f"notebooks: expected names, one by one, got {notebook!r:.80}")
-        require_known(notebook, MEASUREMENTS, "notebooks")
+        require_known(notebook, notebooks(), "notebooks")
     if not isinstance(store, Store | None):
         raise ValueError(f"store: expected a Store, such as Store({str(store)!r:.80}), got {type(store).__name__}")
-    store = store or Store()
-    settings = PROFILES[profile]
-    train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
-    test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
-    configurations = network_configurations(train_set, test_set, seed=seed, profile=profile)
     published = os.environ.get("CONVERGENT_RUN") is None if published is None else published
-    found = {name: _find_network(store, name, c, published) for name, c in configurations.items()}
-    wanted = dict.fromkeys(need for name in notebooks or MEASUREMENTS for need in MEASUREMENTS[name])
-
-    def prepared(trained: dict[str, Trained]) -> Prepared:
-        """These networks with all that the notebooks read beside them."""
-        reordered = trained.pop(REORDERED)
-        trained = _planted(trained, seed) if settings.planted else trained
-        return Prepared(trained, reordered, train_set, test_set, profile, seed, store, published)
-
-    asked = [e for e, experiment in EXPERIMENTS.items() if set(experiment.notebooks) & set(notebooks or MEASUREMENTS)]
-    lacking = [name for name, trained in found.items() if trained is None]
+    result = _prepared(store or Store(), dataset, seed, profile, published)
+    read = [thing for name in asked or notebooks() for thing in notebooks()[name].things(result.setting).values()]
+    least = _LEAST_ACCURACY.get(dataset, 2 / result.setting.classes)
     with Pool() as pool:
-
-        def run(jobs: list[Job], **options: int) -> None:
-            """Run the jobs, if there are any; a store that lacks nothing may be read-only."""
-            if jobs:
-                store.require_writable()
-            pool.run(jobs, **options)
-
-        # what needs no trained network is made beside the training
-        start, apart = prepared(_starts(configurations)), [e for e in asked if not EXPERIMENTS[e].on_trained]
-        before = _measure_jobs(start, [need for need in wanted if before_training(need[0])])
-        run(_train_jobs(start, configurations, lacking, dataset) + before + _experiment_jobs(start, apart), extra=1)
-        result = prepared({**found, **{name: store.find("network", configurations[name]) for name in lacking}})
-        if not settings.planted:
-            _require_accuracy(result, _LEAST_ACCURACY.get(dataset, 2 / len(train_set.classes)))
-        due = {e: _experiment_jobs(result, [e]) for e in asked if EXPERIMENTS[e].on_trained}
-        wanted |= {need: None for e, jobs in due.items() if jobs for need in EXPERIMENTS[e].reads}
-        run(_measure_jobs(result, wanted))
-        if not settings.planted:
-            _require_live_units(result)
-        run([job for jobs in due.values() for job in jobs])
+        for number, made in enumerate(result.shelf.rounds([*result.setting.learned.values(), *read])):
+            if number:
+                _require_learned(result, least)
+            result.store.require_writable()  # one that lacks nothing may be read-only
+            pool.run([_job(result, thing) for thing in made], extra=int(number == 0))
+    _require_learned(result, least)
     return result
+
+
+@cache
+def notebooks() -> dict[str, ModuleType]:
+    """The notebooks that declare what they read, each with the file of this folder where they do."""
+    package = __name__.rpartition(".")[0]
+    folder = importlib.import_module(package).__path__
+    modules = [importlib.import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(folder)]
+    return {one.NOTEBOOK: one for one in sorted(modules, key=_number) if hasattr(one, "NOTEBOOK")}
+
+
+def _number(module: ModuleType) -> str:
+    return getattr(module, "NOTEBOOK", "")
+
+
+def _prepared(store: Store, dataset: str, seed: int, profile: str, published: bool) -> Prepared:
+    size = PROFILES[profile]
+    train_set = load_dataset(dataset, split="train", limit=size.train_limit)
+    test_set = load_dataset(dataset, split="test", limit=size.test_limit)
+    setting = Setting.of(train_set, test_set, dataset=dataset, seed=int(seed), profile=profile)
+    return Prepared(setting, train_set, test_set, store, published)
 
 
 def require_settings(*, profile: str, dataset: str, seed: int) -> None:
@@ -351,70 +229,30 @@ def require_settings(*, profile: str, dataset: str, seed: int) -> None:
         raise ValueError(f"seed: expected a whole number from 0 to 2^32 - 1, got {seed!r:.80}")
 
 
-def _train_jobs(prepared: Prepared, configurations: dict[str, dict], lacking: list[str], dataset: str) -> list[Job]:
-    """A job for each network that is lacking."""
-    seconds = _SECONDS_PER_IMAGE * len(prepared.train_set)
-    return [
-        Job(
-            ("training", name),
-            _train_job,
-            (prepared.store.path, configurations[name], dataset, prepared.profile),
-            seconds * configurations[name]["recipe"]["epochs"],
-        )
-        for name in lacking
-    ]
+def _job(prepared: Prepared, thing: Thing) -> Job:
+    arguments = (prepared.store.path, prepared.published, thing)
+    return Job((thing.title, getattr(thing, "name", "")), _make, arguments, thing.seconds)
 
 
-def _measure_jobs(prepared: Prepared, needs: Iterable[tuple[str, str | int]]) -> list[Job]:
-    """A job for each measurement that the store lacks, those that take long first."""
-    needs = sorted(needs, key=lambda need: need[0] != "training")
-    seconds = _SECONDS_PER_IMAGE * len(prepared.networks) * len(prepared.test_set) / 2
-    return [
-        Job(
-            ("measuring", which),
-            _measure_job,
-            (prepared, which, positions),
-            seconds * (2 if which == "training" else 1),
-        )
-        for which, positions in needs
-        if not prepared.has_measured(which, positions)
-    ]
+def _make(store_path: Path, published: bool, thing: Thing, report: Report) -> None:
+    """Make a thing in another process; another run may have made it while this one waited."""
+    Shelf(Store(store_path), published_result if published else _nothing)(thing, report)
 
 
-def _experiment_jobs(prepared: Prepared, names: Iterable[str]) -> list[Job]:
-    """A job for each result of these experiments that the store lacks."""
-    return [
-        Job((EXPERIMENTS[name].title, ""), _experiment_job, (prepared, name, *key), EXPERIMENTS[name].seconds)
-        for name in names
-        for key in EXPERIMENTS[name].keys(prepared)
-        if not prepared.has_result(name, *key)
-    ]
+def _nothing(thing: Thing) -> None:
+    """What is published of a thing where nothing may serve."""
 
 
-def _starts(configurations: dict[str, dict]) -> dict[str, Trained]:
-    """The networks before their first step."""
-    networks = {name: build_network(**configuration["network"]) for name, configuration in configurations.items()}
-    nothing = History(loss=torch.zeros(0), test_accuracy=torch.zeros(0))
-    return {name: Trained(network, nothing, {0.0: network.state_dict()}) for name, network in networks.items()}
-
-
-def network_configurations(train_set: Dataset, test_set: Dataset, *, seed: int, profile: str) -> dict[str, dict]:
-    """All that decides each network: structure, recipe, seed and data. Its hash is the network's name in the store."""
-    settings, configurations = PROFILES[profile], {}
-    structure = {"channels": train_set.images.shape[3], "classes": len(train_set.classes), "width": 1.0}
-    seeds = {f"net{k}": (seed + k, seed + k) for k in range(1, settings.n_networks + 1)}  # of start and of order
-    seeds[REORDERED] = (seed + 1, seed + settings.n_networks + 1)
-    for name, (start, order) in seeds.items():
-        untrained = settings.planted and start != seed + 1
-        configurations[name] = {
-            "network": {"name": "alexnet", **structure, "seed": start},
-            "recipe": asdict(replace(settings.recipe, epochs=0) if untrained else settings.recipe),
-            "seed": order,
-            "data": [train_set.source, test_set.source],
-            "threads": 1,
-            "version": VERSION,
-        }
-    return configurations
+def published_result(thing: Thing) -> object | None:
+    """What is published of a thing, if it was made of the same things by the same code."""
+    if thing.published:
+        return Store(EXPERIMENTS_PUBLISHED).find(thing.kind, thing.configuration)
+    if isinstance(thing, Learned) and thing.name and published_path(thing.name).exists():
+        form = load(published_path(thing.name))
+        if form["hash"] == thing.key:
+            start, final = thing.start.network().state_dict(), form["network"].state_dict()
+            return Trained(form["network"], form["history"], {0.0: start, **form["on_the_way"], 1.0: final})
+    return None
 
 
 def published_path(name: str) -> Path:
@@ -422,23 +260,10 @@ def published_path(name: str) -> Path:
     return PUBLISHED / f"{name}.safetensors"
 
 
-def published_form(trained: Trained, configuration: dict) -> dict:
-    """What is published of a network: its weights on the way and in the end, its learning curves, its configuration's
-    hash.
-    """
+def published_form(trained: Trained, key: str) -> dict:
+    """What is published of a network: its weights on the way and in the end, its learning curves, and its key."""
     on_the_way = {share: weights for share, weights in trained.checkpoints.items() if 0 < share < 1}
-    form = {"hash": configuration_hash(configuration), "network": trained.network, "history": trained.history}
-    return {**form, "on_the_way": on_the_way}
-
-
-def _find_network(store: Store, name: str, configuration: dict, published: bool) -> Trained | None:
-    trained = store.find("network", configuration)
-    if trained is None and published and published_path(name).exists():
-        form = load(published_path(name))
-        if form["hash"] == configuration_hash(configuration):
-            start, final = build_network(**configuration["network"]).state_dict(), form["network"].state_dict()
-            trained = Trained(form["network"], form["history"], {0.0: start, **form["on_the_way"], 1.0: final})
-    return trained
+    return {"hash": key, "network": trained.network, "history": trained.history, "on_the_way": on_the_way}
 
 
 def _planted(found: dict[str, Trained], seed: int) -> dict[str, Trained]:
@@ -449,6 +274,15 @@ def _planted(found: dict[str, Trained], seed: int) -> dict[str, Trained]:
     }
     copy = permuted_copy(original.network, seed=seed)[0].eval()
     return {**found, "net2": replace(original, network=copy, checkpoints=checkpoints)}
+
+
+def _require_learned(prepared: Prepared, least: float) -> None:
+    """Refuse networks that did not learn, or that are damaged; planted ones need not have."""
+    if not prepared.settings.planted:
+        _require_accuracy(prepared, least)
+        measured = prepared.setting.measured("trained")
+        if prepared.shelf.find(measured) is not None:
+            _require_live_units(prepared)
 
 
 def _require_accuracy(prepared: Prepared, least: float) -> None:
@@ -464,27 +298,3 @@ def _require_live_units(prepared: Prepared) -> None:
     for block, share in prepared.dead_share().items():
         if share > _MOST_DEAD:
             raise ValueError(f"{block} is damaged: {share:.0%} of its units never fire, at most {_MOST_DEAD:.0%} may")
-
-
-def _train_job(
-    store_path: Path, configuration: dict, dataset: str, profile: str, report: Callable[[float], None]
-) -> None:
-    settings, store = PROFILES[profile], Store(store_path)
-    with store.lock("network", configuration):
-        if store.find("network", configuration) is not None:
-            return  # made by another run, while this one waited
-        train_set = load_dataset(dataset, split="train", limit=settings.train_limit)
-        test_set = load_dataset(dataset, split="test", limit=settings.test_limit)
-        network, recipe = build_network(**configuration["network"]), Recipe(**configuration["recipe"])
-        trained = train(network, train_set, recipe, seed=configuration["seed"], test=test_set, report=report)
-        store.keep("network", configuration, trained)
-
-
-def _measure_job(prepared: Prepared, which: str, positions: str | int, report: Callable[[float], None]) -> None:
-    arguments, options = to_measure(prepared, which, positions)
-    with prepared.store.lock("measurement", measurement_configuration(*arguments, **options)):
-        measure(*arguments, **options, store=prepared.store)  # from there, if another run made it while this one waited
-
-
-def _experiment_job(prepared: Prepared, name: str, *key: object, report: Callable[[float], None]) -> None:
-    prepared.result(name, *key)

@@ -1,26 +1,134 @@
-"""How many directions does a layer need? And must whole maps be compared place by place?"""
+"""What 06_svcca reads beside measurements.
+
+How many directions does a layer need? Must whole maps be compared place by place? If layers settle from the bottom up,
+need the lower ones be trained to the end?
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from ..kernels.cca import cca, svcca
+from ..kernels.checks import as_count, require_known
 from ..kernels.dft_cca import dft_cca
 from ..kernels.moments import PairMoments, pair_moments
+from ..making.things import Get, Report, Thing
 from ..nets.datasets import Dataset, normalise
-from ..nets.interventions import project, split_after, subspace_projection
+from ..nets.declared import Declared, Images, Measured
+from ..nets.interventions import freezing, multiply_adds, project, split_after, subspace_projection, training_cost
 from ..nets.measurement import Measurement
-from ..nets.networks import Network
+from ..nets.networks import Network, build_network
+from ..nets.training import Recipe, accuracy, train
+from .networks import Setting, measurements
+
+NOTEBOOK = "06_svcca"
 
 LAYERS = ("conv3", "conv5", "fc6")
 MAPPED = "conv5"  # whose maps are compared whole
 KEPT = (1, 2, 4, 8, 16, 32, 64)  # directions or units that are kept
 SPACES = ("samples", "units")
 DISTRIBUTED = 8  # directions that are restricted to few units
+VARIANTS = ("all layers learn", "frozen, equal steps", "frozen, equal compute")
+SEEDS = (1, 2, 3)
 _BATCH = 500
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large freeze training is.
+
+    Attributes:
+        recipe: of training where all layers learn.
+        images: how many are trained on.
+    """
+
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=3))
+    images: int = 10_000
+
+
+SIZES = {
+    "smoke": Sizes(Recipe(epochs=1), images=512),
+    "paper": Sizes(),
+    "full": Sizes(Recipe(), images=20_000),
+}
+
+
+@dataclass(frozen=True)
+class Projected(Thing):
+    """Test accuracy of a network whose layer is projected, see `projections`."""
+
+    title, seconds, published = "projecting layers", 15.0, True
+
+    net: str
+    networks: tuple[tuple[str, Declared], ...]
+    layer: str
+    fitted: Measured
+    test: Images
+    seed: int
+
+    def make(self, get: Get, report: Report) -> dict[tuple[str, str], Tensor]:
+        """Project it."""
+        networks = {name: declared.network(get) for name, declared in self.networks}
+        return projections(self.net, networks, self.layer, get(self.fitted), self.test.load(), seed=self.seed)
+
+
+@dataclass(frozen=True)
+class ByFrequency(Thing):
+    """Canonical correlations of whole maps of two networks, see `by_frequency`."""
+
+    title, seconds, published = "comparing whole maps", 20.0, True
+
+    a: Declared
+    b: Declared
+    images: Images
+
+    def make(self, get: Get, report: Report) -> dict[str, Tensor]:
+        """Compare them."""
+        return by_frequency(self.a.network(get), self.b.network(get), self.images.load().images)
+
+
+@dataclass(frozen=True)
+class Frozen(Thing):
+    """A network some of whose layers are frozen while it is trained, see `freeze_training`."""
+
+    title, seconds, published = "freeze training", 40.0, True
+
+    variant: str
+    train: Images
+    test: Images
+    recipe: Recipe
+    limit: int
+    seed: int
+
+    def make(self, get: Get, report: Report) -> dict[str, float]:
+        """Train it."""
+        options = {"recipe": self.recipe, "limit": self.limit, "seed": self.seed}
+        return freeze_training(self.variant, self.train.load(), self.test.load(), **options)
+
+
+def things(setting: Setting) -> dict[tuple, Thing]:
+    """What the notebook reads, by the names under which it asks.
+
+    Measurements; ("freezing", variant, number), ("projection", net, layer) and ("dft", net a, net b).
+    """
+    networks, test, size = setting.networks, setting.test, SIZES[setting.profile]
+    found: dict[tuple, Thing] = {
+        **measurements(setting, ("trained", "all"), ("untrained", "all"), ("trained", "mean")),
+        **measurements(setting, ("training", "all"), ("training", "mean")),
+    }
+    for variant, k in product(VARIANTS, SEEDS):
+        frozen = Frozen(variant, setting.train, test, size.recipe, size.images, setting.seed + k)
+        found["freezing", variant, k] = frozen
+    fitted = setting.measured("training images")
+    for layer, net in product(LAYERS, networks):
+        found["projection", net, layer] = Projected(net, tuple(networks.items()), layer, fitted, test, setting.seed)
+    (a, first), (b, second) = list(networks.items())[:2]
+    return {**found, ("dft", a, b): ByFrequency(first, second, test)}
 
 
 def projections(
@@ -137,3 +245,45 @@ def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict
 def _flattened(maps_a: Tensor, maps_b: Tensor) -> Tensor:
     """Canonical correlations of maps of which every unit at every place is a dimension of its own."""
     return cca(pair_moments(maps_a.flatten(1), maps_b.flatten(1))).rho
+
+
+def schedule(layers: tuple[str, ...]) -> dict[str, float]:
+    """When each layer is frozen: layer i of L after i / L of training (Raghu et al. 2017)."""
+    return {layer: (k + 1) / len(layers) for k, layer in enumerate(layers)}
+
+
+def freeze_training(
+    variant: str, train_set: Dataset, test_set: Dataset, *, recipe: Recipe, limit: int, seed: int
+) -> dict[str, float]:
+    """Train one network.
+
+    Args:
+        variant: one of `VARIANTS`; at equal compute it trains longer by what freezing saves.
+        train_set: images spread evenly over it are trained on.
+        test_set: what it is judged on.
+        recipe: of training where all layers learn.
+        limit: number of training images.
+        seed: of the start and of the order of images.
+
+    Returns:
+        "accuracy": share of test images classified rightly in the end; "epochs": passes over the training images;
+        "cost": multiply-adds of the whole training, as a share of those of training all layers for the recipe's epochs.
+
+    Raises:
+        ValueError: an unknown variant, a recipe of no epochs, no images.
+    """
+    require_known(variant, VARIANTS, "variant")
+    if recipe.epochs == 0:
+        raise ValueError("recipe: expected more than 0 epochs, of which cost is a share, got 0")
+    structure = {"channels": train_set.images.shape[3], "classes": len(train_set.classes)}
+    network = build_network("alexnet", **structure, seed=seed)
+    n, height, width, channels = train_set.images.shape
+    chosen = torch.linspace(0, n - 1, min(as_count(limit, "limit"), n)).long()
+    few = replace(train_set, images=train_set.images[chosen], labels=train_set.labels[chosen])
+    frozen = schedule(network.layers) if variant != VARIANTS[0] else {}
+    forward = {name.partition(".")[0]: n for name, n in multiply_adds(network, (channels, height, width)).items()}
+    cost = training_cost(forward, frozen)
+    epochs = recipe.epochs / cost if variant == VARIANTS[2] else recipe.epochs
+    trained = train(network, few, replace(recipe, epochs=epochs), seed=seed, intervene=freezing(frozen))
+    reached = accuracy(trained.network, test_set)
+    return {"accuracy": reached, "epochs": epochs, "cost": cost * epochs / recipe.epochs}

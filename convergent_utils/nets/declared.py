@@ -1,0 +1,218 @@
+"""Networks and measurements as plain values, from which they are made; see `making.things`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ..making.code import apart
+from ..making.things import Get, Report, Thing
+from .datasets import Dataset, load_dataset
+from .measurement import Measurement
+from .measuring import run_pass
+from .networks import Network, build_network, permuted_copy, weighted
+from .training import Recipe, Trained, train
+
+_SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with labels, known by their checksum.
+
+    Attributes:
+        source: `Dataset.source` of what is read.
+        part: how many of them, spread evenly; None: all.
+        permuted: seed of a permutation of their labels, which keeps how often each occurs; None: as they are.
+        every: each so manieth of these alone, from the first on.
+        name, split, limit: where they are read from, see `load_dataset`.
+        count: how many are read.
+    """
+
+    source: str
+    part: int | None = None
+    permuted: int | None = None
+    every: int = 1
+    name: str = field(default="fashion-mnist", compare=False)
+    split: str = field(default="train", compare=False)
+    limit: int | None = field(default=None, compare=False)
+    count: int = field(default=0, compare=False)
+
+    def load(self) -> Dataset:
+        """The images."""
+        data = _read(self)
+        data = data if self.part is None else data.part(self.part)
+        images, labels = data.images, data.labels
+        if self.permuted is not None:
+            labels = labels[torch.randperm(len(data), generator=torch.Generator().manual_seed(self.permuted))]
+        return replace(data, images=images[:: self.every], labels=labels[:: self.every])
+
+    def __len__(self) -> int:
+        return -(-min(self.count, self.part or self.count) // self.every)
+
+
+@apart
+def _read(images: Images) -> Dataset:
+    """What `load_dataset` gives, once a process.
+
+    Raises:
+        ValueError: other images than were declared.
+    """
+    data = _load(images.name, images.split, images.limit)
+    if data.source != images.source:
+        raise ValueError(f"dataset: the images of {images.name!r:.80} were changed while they were used; start again")
+    return data
+
+
+@cache
+def _load(name: str, split: str, limit: int | None) -> Dataset:
+    return load_dataset(name, split=split, limit=limit)
+
+
+class Declared(Protocol):
+    """What gives a network: one of the classes below, or anything with this method."""
+
+    def network(self, get: Get) -> nn.Module:
+        """The network."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network before its first step, quicker to build than to read.
+
+    Attributes:
+        structure, channels, classes, width, seed: see `build_network`, where the first is the name.
+        scaled: whether convolutions start at the scale that keeps the size of signals (He et al. 2015) whatever the
+            width, and not at a smaller one.
+    """
+
+    structure: str
+    channels: int
+    classes: int
+    width: float
+    seed: int
+    scaled: bool = False
+
+    def network(self, get: Get | None = None) -> Network:
+        """The network."""
+        sizes = {"channels": self.channels, "classes": self.classes, "width": self.width}
+        network = build_network(self.structure, **sizes, seed=self.seed)
+        if self.scaled:
+            with torch.no_grad():
+                for layer in network.layers:
+                    if layer.startswith("conv"):
+                        weight = weighted(network, layer).weight
+                        weight *= math.sqrt(2 / weight[0].numel()) / weight.std()
+        return network
+
+
+@dataclass(frozen=True)
+class Learned(Thing):
+    """A trained network, a `Trained`.
+
+    Attributes:
+        start: the network before its first step.
+        images: those that it learns.
+        test: those that it is judged on after each epoch.
+        recipe: see `train`.
+        order: seed of the order of the images.
+        name: what it is called.
+    """
+
+    title = "training"
+
+    start: Start
+    images: Images
+    test: Images
+    recipe: Recipe
+    order: int
+    name: str = field(default="", compare=False)
+
+    @property
+    @apart
+    def seconds(self) -> float:
+        """Of training, about."""
+        return training_seconds(self.images, self.recipe)
+
+    def make(self, get: Get, report: Report) -> Trained:
+        """Train it."""
+        network, data, test = self.start.network(), self.images.load(), self.test.load()
+        return train(network, data, self.recipe, seed=self.order, test=test, report=report)
+
+    def network(self, get: Get) -> nn.Module:
+        """The network in the end."""
+        return get(self).network
+
+
+@dataclass(frozen=True)
+class OnTheWay:
+    """A network as it was after a share of its training."""
+
+    learned: Learned
+    share: float
+
+    def network(self, get: Get) -> nn.Module:
+        """The network."""
+        return get(self.learned).at(self.share)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """A network of which the units are shuffled, see `permuted_copy`."""
+
+    of: Declared
+    seed: int
+
+    def network(self, get: Get) -> Network:
+        """The network, in eval mode."""
+        return permuted_copy(self.of.network(get), seed=self.seed)[0].eval()
+
+
+@dataclass(frozen=True)
+class Measured(Thing):
+    """What `measure` finds of networks.
+
+    Attributes:
+        networks: by name.
+        images: on which.
+        layers, pairs, positions, folds, sample, top, seed: see `measure`.
+        name: what it is called.
+    """
+
+    title = "measuring"
+
+    networks: tuple[tuple[str, Declared], ...]
+    images: Images
+    layers: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...] | None = None
+    positions: str | int = "all"
+    folds: int = 2
+    sample: int = 4096
+    top: int = 9
+    seed: int = 0
+    name: str = field(default="", compare=False)
+
+    @property
+    @apart
+    def seconds(self) -> float:
+        """Of measuring, about."""
+        return _SECONDS_PER_IMAGE * len(self.networks) * len(self.images) / 2
+
+    def make(self, get: Get, report: Report) -> Measurement:
+        """Measure them."""
+        networks = {name: declared.network(get) for name, declared in self.networks}
+        return run_pass(
+            networks, self.images.load().images, self.layers, pairs=self.pairs, positions=self.positions,
+            folds=self.folds, sample=self.sample, top=self.top, seed=self.seed,
+        )  # fmt: skip
+
+
+@apart
+def training_seconds(images: Images, recipe: Recipe) -> float:
+    """What training takes on one thread, about."""
+    return _SECONDS_PER_IMAGE * len(images) * recipe.epochs
