@@ -387,14 +387,6 @@ def test_state_that_is_no_tensor_has_a_key(generator, tmp_path):
     assert store.checksum({"a": {"told": 1}}) != store.checksum({"a": {"told": 2}})
 
 
-def test_comments_and_layout_are_no_part_of_the_code():
-    one = 'def f(x):\n    """Say."""\n    # why\n    return g(x,\n             f"a{x}")  # so\n'
-    same = 'def f(x):\n    """Other."""\n\n    return g(x, f"a{x}")\n'
-    assert measuring._bare(one) == measuring._bare(same)
-    for other in (same.replace("a{x}", "b{x}"), same.replace("    return", "return"), same.replace("g(", "h(")):
-        assert measuring._bare(one) != measuring._bare(other)
-
-
 def test_images_are_read_and_cast(networks, images, generator, tmp_path):
     wanted = cu.measure(networks, images, "conv1", sample=8).mean_activation("net1.conv1")
     for given in (

@@ -9,7 +9,7 @@ from convergent_utils.edition import environment
 from convergent_utils.edition.places import NOTEBOOKS, RESULTS, ROOT, notebook_names
 from convergent_utils.edition.publish import code_hash, normalised, with_claims
 from convergent_utils.edition.site import PAGES
-from convergent_utils.paper.prepare import MEASUREMENTS
+from convergent_utils.paper.prepare import notebooks
 
 NAMES = notebook_names()
 
@@ -50,7 +50,7 @@ def test_form(name):
     assert max(len(cell.source.splitlines()) for cell in code) <= 20
     assert words >= 5 * sum(len(cell.source.splitlines()) for cell in code)
     assert re.match(r"# .*\?\n", book.cells[0].source), "a question as title"
-    assert name in MEASUREMENTS
+    assert name in notebooks()
     used = [tag for cell in book.cells for tag in tags(cell)]
     assert used.count("parameters") == 1
     assert "claim" in used

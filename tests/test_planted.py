@@ -15,11 +15,9 @@ import convergent_utils as cu
 from convergent_utils.cli import main
 from convergent_utils.edition.places import RESULTS
 from convergent_utils.making.store import Store
-from convergent_utils.nets.measuring import measurement_configuration
-from convergent_utils.paper import freezing
+from convergent_utils.nets.declared import Learned
 from convergent_utils.paper import prepare as module
-from convergent_utils.paper.experiments import EXPERIMENTS
-from convergent_utils.paper.measurements import to_measure
+from convergent_utils.paper import sparse_mapping, svcca
 from convergent_utils.paper.prepare import prepare
 
 
@@ -96,20 +94,17 @@ def test_smoke_networks_are_what_they_are_said_to_be(planted):
 
 @pytest.mark.slow
 def test_damaged_results_are_named_and_rebuilt(planted, capfd):
-    verbs = {"network": "training net", "measurement": "measuring"}
-    verbs |= {name: experiment.title for name, experiment in EXPERIMENTS.items()}
-    damaged = {kind: sorted(planted.store.path.glob(f"{kind}-*"))[0] for kind in verbs}
-    arguments, options = to_measure(planted, "trained", "all")  # notebooks may have kept others of their own
-    configuration = measurement_configuration(*arguments, **options)
-    damaged["measurement"] = planted.store.file("measurement", configuration)
-    damaged = list(damaged.values())
+    kinds = {thing.kind: thing for thing in (*planted.things.values(), *planted.setting.learned.values())}
+    assert len(kinds) == 9
+    damaged = [planted.store.file(thing.kind, thing.configuration) for thing in kinds.values()]
+    verbs = [f"{thing.title} {thing.name}" if isinstance(thing, Learned) else thing.title for thing in kinds.values()]
     whole = {path: path.read_bytes() for path in damaged}
     for path in damaged:
         path.write_bytes(whole[path][:-1])
     with pytest.warns(UserWarning, match="is damaged") as warned:
         prepare(profile="smoke", seed=planted.seed, store=planted.store)
     told, said = [str(warning.message) for warning in warned], capfd.readouterr().err
-    for path, verb in zip(damaged, verbs.values(), strict=True):
+    for path, verb in zip(damaged, verbs, strict=True):
         assert sum(f"{path.name} is damaged" in message for message in told) == 1
         assert verb in said
         assert path.read_bytes() == whole[path]
@@ -119,15 +114,18 @@ def test_damaged_results_are_named_and_rebuilt(planted, capfd):
 
 @pytest.mark.slow
 def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
-    measured, steps = planted.measured(), planted.sgd_steps
-    found = planted.sgd("net1", "net3", "conv2")
+    measured, steps = planted.measured(), sparse_mapping.SIZES["smoke"].steps
+    found, whole = (
+        {cu.SgdRun(*run): r2 for run, r2 in planted["sgd", "net1", other, "conv2"].items()}
+        for other in ("net3", "net2")
+    )
     acts = [measured.sample(f"{net}.conv2") for net in ("net1", "net3")]
     options = {"images": measured.sample_images, "halve_every": steps[1], "seed": planted.seed}
     for run in (cu.SgdRun("zero", "original", 256, 1e-4), cu.SgdRun("random", "original", acts[1].shape[1], 0.0)):
         alone = cu.sgd_mapping(*acts, steps=steps[:3], **run._asdict(), **options).r2
         assert torch.allclose(found[run], alone, atol=1e-4)
-    whole = planted.sgd("net1", "net2", "conv2")
-    assert planted.sgd_pairs == {("net1", "net2"): True, ("net1", "net3"): False, ("net2", "net3"): True}
+    pairs = sparse_mapping.sgd_pairs(planted.networks, "smoke")
+    assert pairs == {("net1", "net2"): True, ("net1", "net3"): False, ("net2", "net3"): True}
     assert set(found) < set(whole)
     assert {(run.start, run.schedule, run.loss_units) for run, r2 in whole.items() if len(r2) == 4} == set(
         itertools.product(("random", "zero"), ("original", "constant"), (acts[1].shape[1], 96, 256, 384))
@@ -139,9 +137,9 @@ def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
 def test_projections_are_those_of_the_interventions(planted):
     network, every = planted.networks["net1"], planted.test_set
     data = replace(every, images=every.images[::2], labels=every.labels[::2])
-    found = planted.result("projection", "net1", "fc6")
+    found = planted["projection", "net1", "fc6"]
     assert found["everything", ""] == pytest.approx(cu.accuracy(network, data))
-    pair = planted.measured("training images").pair("net1.fc6", "net3.fc6")
+    pair = planted.shelf(planted.setting.measured("training images")).pair("net1.fc6", "net3.fc6")
     units = torch.eye(128, dtype=torch.float64)[:, pair.mean_a.argsort(descending=True)]
     sets = {
         "svcca net3": cu.svcca(pair).directions_a,
@@ -163,17 +161,17 @@ def test_projections_are_those_of_the_interventions(planted):
 
 @pytest.mark.slow
 def test_freeze_training_spends_what_it_says(planted):
-    free, steps, compute = (planted.result("freezing", variant, 1) for variant in freezing.VARIANTS)
+    free, steps, compute = (planted["freezing", variant, 1] for variant in svcca.VARIANTS)
     assert free["cost"] == compute["cost"] == pytest.approx(1)
-    assert free["epochs"] == steps["epochs"] == planted.settings.freezing_recipe.epochs
+    assert free["epochs"] == steps["epochs"] == svcca.SIZES["smoke"].recipe.epochs
     assert compute["epochs"] == pytest.approx(free["epochs"] / steps["cost"])
     assert 0.5 < steps["cost"] < 0.9
-    assert freezing.schedule(("a", "b", "c", "d")) == {"a": 0.25, "b": 0.5, "c": 0.75, "d": 1.0}
+    assert svcca.schedule(("a", "b", "c", "d")) == {"a": 0.25, "b": 0.5, "c": 0.75, "d": 1.0}
 
 
 @pytest.mark.slow
 def test_whole_maps_of_a_network_and_its_copy_span_the_same(planted):
-    found = planted.result("dft", "net1", "net2")
+    found = planted["dft", "net1", "net2"]
     assert found["channels"] == 1  # 512 images, 49 units
     assert len(found["flattened"]) <= 49
     assert found["rho"].shape == found["chance rho"].shape == (7, 7, 1)
@@ -182,12 +180,12 @@ def test_whole_maps_of_a_network_and_its_copy_span_the_same(planted):
 
 
 @pytest.mark.slow
-def test_networks_that_did_not_learn_are_refused(planted, tmp_path):
+def test_networks_that_did_not_learn_are_refused(planted):
     with pytest.raises(
         ValueError, match=r"net2 did not learn: it is right on \d+\.\d% of the test images, 85% is asked"
     ):
-        module._require_accuracy(replace(planted, trained={"net2": planted.trained["net2"]}), 0.85)
+        module._require_accuracy({"net2": planted.trained["net2"]}, 0.85)
     damaged = copy.deepcopy(planted.trained["net1"])
     damaged.network.fc6[0].bias.data[:40] = -1e6
     with pytest.raises(ValueError, match=r"net1\.fc6 is damaged: 3\d% of its units never fire, at most 25% may"):
-        module._require_live_units(replace(planted, trained={"net1": damaged}, store=Store(tmp_path)))
+        module._require_live_units(cu.measure({"net1": damaged.network}, planted.test_set, planted.layers))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.paper.predictions import dense_mapping, predictions
+from convergent_utils.paper.sparse_mapping import dense_mapping, predictions
 
 LAYER = "conv3"
 

@@ -4,42 +4,68 @@ import pytest
 import torch
 
 import convergent_utils as cu
-from convergent_utils.making.store import Store, configuration_hash
-from convergent_utils.paper import freezing
+from convergent_utils.making.store import Store
+from convergent_utils.nets.declared import Images
 from convergent_utils.paper import prepare as module
-from convergent_utils.paper.prepare import (
-    EXPERIMENTS_PUBLISHED,
-    PROFILES,
-    REORDERED,
-    Prepared,
-    network_configurations,
-    prepare,
-    published_path,
-)
+from convergent_utils.paper import svcca
+from convergent_utils.paper.networks import PROFILES, REORDERED, Setting
+from convergent_utils.paper.prepare import EXPERIMENTS_PUBLISHED, notebooks, prepare, published_path, published_result
 
 
 def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
-    train_set, test_set = cu.load_dataset("fashion-mnist"), cu.load_dataset("fashion-mnist", split="test")
-    trained = {}
-    for name, configuration in network_configurations(train_set, test_set, seed=0, profile="paper").items():
+    paper = module._prepared(Store(tmp_path), "fashion-mnist", 0, "paper", published=True)
+    for name, learned in paper.setting.learned.items():
         form = cu.load(published_path(name))
-        assert form["hash"] == configuration_hash(configuration), f"{name}: run `make paper` and `make publish`"
-        reached = cu.accuracy(form["network"], test_set)
+        assert form["hash"] == learned.key, f"{name}: run `make paper` and `make publish`"
+        reached = cu.accuracy(form["network"], paper.test_set)
         assert reached == pytest.approx(form["history"].test_accuracy[-1].item(), abs=2e-3)
         assert reached >= 0.88
-        assert module._find_network(Store(tmp_path), name, configuration, published=False) is None
-        trained[name] = found = module._find_network(Store(tmp_path), name, configuration, published=True)
+        assert replace(paper, published=False).shelf.find(learned) is None
+        assert published_result(replace(learned, order=77)) is None, "another network of the same name"
+        found = paper.shelf.find(learned)
     assert torch.equal(found.network.fc8.weight, form["network"].fc8.weight)
     assert torch.equal(found.at(0.35).fc8.weight, form["on_the_way"][0.35]["fc8.weight"])
-    untrained = cu.accuracy(found.at(0.0), test_set)
+    untrained = cu.accuracy(found.at(0.0), paper.test_set)
     assert untrained == pytest.approx(form["history"].test_accuracy[0].item(), abs=2e-3), (
         "the start comes from the seed"
     )
-    paper = Prepared(trained, trained.pop(REORDERED), train_set, test_set, "paper", 0, Store(tmp_path), published=True)
+
+
+def test_published_results_are_current(tmp_path):
+    paper = module._prepared(Store(tmp_path), "fashion-mnist", 0, "paper", published=True)
+    small = [thing for thing in paper.things.values() if thing.published]
     files = {path.name for path in EXPERIMENTS_PUBLISHED.iterdir()}
-    assert {path.name for path in paper.result_files(Store(tmp_path))} == files, "run `make paper` and `make publish`"
-    assert paper.has_result("freezing", freezing.VARIANTS[0], 1)
-    assert not replace(paper, published=False).has_result("freezing", freezing.VARIANTS[0], 1)
+    assert {Store(tmp_path).file(one.kind, one.configuration).name for one in small} == files, (
+        "run `make paper` and `make publish`"
+    )
+    assert paper["freezing", svcca.VARIANTS[0], 1]["accuracy"] > 0.5
+    assert replace(paper, published=False).shelf.find(paper.thing("freezing", svcca.VARIANTS[0], 1)) is None
+    assert not list(tmp_path.glob("*.safetensors")), "nothing is made, nothing is copied"
+
+
+def test_each_notebook_declares_what_it_reads_and_names_it_alike():
+    data = Images("nothing", count=64)
+    setting = Setting("paper", 0, data, replace(data, source="other"), 1, 10)
+    assert list(notebooks())[0] == "00_networks"
+    assert sorted(notebooks()) == list(notebooks())
+    found = {}
+    for notebook in notebooks().values():
+        for name, thing in notebook.things(setting).items():
+            assert found.setdefault(name, thing) == thing, "one name, one thing"
+    assert len({thing.key for thing in found.values()}) == len(found), "no thing under two names"
+
+
+def test_what_is_not_declared_is_refused_by_name(tmp_path):
+    paper = module._prepared(Store(tmp_path), "fashion-mnist", 0, "smoke", published=False)
+    for name in (
+        ("freezing", "all layers learn", 9),
+        ("freezin", 1),
+        ("measured", "labels", "all"),
+        ("family", "width 33%", 1),
+    ):
+        with pytest.raises(ValueError, match="name: expected one of") as refused:
+            paper[name]
+        assert len(str(refused.value)) <= 300
 
 
 @pytest.mark.parametrize(
@@ -57,9 +83,16 @@ def test_bad_arguments_are_named_at_once(arguments, message, tmp_path):
 
 
 def test_every_network_has_a_seed_of_its_own():
-    data = cu.load_dataset("fashion-mnist", limit=64)
-    found = network_configurations(data, data, seed=10, profile="paper")
-    starts = {name: c["network"]["seed"] for name, c in found.items()}
+    data = Images("nothing", count=64)
+    found = Setting("paper", 10, data, data, 1, 10).learned
+    starts = {name: learned.start.seed for name, learned in found.items()}
     assert starts == {"net1": 11, "net2": 12, "net3": 13, "net4": 14, REORDERED: 11}
-    assert [c["seed"] for c in found.values()] == [11, 12, 13, 14, 15], "the order of images is everyone's own"
-    assert len({configuration_hash(c) for c in found.values()}) == PROFILES["paper"].n_networks + 1
+    assert [learned.order for learned in found.values()] == [11, 12, 13, 14, 15], (
+        "the order of images is everyone's own"
+    )
+    assert len({learned.key for learned in found.values()}) == PROFILES["paper"].n_networks + 1
+
+
+def test_images_that_were_changed_meanwhile_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="dataset: the images of 'fashion-mnist' were changed"):
+        Images("fashion-mnist@else", limit=64).load()

@@ -24,8 +24,8 @@ import torch
 import convergent_utils as cu
 from convergent_utils.making import store as module
 from convergent_utils.making.store import DamagedFile, Store, configuration_hash
+from convergent_utils.nets.declared import Images, Learned, Measured, Start
 from convergent_utils.paper import prepare
-from convergent_utils.paper.prepare import Prepared
 
 CONFIGURATION = {"seed": 1, "recipe": {"rate": 1e-3}, "data": ["a", "b"]}
 
@@ -360,16 +360,19 @@ def test_jobs_of_two_runs_train_and_measure_once(tmp_path, monkeypatch):
     kept, keep = [], Store.keep
     monkeypatch.setattr(Store, "keep", lambda *arguments: kept.append(arguments[1]) or keep(*arguments))
     data = cu.load_dataset("fashion-mnist", split="test", limit=64)
-    configuration = prepare.network_configurations(data, data, seed=0, profile="smoke")["net2"]
-    in_two_threads(prepare._train_job, tmp_path, configuration, "fashion-mnist", "smoke")
-    assert kept == ["network"]
-    trained = {"net2": Store(tmp_path).find("network", configuration)}
-    prepared = Prepared(trained=trained, reordered=trained["net2"], train_set=data, test_set=data, profile="smoke",
-                        seed=0, store=Store(tmp_path))  # fmt: skip
-    in_two_threads(prepare._measure_job, prepared, "trained", "mean")
-    assert kept == ["network", "measurement"]
-    assert prepared.has_measured("trained", "mean")
-    assert pickle.loads(pickle.dumps(prepared)).has_measured("trained", "mean"), "a worker knows it by the same name"
+    images = Images(data.source, split="test", limit=64, count=64)
+    learned = Learned(Start("alexnet-narrow", 1, 10, 1.0, 1), images, images, cu.Recipe(epochs=0), 1)
+    in_two_threads(prepare._make, tmp_path, False, learned)
+    assert kept == ["learned"]
+    measured = Measured((("net1", learned),), images, ("conv1",), sample=8)
+    in_two_threads(prepare._make, tmp_path, False, measured)
+    assert kept == ["learned", "measured"]
+    assert pickle.loads(pickle.dumps(measured)).key == measured.key, "a worker knows it by the same name"
+    found = Store(tmp_path).find("measured", measured.configuration)
+    network = Store(tmp_path).find("learned", learned.configuration).network
+    assert torch.equal(
+        found.sample("net1.conv1"), cu.measure({"net1": network}, data, "conv1", sample=8).sample("net1.conv1")
+    )
 
 
 def test_a_result_that_another_run_has_just_made_again_is_not_removed(tmp_path, pair, monkeypatch, recwarn):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import combinations
@@ -132,8 +132,7 @@ class Prepared:
 
     def dead_share(self) -> dict[str, float]:
         """For each block "network.layer" of the trained networks the share of units that fire on no test image."""
-        measured = self._on_test_images
-        return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
+        return _dead_share(self._on_test_images)
 
     def measured(self, which: str = "trained", positions: str | int = "all") -> Measurement:
         """The measurement on the test images of all networks; which: see `Setting.measured` and `pwcca.things`."""
@@ -279,22 +278,26 @@ def _planted(found: dict[str, Trained], seed: int) -> dict[str, Trained]:
 def _require_learned(prepared: Prepared, least: float) -> None:
     """Refuse networks that did not learn, or that are damaged; planted ones need not have."""
     if not prepared.settings.planted:
-        _require_accuracy(prepared, least)
-        measured = prepared.setting.measured("trained")
-        if prepared.shelf.find(measured) is not None:
-            _require_live_units(prepared)
+        _require_accuracy({**prepared.trained, REORDERED: prepared.reordered}, least)
+        measured = prepared.shelf.find(prepared.thing("measured", "trained", "all"))
+        if measured is not None:
+            _require_live_units(measured)
 
 
-def _require_accuracy(prepared: Prepared, least: float) -> None:
-    for name, trained in {**prepared.trained, REORDERED: prepared.reordered}.items():
-        reached = float(trained.history.test_accuracy[-1])
+def _dead_share(measured: Measurement) -> dict[str, float]:
+    return {block: float((measured.active_share(block) == 0).double().mean()) for block in measured.blocks}
+
+
+def _require_accuracy(trained: Mapping[str, Trained], least: float) -> None:
+    for name, one in trained.items():
+        reached = float(one.history.test_accuracy[-1])
         if reached < least:
             raise ValueError(
                 f"{name} did not learn: it is right on {reached:.1%} of the test images, {least:.0%} is asked"
             )
 
 
-def _require_live_units(prepared: Prepared) -> None:
-    for block, share in prepared.dead_share().items():
+def _require_live_units(measured: Measurement) -> None:
+    for block, share in _dead_share(measured).items():
         if share > _MOST_DEAD:
             raise ValueError(f"{block} is damaged: {share:.0%} of its units never fire, at most {_MOST_DEAD:.0%} may")

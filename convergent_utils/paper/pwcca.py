@@ -248,7 +248,7 @@ def _member(setting: Setting, sizes: Sizes, family: str, k: int, wide: list[Memb
     require_known(family, _SEEDS, "family")
     seed = setting.seed + _SEEDS[family] + k
     width = {width_name(width): width for width in (*sizes.widths, _CUT)}.get(family, 1.0)
-    start: Declared = setting.start(seed, structure="alexnet-narrow", width=width, scaled=True)
+    start: Declared = setting.start(seed, structure="alexnet-narrow", width=float(width), scaled=True)
     options = {"test": setting.test, "order": seed, "name": f"{family} {k}"}
     if family in LABELS:
         shuffle = {LABELS[0]: None, LABELS[1]: setting.seed + _SEEDS[family], LABELS[2]: seed}[family]

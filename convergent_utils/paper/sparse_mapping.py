@@ -5,7 +5,7 @@ Was it the maps or the optimiser that explained so little?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -104,6 +104,11 @@ def sgd_runs(
         paths = sgd_mappings(*acts, ordered, steps=wanted, **options)
         found |= {run: path.r2 for run, path in zip(ordered, paths, strict=True)}
     return found
+
+
+def by_run(found: Mapping[tuple, Tensor]) -> dict[SgdRun, Tensor]:
+    """What was made of `Optimised`, by run."""
+    return {SgdRun(*run): r2 for run, r2 in found.items()}
 
 
 def _planned(layer: str, own: int) -> tuple[set[SgdRun], set[SgdRun]]:
