@@ -115,10 +115,7 @@ def test_damaged_results_are_named_and_rebuilt(planted, capfd):
 @pytest.mark.slow
 def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
     measured, steps = planted.measured(), sparse_mapping.SIZES["smoke"].steps
-    found, whole = (
-        {cu.SgdRun(*run): r2 for run, r2 in planted["sgd", "net1", other, "conv2"].items()}
-        for other in ("net3", "net2")
-    )
+    found, whole = (sparse_mapping.by_run(planted["sgd", "net1", other, "conv2"]) for other in ("net3", "net2"))
     acts = [measured.sample(f"{net}.conv2") for net in ("net1", "net3")]
     options = {"images": measured.sample_images, "halve_every": steps[1], "seed": planted.seed}
     for run in (cu.SgdRun("zero", "original", 256, 1e-4), cu.SgdRun("random", "original", acts[1].shape[1], 0.0)):

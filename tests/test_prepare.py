@@ -46,7 +46,7 @@ def test_published_results_are_current(tmp_path):
 def test_each_notebook_declares_what_it_reads_and_names_it_alike():
     data = Images("nothing", count=64)
     setting = Setting("paper", 0, data, replace(data, source="other"), 1, 10)
-    assert list(notebooks())[0] == "00_networks"
+    assert next(iter(notebooks())) == "00_networks"
     assert sorted(notebooks()) == list(notebooks())
     found = {}
     for notebook in notebooks().values():

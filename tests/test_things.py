@@ -88,7 +88,7 @@ def test_a_key_holds_what_decides_and_nothing_else():
     assert {thing.key for thing in same} == {BOTH.key}
     others = [
         replace(ONE, seed=1), Number(Size(1, 0.25)), Sum((("a", TWO), ("b", ONE))), Sum((("c", ONE), ("b", TWO))),
-        Sum((("a", replace(ONE, seed=1)), ("b", TWO))), replace(BOTH, more=Holder(ONE)), replace(BOTH, more=Holder(TWO)),
+        Sum((("a", replace(ONE, seed=1)), ("b", TWO))), *(replace(BOTH, more=Holder(one)) for one in (ONE, TWO)),
     ]  # fmt: skip
     assert len({thing.key for thing in (ONE, TWO, BOTH, ALL, *others)}) == 4 + len(others)
     assert ONE.key not in str(ONE.configuration)
