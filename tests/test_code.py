@@ -183,10 +183,14 @@ def test_what_is_set_apart_or_only_said_changes_nothing(hashes, old, new, change
 
 def test_comments_docstrings_layout_and_place_change_no_hash(hashes):
     before = hashes()
+    long = "return [\n        x,\n        UNUSED,\n    ]"
     for old, new in (
-        ("  # why", ""), ('"""Say."""', '"""Say something\n\n    else."""'), ("return [x, UNUSED]", "return [\n        x,\n        UNUSED,\n    ]"),
-        ("(x, scale=2)", "(\n    x,\n    scale=2,\n)"), ("def other", "# a word\n\n\ndef other"),
-    ):  # fmt: skip
+        ("  # why", ""),
+        ('"""Say."""', '"""Say something\n\n    else."""'),
+        ("return [x, UNUSED]", long),
+        ("(x, scale=2)", "(\n    x,\n    scale=2,\n)"),
+        ("def other", "# a word\n\n\ndef other"),
+    ):
         assert old in TOOLS
         assert hashes(TOOLS.replace(old, new)) == before, new
     moved = TOOLS.replace("def load(name) -> Data:\n    return Data()\n", "")
@@ -205,7 +209,10 @@ def test_classes_that_are_not_followed_count_for_nothing_elsewhere(hashes, tmp_p
 
 
 def test_tokens_are_those_of_any_version_of_python():
-    source = 'def f(x, n):\n    """Say."""\n    # why\n    return g(x,\n             f"a{x!r:>{n}} {f\'b{x}\'}", (n,), [x,],)  # so\n'
+    source = (
+        'def f(x, n):\n    """Say."""\n    # why\n    return g(x,\n'
+        "             f\"a{x!r:>{n}} {f'b{x}'}\", (n,), [x,],)  # so\n"
+    )
     assert bare(source) == (
         "def f ( x , n ) : NEWLINE INDENT NEWLINE return g ( x , f\"a{x!r:>{n}} {f'b{x}'}\" , ( n , ) , [ x ] ) "
         "NEWLINE DEDENT ENDMARKER"

@@ -8,13 +8,10 @@ import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from scipy.cluster import hierarchy
 from torch import Tensor
 
 from ..kernels.chance import Interval
-from ..kernels.clustering import MergeTree
 
 _WIDE = sns.color_palette("colorblind", 10)
 NETWORKS = {f"net{k}": _WIDE[color] for k, color in enumerate((0, 1, 2, 4), start=1)}
@@ -123,14 +120,6 @@ def correlation_matrix(
     return ax
 
 
-def grey_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
-    """A matrix as Li et al. showed it: its own minimum black, its own maximum white."""
-    image = ax.imshow(matrix, cmap="gray", aspect="auto", interpolation="nearest")
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    ax.figure.colorbar(image, ax=ax, label="correlation r", shrink=0.85)
-    return ax
-
-
 def spectra(ax: Axes, values: Mapping[str, Tensor], *, ylabel: str, beside: Mapping[str, Tensor] | None = None) -> Axes:
     """The units' values of each network, largest first; those `beside` (untrained networks) in grey behind."""
     for k, spectrum in enumerate((beside or {}).values()):
@@ -161,12 +150,6 @@ def distributions(ax: Axes, values: Mapping[str, Tensor], *, xlabel: str, bins: 
         ax.hist(np.asarray(numbers), bins=bins, density=True, histtype="step", linewidth=1.6, label=name, **look)
     ax.set(xlabel=xlabel, ylabel="density")
     ax.legend()
-    return ax
-
-
-def chance_band(ax: Axes, lows: Sequence[float], highs: Sequence[float], *, label: str) -> Axes:
-    """Shade what chance gives at each layer, behind the curves of `per_layer`."""
-    ax.fill_between(range(len(lows)), lows, highs, color="0.88", linewidth=0, label=label, zorder=0)
     return ax
 
 
@@ -202,24 +185,6 @@ def per_layer(
     return ax
 
 
-def prediction_paths(
-    ax: Axes,
-    paths: Mapping[str, tuple[Sequence[float], Sequence[Interval]]],
-    levels: Mapping[str, Interval] | None = None,
-) -> Axes:
-    """R^2 over the number of predictors, with its interval; `levels` are what all units together reach."""
-    for name, (n_predictors, r2) in paths.items():
-        look = ROLES.get(name, {})
-        ax.plot(n_predictors, [v.estimate for v in r2], markersize=4, label=name, **look)
-        ax.fill_between(n_predictors, [v.low for v in r2], [v.high for v in r2], color=look.get("color"), alpha=0.15)
-    for name, level in (levels or {}).items():
-        ax.axhline(level.estimate, color=ROLES.get(name, {}).get("color"), linewidth=0.8, alpha=0.7)
-    ax.set(xscale="log", xlabel="predictors per unit", ylabel="$R^2$ on other images", ylim=(-0.02, 1))
-    ax.set_xlim(left=0.3)  # less than one unit in three has a predictor: nothing is to be seen there
-    ax.legend()
-    return ax
-
-
 def convergence(
     ax: Axes,
     runs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -236,23 +201,6 @@ def convergence(
     for name, time in marks.items():
         ax.axvline(time, color="0.6", linewidth=0.8, label=name)
     ax.set(xscale="log", xlabel="effective time", ylabel="$R^2$, mean over units", ylim=(-0.3, 1))
-    return ax
-
-
-def accuracy_over_kept(
-    ax: Axes, kept: Sequence[int], curves: Mapping[str, Sequence[Interval]], *, levels: Mapping[str, float], xlabel: str
-) -> Axes:
-    """Accuracy over how many directions or units are kept, with its interval, and levels to compare it with."""
-    for k, (name, values) in enumerate(curves.items()):
-        x = np.array(kept[: len(values)]) * 1.04 ** (k - len(curves) / 2)
-        middle = np.array([v.estimate for v in values])
-        spread = np.abs(np.array([(v.low, v.high) for v in values]).T - middle)
-        look = {"capsize": 2, "elinewidth": 0.8, "markersize": 4, **ROLES.get(name, {"marker": "o"})}
-        ax.errorbar(x, middle, yerr=spread, label=name, **look)
-    for (name, level), line in zip(levels.items(), ("-", ":"), strict=False):
-        ax.axhline(level, color="black", linewidth=0.8, linestyle=line, label=name)
-    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy", xticks=kept, xticklabels=kept, ylim=(0, 1))
-    ax.minorticks_off()
     return ax
 
 
@@ -302,103 +250,6 @@ def shares(ax: Axes, parts: Mapping[str, Sequence[float]], labels: Sequence[str]
         bottom += np.asarray(values)
     ax.set(ylabel=ylabel, ylim=(0, 1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
-    return ax
-
-
-def affinity_matrix(ax: Axes, affinity: Tensor, *, title: str, xlabel: str) -> Axes:
-    """An affinity from white (none) to dark; the darkest hundredth of the entries share one colour."""
-    image = ax.imshow(affinity, cmap="mako_r", vmin=0, vmax=np.quantile(affinity, 0.99), interpolation="nearest")
-    ax.set(title=title, xlabel=xlabel, xticks=[], yticks=[])
-    ax.figure.colorbar(image, ax=ax, label="affinity", shrink=0.85)
-    return ax
-
-
-def group_edges(ax: Axes, labels: Tensor) -> Axes:
-    """Lines between the groups of a matrix whose rows and columns are sorted by these labels."""
-    for edge in (labels.diff().nonzero()[:, 0] + 0.5).tolist():
-        ax.axhline(edge, color="black", linewidth=0.6)
-        ax.axvline(edge, color="black", linewidth=0.6)
-    return ax
-
-
-def stacked_counts(ax: Axes, counts: Mapping[str, Sequence[int]], *, title: str) -> Axes:
-    """One bar per group: how many units of each network it holds."""
-    bottom = 0
-    for name, values in counts.items():
-        heights = np.asarray(values)
-        ax.bar(range(1, len(heights) + 1), heights, bottom=bottom, color=NETWORKS[name], label=name)
-        bottom = bottom + heights
-    ax.set(title=title, xlabel="groups, largest first", ylabel="units in the group")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend()
-    return ax
-
-
-def tree_on_matrix(axes: Sequence[Axes], affinity: Tensor, tree: MergeTree, *, units_a: int, title: str) -> None:
-    """Above, the tree of merges; below, to which net each leaf belongs, and the affinity in the order of the leaves."""
-    above, strip, below = axes
-    order = tree.leaf_order
-    hierarchy.dendrogram(tree.merges.numpy(), ax=above, no_labels=True, color_threshold=0, above_threshold_color="0.3")
-    above.set(title=title, yticks=[])
-    strip.imshow(
-        (order >= units_a).int()[None], cmap=ListedColormap([NETWORKS["net1"], NETWORKS["net2"]]), aspect="auto"
-    )
-    strip.set(xticks=[], yticks=[])
-    affinity = affinity[order][:, order]
-    below.imshow(
-        affinity, cmap="mako_r", vmin=0, vmax=np.quantile(affinity, 0.99), aspect="auto", interpolation="nearest"
-    )
-    below.set(xticks=[], yticks=[], xlabel="units of both nets, in the order of the tree")
-    for ax in axes:
-        sns.despine(ax=ax, left=True, bottom=True)
-
-
-def information_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
-    """Mutual information from white (none, or below none by its correction) to dark (the largest entry)."""
-    image = ax.imshow(matrix, cmap="mako_r", vmin=0, aspect="auto", interpolation="nearest")
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    ax.figure.colorbar(image, ax=ax, label="mutual information (nats)", shrink=0.85)
-    return ax
-
-
-def information_against_correlation(
-    ax: Axes, points: Mapping[str, tuple[Tensor, Tensor]], *, normal: tuple[np.ndarray, np.ndarray]
-) -> Axes:
-    """One dot for each pair of units: (correlations, mutual information); the curve is that of normal units."""
-    for name, (r, information) in points.items():
-        color = ROLES.get(name, {}).get("color")
-        ax.scatter(r.flatten(), information.flatten(), s=5, color=color, alpha=0.6, linewidths=0, label=name)
-    ax.plot(*normal, color="black", linewidth=1, label="jointly normal")
-    ax.set(xlabel="correlation r", ylabel="mutual information (nats)", xlim=(-1, 1))
-    ax.legend(markerscale=2)
-    return ax
-
-
-def joint_histogram(ax: Axes, counts: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
-    """Samples (bins_a, bins_b) in each pair of bins, on a logarithmic scale; pairs without any are white."""
-    shown = np.ma.masked_less(np.asarray(counts, dtype=float).T, 1)
-    look = {"cmap": "mako_r", "norm": LogNorm(1, max(shown.max(), 2)), "interpolation": "nearest"}
-    image = ax.imshow(shown, aspect="auto", origin="lower", **look)
-    xticks, yticks = (range(0, n, max(1, n // 5)) for n in reversed(shown.shape))
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=xticks, yticks=yticks)
-    ax.figure.colorbar(image, ax=ax, label="samples", shrink=0.85)
-    return ax
-
-
-def information_over_bins(
-    ax: Axes, bins: Sequence[int], curves: Mapping[str, Sequence[tuple[float, float]]], *, marked: int
-) -> Axes:
-    """Mutual information (corrected, as counted) over the number of bins, one of them marked."""
-    for name, values in curves.items():
-        corrected, counted = zip(*values, strict=True)
-        color = ROLES.get(name, {}).get("color")
-        ax.plot(bins, corrected, color=color, marker="o", markersize=4, label=f"{name}, corrected")
-        ax.plot(bins, counted, color=color, linestyle=":", label=f"{name}, as counted")
-        ax.plot(bins[marked], corrected[marked], "o", color="black", markersize=10, fillstyle="none")
-    ax.set(xlabel="bins", ylabel="mutual information (nats)", xscale="log", xticks=bins, xticklabels=bins)
-    ax.minorticks_off()
-    ax.set_ylim(bottom=0)
-    ax.legend()
     return ax
 
 

@@ -16,7 +16,6 @@ from ..kernels.checks import as_count, as_number, as_seed, came, form_of, is_cou
 from .datasets import Dataset, normalise
 from .modes import called, evaluating, in_one_line, input_like, require_module
 
-VERSION = 1  # raise it when the same recipe and seed would train another network than before
 CHECKPOINTS = (0.0, 0.35, 0.75, 1.0)
 _LARGEST_BATCH = 2**62  # torch counts to twice as many
 _MOST = 1e9  # epochs, or any rate: beyond it no step can be counted

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from ..kernels.chance import Interval
 from ..kernels.moments import PairMoments
 from ..kernels.sgd_mapping import SgdRun, sgd_mappings
 from ..kernels.sparse_mapping import MappingPath, least_squares
@@ -19,6 +21,9 @@ from ..making.things import Get, Report, Thing
 from ..nets.declared import Measured
 from ..nets.measurement import Measurement
 from .networks import Setting, measurements
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NOTEBOOK = "04_sparse_mapping"
 
@@ -191,3 +196,23 @@ def dense_mapping(
     ways = ((first, second), (second, first))
     judged = sum(least_squares(fitted, ridge=ridges).r2_on(other).mean(1) for fitted, other in ways)
     return least_squares(half, ridge=ridges[int(judged.argmax())])
+
+
+def prediction_paths(
+    ax: Axes,
+    paths: Mapping[str, tuple[Sequence[float], Sequence[Interval]]],
+    levels: Mapping[str, Interval] | None = None,
+) -> Axes:
+    """R^2 over the number of predictors, with its interval; `levels` are what all units together reach."""
+    from ..drawing.figures import ROLES
+
+    for name, (n_predictors, r2) in paths.items():
+        look = ROLES.get(name, {})
+        ax.plot(n_predictors, [v.estimate for v in r2], markersize=4, label=name, **look)
+        ax.fill_between(n_predictors, [v.low for v in r2], [v.high for v in r2], color=look.get("color"), alpha=0.15)
+    for name, level in (levels or {}).items():
+        ax.axhline(level.estimate, color=ROLES.get(name, {}).get("color"), linewidth=0.8, alpha=0.7)
+    ax.set(xscale="log", xlabel="predictors per unit", ylabel="$R^2$ on other images", ylim=(-0.02, 1))
+    ax.set_xlim(left=0.3)  # less than one unit in three has a predictor: nothing is to be seen there
+    ax.legend()
+    return ax

@@ -6,14 +6,17 @@ need the lower ones be trained to the end?
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..kernels.cca import cca, svcca
+from ..kernels.chance import Interval
 from ..kernels.checks import as_count, require_known
 from ..kernels.dft_cca import dft_cca
 from ..kernels.moments import PairMoments, pair_moments
@@ -25,6 +28,9 @@ from ..nets.measurement import Measurement
 from ..nets.networks import Network, build_network
 from ..nets.training import Recipe, accuracy, train
 from .networks import Setting, measurements
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NOTEBOOK = "06_svcca"
 
@@ -287,3 +293,22 @@ def freeze_training(
     trained = train(network, few, replace(recipe, epochs=epochs), seed=seed, intervene=freezing(frozen))
     reached = accuracy(trained.network, test_set)
     return {"accuracy": reached, "epochs": epochs, "cost": cost * epochs / recipe.epochs}
+
+
+def accuracy_over_kept(
+    ax: Axes, kept: Sequence[int], curves: Mapping[str, Sequence[Interval]], *, levels: Mapping[str, float], xlabel: str
+) -> Axes:
+    """Accuracy over how many directions or units are kept, with its interval, and levels to compare it with."""
+    from ..drawing.figures import ROLES
+
+    for k, (name, values) in enumerate(curves.items()):
+        x = np.array(kept[: len(values)]) * 1.04 ** (k - len(curves) / 2)
+        middle = np.array([v.estimate for v in values])
+        spread = np.abs(np.array([(v.low, v.high) for v in values]).T - middle)
+        look = {"capsize": 2, "elinewidth": 0.8, "markersize": 4, **ROLES.get(name, {"marker": "o"})}
+        ax.errorbar(x, middle, yerr=spread, label=name, **look)
+    for (name, level), line in zip(levels.items(), ("-", ":"), strict=False):
+        ax.axhline(level, color="black", linewidth=0.8, linestyle=line, label=name)
+    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy", xticks=kept, xticklabels=kept, ylim=(0, 1))
+    ax.minorticks_off()
+    return ax
