@@ -3,7 +3,9 @@
 import copy
 import itertools
 import json
+import re
 import shutil
+import sys
 from dataclasses import replace
 
 import nbformat
@@ -12,8 +14,9 @@ import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils import paper
 from convergent_utils.cli import main
-from convergent_utils.edition.places import RESULTS
+from convergent_utils.edition.places import RESULTS, ROOT
 from convergent_utils.making.store import Store
 from convergent_utils.nets.declared import Learned
 from convergent_utils.paper import prepare as module
@@ -174,6 +177,31 @@ def test_whole_maps_of_a_network_and_its_copy_span_the_same(planted):
     assert found["rho"].shape == found["chance rho"].shape == (7, 7, 1)
     assert found["chance rho"].mean() < found["rho"].mean()
     assert ((found["off_diagonal"] > 0.1) & (found["off_diagonal"] < 1)).all(), "images have a preferred place"
+
+
+@pytest.fixture
+def drift(tmp_path, monkeypatch):
+    """The file of a notebook that CONTRIBUTING shows, among the others."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (tmp_path / "drift.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], encoding="utf-8")
+    monkeypatch.setattr(paper, "__path__", [*paper.__path__, str(tmp_path)])
+    module.notebooks.cache_clear()
+    yield
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "convergent_utils.paper.drift", raising=False)
+    module.notebooks.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_notebook_is_added_by_the_file_that_contributing_shows(smoke, base_seed, drift, capfd):
+    store = Store(smoke[0] / "store")
+    prepared = module.prepare("08_drift", profile="smoke", seed=base_seed, store=store, published=False)
+    assert "following weights" in capfd.readouterr().err
+    learned, untrained = prepared["drift", "net1"], prepared["drift", "net3"]
+    assert learned.keys() == untrained.keys()
+    assert len(learned) == len(prepared.layers)
+    assert min(learned.values()) > 0 == max(untrained.values()), "net3 is planted untrained"
+    assert list(module.notebooks())[-1] == "08_drift"
 
 
 @pytest.mark.slow
