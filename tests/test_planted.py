@@ -193,10 +193,9 @@ def drift(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_notebook_is_added_by_the_file_that_contributing_shows(smoke, base_seed, drift, capfd):
-    store = Store(smoke[0] / "store")
-    prepared = module.prepare("08_drift", profile="smoke", seed=base_seed, store=store, published=False)
-    assert "following weights" in capfd.readouterr().err
+def test_a_notebook_is_added_by_the_file_that_contributing_shows(smoke, base_seed, drift):
+    prepared = module._prepared(Store(smoke[0] / "store"), "fashion-mnist", base_seed, "smoke", published=False)
+    assert prepared.thing("drift", "net1").title == "following weights"
     learned, untrained = prepared["drift", "net1"], prepared["drift", "net3"]
     assert learned.keys() == untrained.keys()
     assert len(learned) == len(prepared.layers)
