@@ -58,12 +58,12 @@ def test_an_interval_must_be_one():
 
 
 def row(ledger, id="02.x", low=0.1, high=0.3, **more):
-    ledger(id, "a statement", source="someone", our_value=0.2, interval=Interval(0.2, low, high), rule=above(0), **more)
+    ledger(id, "a statement", source="someone", ours=Interval(0.2, low, high), rule=above(0), **more)
 
 
 def test_rows_are_written_with_the_contracted_keys(tmp_path, capsys):
     ledger = Ledger("02_matching", folder=tmp_path)
-    row(ledger, paper_value=0.123456789, baseline=0.0)
+    row(ledger, published=0.123456789, baseline=0.0)
     row(ledger, "02.y", stable=False)
     rows = claims.gather(tmp_path)
     assert rows == json.loads((tmp_path / "results" / "claims.json").read_text())
@@ -96,6 +96,16 @@ def test_ids_are_unique_and_numbers_finite(tmp_path):
         row(ledger, "03.x")
     with pytest.raises(ValueError, match="finite"):
         row(ledger, "02.z", baseline=float("nan"))
+
+
+def test_a_number_without_an_interval_stands_for_itself(tmp_path):
+    ledger = Ledger("02_matching", folder=tmp_path)
+    ledger("02.x", "a statement", source=OWN, ours=0.5, rule=above(0), baseline=Interval(0.1, 0.0, 0.2))
+    row = claims.gather(tmp_path)[0]
+    assert (row["our_value"], row["interval"], row["baseline"]) == (0.5, [0.5, 0.5], 0.1)
+    assert row["verdict"] == "new: holds"
+    with pytest.raises(ValueError, match="interval: expected two finite ends"):
+        ledger("02.y", "a statement", source=OWN, ours=float("nan"), rule=above(0))
 
 
 def test_the_smoke_profile_holds_claims_to_what_was_planted(tmp_path):
@@ -178,6 +188,6 @@ def test_a_claim_does_not_survive_shuffled_data(tmp_path, exchanged, expected):
 
     found = cu.network_interval(np.array([[excess(a, b) for b in names] for a in names]))
     ledger = Ledger("02_matching", folder=tmp_path)
-    ledger("02.above-layout", "matches exceed what shuffled images give", source=OWN, our_value=found.estimate,
-           interval=found, baseline=0.0, rule=above(0.05))  # fmt: skip
+    options = {"source": OWN, "ours": found, "baseline": Interval(0.0, -0.1, 0.1), "rule": above(0.05)}
+    ledger("02.above-layout", "matches exceed what shuffled images give", **options)
     assert ledger.claims[0].verdict == expected

@@ -5,6 +5,7 @@ import contextlib
 import io
 import itertools
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -419,7 +420,7 @@ def test_an_empty_check_of_an_unknown_notebook_counts_for_nothing(project, capsy
 def test_what_the_store_lacks_is_made_once_and_only_for_the_parameters_of_the_project(project, monkeypatch):
     made, alone = [], [code("# prepare()"), *exercise("1. Read", "Right.", "answer = 5", FIVE)]
     monkeypatch.setattr(course, "compile_kernels", lambda: None)
-    monkeypatch.setattr("convergent_utils.paper.prepare.prepare", made.append)
+    monkeypatch.setattr(sys.modules["convergent_utils.paper.prepare"], "prepare", made.append)
     own = written(project / "02_one_to_one_matching.ipynb", code("profile = 'paper'", "parameters"), *alone)
     greedy = written(
         project / "02_one_to_one_matching, all of it.ipynb", code("profile = 'full'", "parameters"), *alone

@@ -19,9 +19,8 @@ from convergent_utils.cli import main
 from convergent_utils.edition.places import RESULTS, ROOT
 from convergent_utils.making.store import Store
 from convergent_utils.nets.declared import Learned
-from convergent_utils.paper import prepare as module
 from convergent_utils.paper import sparse_mapping, svcca
-from convergent_utils.paper.prepare import prepare
+from convergent_utils.paper.prepare import _prepared, _require_accuracy, _require_live_units, notebooks, prepare
 
 
 def pictures(folder):
@@ -185,22 +184,22 @@ def drift(tmp_path, monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (tmp_path / "drift.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], encoding="utf-8")
     monkeypatch.setattr(paper, "__path__", [*paper.__path__, str(tmp_path)])
-    module.notebooks.cache_clear()
+    notebooks.cache_clear()
     yield
     monkeypatch.undo()
     monkeypatch.delitem(sys.modules, "convergent_utils.paper.drift", raising=False)
-    module.notebooks.cache_clear()
+    notebooks.cache_clear()
 
 
 @pytest.mark.slow
 def test_a_notebook_is_added_by_the_file_that_contributing_shows(smoke, base_seed, drift):
-    prepared = module._prepared(Store(smoke[0] / "store"), "fashion-mnist", base_seed, "smoke", published=False)
+    prepared = _prepared(Store(smoke[0] / "store"), "fashion-mnist", base_seed, "smoke", published=False)
     assert prepared.thing("drift", "net1").title == "following weights"
     learned, untrained = prepared["drift", "net1"], prepared["drift", "net3"]
     assert learned.keys() == untrained.keys()
     assert len(learned) == len(prepared.layers)
     assert min(learned.values()) > 0 == max(untrained.values()), "net3 is planted untrained"
-    assert list(module.notebooks())[-1] == "08_drift"
+    assert list(notebooks())[-1] == "08_drift"
 
 
 @pytest.mark.slow
@@ -208,8 +207,8 @@ def test_networks_that_did_not_learn_are_refused(planted):
     with pytest.raises(
         ValueError, match=r"net2 did not learn: it is right on \d+\.\d% of the test images, 85% is asked"
     ):
-        module._require_accuracy({"net2": planted.trained["net2"]}, 0.85)
+        _require_accuracy({"net2": planted.trained["net2"]}, 0.85)
     damaged = copy.deepcopy(planted.trained["net1"])
     damaged.network.fc6[0].bias.data[:40] = -1e6
     with pytest.raises(ValueError, match=r"net1\.fc6 is damaged: 3\d% of its units never fire, at most 25% may"):
-        module._require_live_units(cu.measure({"net1": damaged.network}, planted.test_set, planted.layers))
+        _require_live_units(cu.measure({"net1": damaged.network}, planted.test_set, planted.layers))

@@ -6,14 +6,20 @@ import torch
 import convergent_utils as cu
 from convergent_utils.making.store import Store
 from convergent_utils.nets.declared import Images
-from convergent_utils.paper import prepare as module
 from convergent_utils.paper import svcca
 from convergent_utils.paper.networks import PROFILES, REORDERED, Setting
-from convergent_utils.paper.prepare import EXPERIMENTS_PUBLISHED, notebooks, prepare, published_path, published_result
+from convergent_utils.paper.prepare import (
+    EXPERIMENTS_PUBLISHED,
+    _prepared,
+    notebooks,
+    prepare,
+    published_path,
+    published_result,
+)
 
 
 def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
-    paper = module._prepared(Store(tmp_path), "fashion-mnist", 0, "paper", published=True)
+    paper = _prepared(Store(tmp_path), "fashion-mnist", 0, "paper", published=True)
     for name, learned in paper.setting.learned.items():
         form = cu.load(published_path(name))
         assert form["hash"] == learned.key, f"{name}: run `make paper` and `make publish`"
@@ -32,7 +38,7 @@ def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
 
 
 def test_published_results_are_current(tmp_path):
-    paper = module._prepared(Store(tmp_path), "fashion-mnist", 0, "paper", published=True)
+    paper = _prepared(Store(tmp_path), "fashion-mnist", 0, "paper", published=True)
     small = [thing for thing in paper.things.values() if thing.published]
     files = {path.name for path in EXPERIMENTS_PUBLISHED.iterdir()}
     assert {Store(tmp_path).file(one.kind, one.configuration).name for one in small} == files, (
@@ -56,7 +62,7 @@ def test_each_notebook_declares_what_it_reads_and_names_it_alike():
 
 
 def test_what_is_not_declared_is_refused_by_name(tmp_path):
-    paper = module._prepared(Store(tmp_path), "fashion-mnist", 0, "smoke", published=False)
+    paper = _prepared(Store(tmp_path), "fashion-mnist", 0, "smoke", published=False)
     for name in (
         ("freezing", "all layers learn", 9),
         ("freezin", 1),

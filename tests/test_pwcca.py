@@ -10,8 +10,8 @@ from convergent_utils.making.store import Store
 from convergent_utils.making.things import Shelf
 from convergent_utils.nets.networks import weighted
 from convergent_utils.nets.training import History
-from convergent_utils.paper import prepare as module
 from convergent_utils.paper import pwcca as families
+from convergent_utils.paper.networks import Setting
 from convergent_utils.paper.pwcca import FOLLOWED, LABELS, LONGER, PRUNED, RANDOM, RATES, Sizes, members, rate_name
 
 FEW = Sizes(
@@ -28,7 +28,7 @@ class Paper:
             cu.load_dataset("fashion-mnist", split=s, limit=256) for s in ("train", "test")
         )
         options = {"dataset": "fashion-mnist", "seed": 3, "profile": "smoke"}
-        self.setting = module.Setting.of(self.train_set, self.test_set, **options)
+        self.setting = Setting.of(self.train_set, self.test_set, **options)
         self.setting = replace(
             self.setting, train=replace(self.setting.train, limit=256), test=replace(self.setting.test, limit=256)
         )

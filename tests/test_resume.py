@@ -20,15 +20,14 @@ import sys
 from dataclasses import replace
 from convergent_utils.making.store import Store
 from convergent_utils.nets.training import Recipe
-from convergent_utils.paper import prepare as module
-from convergent_utils.paper import sparse_mapping
+from convergent_utils.paper import PROFILES, prepare, sparse_mapping
 
 few = {"recipe": Recipe(epochs=1), "train_limit": 1024, "test_limit": 256, "sample": 256}
-module.PROFILES["smoke"] = replace(module.PROFILES["smoke"], **few)
+PROFILES["smoke"] = replace(PROFILES["smoke"], **few)
 sparse_mapping.SIZES["smoke"] = sparse_mapping.Sizes(steps=(5, 15, 45, 150))
 if __name__ == "__main__":
     print("ready", flush=True)
-    module.prepare("04_sparse_mapping", profile="smoke", store=Store(sys.argv[1]))
+    prepare("04_sparse_mapping", profile="smoke", store=Store(sys.argv[1]))
 """
 
 

@@ -25,7 +25,7 @@ import convergent_utils as cu
 from convergent_utils.making import store as module
 from convergent_utils.making.store import DamagedFile, Store, configuration_hash
 from convergent_utils.nets.declared import Images, Learned, Measured, Start
-from convergent_utils.paper import prepare
+from convergent_utils.paper.prepare import _make
 
 CONFIGURATION = {"seed": 1, "recipe": {"rate": 1e-3}, "data": ["a", "b"]}
 
@@ -362,10 +362,10 @@ def test_jobs_of_two_runs_train_and_measure_once(tmp_path, monkeypatch):
     data = cu.load_dataset("fashion-mnist", split="test", limit=64)
     images = Images(data.source, split="test", limit=64, count=64)
     learned = Learned(Start("alexnet-narrow", 1, 10, 1.0, 1), images, images, cu.Recipe(epochs=0), 1)
-    in_two_threads(prepare._make, tmp_path, False, learned)
+    in_two_threads(_make, tmp_path, False, learned)
     assert kept == ["learned"]
     measured = Measured((("net1", learned),), images, ("conv1",), sample=8)
-    in_two_threads(prepare._make, tmp_path, False, measured)
+    in_two_threads(_make, tmp_path, False, measured)
     assert kept == ["learned", "measured"]
     assert pickle.loads(pickle.dumps(measured)).key == measured.key, "a worker knows it by the same name"
     found = Store(tmp_path).find("measured", measured.configuration)

@@ -117,11 +117,10 @@ class Ledger:
         statement: str,
         *,
         source: str,
-        our_value: float,
-        interval: Interval,
+        ours: Interval | float,
         rule: Rule,
-        paper_value: float | None = None,
-        baseline: float | None = None,
+        published: float | None = None,
+        baseline: Interval | float | None = None,
         stable: bool = True,
         smoke: str | None = None,
     ) -> None:
@@ -131,10 +130,10 @@ class Ledger:
             id: unique; the notebook's number, a dot and a name.
             statement: what is claimed, in words.
             source: who claims it; "new" for a claim of our own.
-            our_value: the number.
-            interval: where the number would lie with other networks of the same kind.
+            ours: the number, with the interval where it would lie with other networks of the same kind; by itself where
+                there is nothing to vary.
             rule: when the statement holds, written down before the number is looked at.
-            paper_value: the published number, where there is one.
+            published: the published number, where there is one.
             baseline: what the number is by chance, or without training.
             stable: False for a claim known to flip over base seeds; it is shown as open.
             smoke: the verdict that the planted networks of the smoke profile must give.
@@ -145,19 +144,19 @@ class Ledger:
         """
         if not id.startswith(self.notebook[:2] + ".") or any(row.id == id for row in self.claims):
             raise ValueError(f"id: expected a new one that starts with {self.notebook[:2]!r} and a dot, got {id!r}")
-        found = verdict(interval, rule, own=source == OWN, stable=stable)
-        numbers = [
-            None if x is None else _rounded(x) for x in (paper_value, our_value, interval.low, interval.high, baseline)
-        ]
-        paper, ours, low, high, chance = numbers
-        row = Claim(id, self.notebook, statement, source, paper, ours, (low, high), chance, str(rule), found, stable)
+        ours = ours if isinstance(ours, Interval) else Interval(ours, ours, ours)
+        found = verdict(ours, rule, own=source == OWN, stable=stable)
+        chance = baseline.estimate if isinstance(baseline, Interval) else baseline
+        numbers = (published, ours.estimate, ours.low, ours.high, chance)
+        paper, number, low, high, chance = (None if x is None else _rounded(x) for x in numbers)
+        row = Claim(id, self.notebook, statement, source, paper, number, (low, high), chance, str(rule), found, stable)
         self.claims.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, [asdict(row) for row in self.claims])
         _show(row)
         if self.profile == "smoke" and smoke is not None and found != smoke:
             raise AssertionError(
-                f"{id}: on the planted networks expected {smoke!r}, got {found!r} ({ours} in {low} to {high})"
+                f"{id}: on the planted networks expected {smoke!r}, got {found!r} ({number} in {low} to {high})"
             )
 
 
@@ -259,7 +258,7 @@ def _value(row: dict) -> str:
 def _rounded(value: float) -> float:
     value = float(value)
     if not math.isfinite(value):
-        raise ValueError(f"our_value: expected finite numbers, got {value}")
+        raise ValueError(f"ours: expected finite numbers, got {value}")
     return float(f"{value:.6g}")
 
 

@@ -26,6 +26,7 @@ from ..nets.measurement import Measurement
 from ..nets.networks import Network, permuted_copy
 from ..nets.receptive_fields import patch, receptive_field
 from ..nets.training import Trained
+from .claims import Ledger
 from .networks import PROFILES, REORDERED, Profile, Setting
 
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
@@ -43,6 +44,7 @@ class Prepared:
         train_set, test_set: the images the networks were trained on, and those that everything is measured on.
         store: where things are kept.
         published: whether what is published may serve where the store has nothing.
+        notebook: for which it was prepared, if it was for one.
     """
 
     setting: Setting
@@ -50,6 +52,18 @@ class Prepared:
     test_set: Dataset = field(repr=False)
     store: Store = field(repr=False)
     published: bool = False
+    notebook: str = ""
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What takes the claims of the notebook.
+
+        Raises:
+            ValueError: what is read was not prepared for one notebook.
+        """
+        if not self.notebook:
+            raise ValueError("notebooks: expected one, whose claims these are")
+        return Ledger(self.notebook, profile=self.profile)
 
     @cached_property
     def things(self) -> dict[tuple, Thing]:
@@ -183,7 +197,7 @@ def prepare(
     if not isinstance(store, Store | None):
         raise ValueError(f"store: expected a Store, such as Store({str(store)!r:.80}), got {type(store).__name__}")
     published = os.environ.get("CONVERGENT_RUN") is None if published is None else published
-    result = _prepared(store or Store(), dataset, seed, profile, published)
+    result = _prepared(store or Store(), dataset, seed, profile, published, asked[0] if len(asked) == 1 else "")
     read = [thing for name in asked or notebooks() for thing in notebooks()[name].things(result.setting).values()]
     least = _LEAST_ACCURACY.get(dataset, 2 / result.setting.classes)
     with Pool() as pool:
@@ -209,12 +223,12 @@ def _number(module: ModuleType) -> str:
     return getattr(module, "NOTEBOOK", "")
 
 
-def _prepared(store: Store, dataset: str, seed: int, profile: str, published: bool) -> Prepared:
+def _prepared(store: Store, dataset: str, seed: int, profile: str, published: bool, notebook: str = "") -> Prepared:
     size = PROFILES[profile]
     train_set = load_dataset(dataset, split="train", limit=size.train_limit)
     test_set = load_dataset(dataset, split="test", limit=size.test_limit)
     setting = Setting.of(train_set, test_set, dataset=dataset, seed=int(seed), profile=profile)
-    return Prepared(setting, train_set, test_set, store, published)
+    return Prepared(setting, train_set, test_set, store, published, notebook)
 
 
 def require_settings(*, profile: str, dataset: str, seed: int) -> None:
