@@ -6,6 +6,7 @@ pair = cu.pair_moments(acts_a, acts_b)  # activations (samples, units) of two ne
 match = cu.bipartite_matching(cu.correlation(pair).matrix)
 """
 
+from .kernels.affinities import correlation_affinity, mapping_affinity, subspace_affinity, subspace_overlap
 from .kernels.alignment import PartialLeastSquares, debiased_cka, linear_cka, partial_least_squares, procrustes
 from .kernels.binning import BinEdges, bin_edges
 from .kernels.cca import CCAResult, CorrelationCount, cca, pwcca, significant_correlations, svcca
@@ -14,14 +15,10 @@ from .kernels.clustering import (
     MergeTree,
     SpectralEmbedding,
     cluster_composition,
-    correlation_affinity,
     crossing_share,
     hierarchical_clustering,
-    mapping_affinity,
     spectral_clustering,
     spectral_embedding,
-    subspace_affinity,
-    subspace_overlap,
 )
 from .kernels.correlation import Correlation, correlation
 from .kernels.dft_cca import DFTCCA, dft_cca
@@ -38,18 +35,18 @@ from .nets.distributed import all_reduce
 from .nets.interventions import (
     freezing,
     multiply_adds,
-    project,
     projected,
     split_after,
-    subspace_projection,
     training_cost,
     truncated,
 )
 from .nets.measurement import Measurement, Top
 from .nets.measuring import measure
 from .nets.networks import Network, build_network, permuted_copy, with_units
+from .nets.predicting import accuracy, predict
 from .nets.receptive_fields import ReceptiveField, patch, receptive_field
-from .nets.training import History, Recipe, Trained, accuracy, predict, train
+from .nets.subspaces import project, subspace_projection
+from .nets.training import History, Recipe, Trained, train
 
 __all__ = [
     "DFTCCA",

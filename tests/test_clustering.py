@@ -12,18 +12,20 @@ from sklearn.metrics import adjusted_rand_score
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convergent_utils as cu
+from convergent_utils.kernels.affinities import (
+    correlation_affinity,
+    mapping_affinity,
+    subspace_affinity,
+    subspace_overlap,
+)
 from convergent_utils.kernels.clustering import (
     MergeTree,
     SpectralEmbedding,
     cluster_composition,
-    correlation_affinity,
     crossing_share,
     hierarchical_clustering,
-    mapping_affinity,
     spectral_clustering,
     spectral_embedding,
-    subspace_affinity,
-    subspace_overlap,
 )
 
 LINKAGES = ["average", "complete", "single", "ward"]

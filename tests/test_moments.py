@@ -255,7 +255,7 @@ def test_ordinary_rows_are_not_looked_at_before_they_are_squared(generator, monk
     """That would take as long as a fiftieth of the products."""
     rows = torch.cat([torch.randn(5000, 8, generator=generator), torch.zeros(5000, 2), torch.ones(5000, 1) / 3], 1)
     rows[:4999, 0] = 0
-    monkeypatch.setattr(module, "_powers", None)
+    monkeypatch.setattr(module, "powers_of", None)
     cu.pair_moments(rows, rows.relu())
     with pytest.raises(TypeError):
         cu.pair_moments(rows, 1e-20 * rows)

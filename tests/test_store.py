@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 
 import convergent_utils as cu
+from convergent_utils.making import encoding
 from convergent_utils.making import store as module
 from convergent_utils.making.store import DamagedFile, Store, configuration_hash
 from convergent_utils.nets.declared import Images, Learned, Measured, Start
@@ -543,10 +544,10 @@ def test_what_a_live_writer_writes_is_never_swept(tmp_path, run):
 
 
 def test_files_name_module_and_class_and_older_ones_the_class_alone(tmp_path, pair):
-    assert module._name_of(type(pair)) == "convergent_utils.kernels.moments:PairMoments"
-    for name, now in module._BEFORE.items():
-        assert module._class_named(name) is module._class_named(now) is getattr(cu, name)
-    path, tree = tmp_path / "x.safetensors", module._encode
+    assert encoding._name_of(type(pair)) == "convergent_utils.kernels.moments:PairMoments"
+    for name, now in encoding._BEFORE.items():
+        assert encoding._class_named(name) is encoding._class_named(now) is getattr(cu, name)
+    path, tree = tmp_path / "x.safetensors", module.encode
 
     def older(value, tensors):
         found = tree(value, tensors)
@@ -554,7 +555,7 @@ def test_files_name_module_and_class_and_older_ones_the_class_alone(tmp_path, pa
         return {**found, "class": found["class"].rpartition(":")[2]} if named else found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_encode", older)
+        patch.setattr(module, "encode", older)
         cu.save(pair, path)
     assert torch.equal(cu.load(path).cov_ab, pair.cov_ab)
 
@@ -570,7 +571,7 @@ def test_files_name_module_and_class_and_older_ones_the_class_alone(tmp_path, pa
 def test_nothing_but_results_is_made_from_a_file(tmp_path, name):
     path = tmp_path / "x.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_encode", lambda value, tensors: {"class": name, "content": "touch x"})
+        patch.setattr(module, "encode", lambda value, tensors: {"class": name, "content": "touch x"})
         cu.save(5, path)
     with pytest.raises(DamagedFile, match="damaged or not a file of this package"):
         cu.load(path)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .checks import as_activations, form_of, require_finite_units, require_share, tensor_of
-from .moments import require_held
 from .precision import power_of_two
+from .products import require_held
 
 _BLOCK_ROWS = 512  # of a product of which only the sum of squares is wanted
 

@@ -18,9 +18,8 @@ itself cannot hold, deviations above about 1e154 or below 1e-154, is refused.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,18 +39,12 @@ from .checks import (
     require_same_samples,
 )
 from .precision import full_precision, ordinary_tensors, power_of_two
+from .products import LEAST_SQUARE, Part, moments_of, powers_of, require_held, runs_of
 
-_CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
 _MOST_UNITS = 10**6  # have covariances of terabytes
 _MOST_LOOKED_AT = 256  # units of a net whose covariances are seen to be possible: for more it would take time
 _IMPOSSIBLE = 0.25  # of a product of deviations, by which no rounding moves a covariance
 _STATE_AXES = {"count": 0, "resolution": 0, "mean": 1, "comoment": 2}
-_SHIFT_ROWS = 1024  # that a batch's shift is guessed from
-_CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
-_SAFE_SQUARES = 2.0**-60, 2.0**80  # means of squares between which no product of float32 loses anything
-_LEAST_SQUARE = torch.finfo(torch.float64).tiny  # below it float64 loses digits
-_HELD_BY_FLOAT64 = 1e-10  # rows of a coarser resolution have squares that float64 holds, whatever they are
-_TRACE = math.ulp(0.0)  # stands for the squares of a unit that varies, where float64 would have 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,7 @@ class Moments:
                 raise ValueError(f"blocks: expected names without '|', got {came(name)}")
         self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
         self.pairs = _ordered_pairs(self.blocks, pairs)
-        self._parts = [(group, _Part()) for group in _connected(self.blocks, self.pairs)]
+        self._parts = [(group, Part()) for group in _connected(self.blocks, self.pairs)]
 
     @ordinary_tensors()
     def update(self, rows: Mapping[str, Tensor]) -> None:
@@ -173,7 +166,7 @@ class Moments:
         for name, live in ((a, live_a), (b, live_b)):
             square = part.comoment[name, name].diagonal()
             require_finite_units(part.mean[name], name)
-            require_held(square.isfinite() & ((live == 0) | (square >= _LEAST_SQUARE * part.count)), name)
+            require_held(square.isfinite() & ((live == 0) | (square >= LEAST_SQUARE * part.count)), name)
         cov_ab = part.comoment[a, b] if a <= b else part.comoment[b, a].T
         return PairMoments(
             n_samples=part.count,
@@ -236,7 +229,7 @@ class Moments:
                 part.comoment = {(a, b): found["comoment"][f"{a}|{b}"].clone() for a, b in joined}
         return moments
 
-    def _part(self, name: str) -> _Part:
+    def _part(self, name: str) -> Part:
         return next(part for group, part in self._parts if name in group)
 
     def _checked(self, group: list[str], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -255,90 +248,24 @@ class Moments:
                 raise ValueError(f"{name}: expected {checked[group[0]].device} as {group[0]}, got {block.device}")
         return checked
 
-    def _batch(self, group: list[str], rows: dict[str, Tensor]) -> _Part:
+    def _batch(self, group: list[str], rows: dict[str, Tensor]) -> Part:
         """The moments of a batch, from products of shifted rows in their own precision.
 
         Units are brought to powers of two where they must be. On the CPU that is seen by the squares, for looking at
         all rows beforehand takes time; elsewhere looking would stall the device, and it is always done.
         """
         if len(rows[group[0]]) == 0:
-            return _Part()
-        on_cpu, runs = rows[group[0]].device.type == "cpu", _runs(group, self.pairs)
+            return Part()
+        on_cpu, runs = rows[group[0]].device.type == "cpu", runs_of(group, self.pairs)
         with full_precision():
-            part = _moments_of(rows, runs) if on_cpu else None
+            part = moments_of(rows, runs) if on_cpu else None
             if part is None:
-                part = _moments_of(rows, runs, {name: _powers(block) for name, block in rows.items()})
+                part = moments_of(rows, runs, {name: powers_of(block) for name, block in rows.items()})
         for name, mean in part.mean.items():
             if mean.device.type == "cpu":
                 require_finite_units(mean, name)
                 require_held(part.comoment[name, name].diagonal().isfinite(), name)
         return part
-
-
-@dataclass
-class _Part:
-    """Count, means and comoments of the blocks of one group, and the rounding unit of the coarsest rows seen."""
-
-    count: int = 0
-    mean: dict[str, Tensor] = field(default_factory=dict)
-    comoment: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-    resolution: dict[str, float] = field(default_factory=dict)
-
-    def require_room(self, other: _Part) -> None:
-        """Float64 can hold the squares of both parts together. On the CPU alone, since looking would stall a device."""
-        if self.count == 0 or other.count == 0:
-            return
-        between = self.count * other.count / (self.count + other.count)
-        for name, mean in self.mean.items():
-            theirs = other.mean[name]
-            if mean.device.type == theirs.device.type == "cpu":
-                square = self.comoment[name, name].diagonal() + other.comoment[name, name].diagonal()
-                require_held(~(square + between * (theirs - mean).square()).isinf(), name)
-
-    def merge(self, other: _Part) -> None:
-        """Chan's merge, in place; `other` is left alone."""
-        if other.count == 0:
-            return
-        if self.count == 0:
-            self.count, self.resolution = other.count, dict(other.resolution)
-            self.mean = {name: mean.clone() for name, mean in other.mean.items()}
-            self.comoment = {pair: comoment.clone() for pair, comoment in other.comoment.items()}
-            return
-        total = self.count + other.count
-        between = self.count * other.count / total
-        apart = {name: other.mean[name].to(mean.device) - mean for name, mean in self.mean.items()}
-        for (a, b), comoment in self.comoment.items():
-            comoment += other.comoment[a, b].to(comoment.device)
-            comoment.addr_(apart[a], apart[b], alpha=between)
-        for name, mean in self.mean.items():
-            mean += apart[name] * (other.count / total)
-            self.resolution[name] = max(self.resolution[name], other.resolution[name])
-            if self.resolution[name] < _HELD_BY_FLOAT64:
-                deviation = apart[name].abs() * math.sqrt(between / total)
-                self._leave_trace(name, deviation > self.resolution[name] * mean.abs())
-        self.count = total
-
-    def multiply(self, power: Mapping[str, Tensor]) -> None:
-        """Multiply the units of each block by powers of two, in place."""
-        varies = {name: self.varies(name) > 0 for name in power}
-        for (a, b), comoment in self.comoment.items():
-            comoment.mul_(power[a][:, None]).mul_(power[b])
-        for name, mean in self.mean.items():
-            mean.mul_(power[name])
-            self._leave_trace(name, varies[name])
-
-    def varies(self, name: str) -> Tensor:
-        """1.0 for units that vary by more than the rounding of their own values, else 0.0, (units,) float64."""
-        deviation = self.comoment[name, name].diagonal().clamp(min=0).sqrt() / math.sqrt(max(self.count, 1))
-        return (deviation > self.resolution[name] * self.mean[name].abs()).double()
-
-    def _leave_trace(self, name: str, varies: Tensor) -> None:
-        """Units that vary are not told from dead ones by squares too small for float64: these do not become 0.
-
-        A unit that varies more later outweighs the trace; one that does not is refused when it is read.
-        """
-        square = self.comoment[name, name].diagonal()
-        square.copy_(square.clamp(min=_TRACE).where(varies, square))
 
 
 def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
@@ -429,82 +356,6 @@ def _require_fitting(pair: PairMoments) -> None:
             raise ValueError(f"pair: expected {field_name} on {pair.mean_a.device} as mean_a, got it on {value.device}")
 
 
-def _state(value: Tensor) -> Tensor:
-    """`value` in float64, on the CPU where its device has no float64."""
-    return value.cpu().double() if value.device.type == "mps" else value.double()
-
-
-def _moments_of(
-    rows: Mapping[str, Tensor], runs: Sequence[tuple[str, list[str]]], power: Mapping[str, Tensor] | None = None
-) -> _Part | None:
-    """The moments of a batch whose units are divided by powers of two; None where none are given and squares need them.
-
-    It goes chunk by chunk, so that the shifted copy stays in the cache and no product sums too many rows.
-    """
-    columns, n_rows = _columns(rows), len(next(iter(rows.values())))
-    inverse = None if power is None else {name: (1 / power[name]).to(block) for name, block in rows.items()}
-    shift = torch.cat([_shift(block, inverse and inverse[name]) for name, block in rows.items()])
-    spans = [(a, b, columns[a], slice(columns[b[0]].start, columns[b[-1]].stop)) for a, b in runs]
-    products = [_state(shift).new_zeros(a.stop - a.start, run.stop - run.start) for _, _, a, run in spans]
-    total, step = torch.zeros_like(_state(shift)), max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // len(shift)))
-    for start in range(0, n_rows, step):
-        shifted = shift.new_empty(min(step, n_rows - start), len(shift))
-        for name, block in rows.items():
-            chunk = block[start : start + step]
-            chunk = chunk if inverse is None else chunk * inverse[name]
-            torch.sub(chunk, shift[columns[name]], out=shifted[:, columns[name]])
-        total += _state(shifted.sum(0))
-        for product, (_, _, a, run) in zip(products, spans, strict=True):
-            product += _state(shifted[:, a].T @ shifted[:, run])
-    comoments = {}
-    for product, (a, partners, _, run) in zip(products, spans, strict=True):
-        for b in partners:
-            comoments[a, b] = product[:, columns[b].start - run.start : columns[b].stop - run.start]
-    if power is None and not all(_fits(comoments[a, a].diagonal(), rows[a], shift[columns[a]]) for a in rows):
-        return None
-    residual = total / n_rows  # what is left of the mean after the shift
-    for product, (_, _, a, run) in zip(products, spans, strict=True):
-        product.addr_(residual[a], residual[run], alpha=-n_rows)
-    mean, resolution = _state(shift) + residual, {name: torch.finfo(block.dtype).eps for name, block in rows.items()}
-    part = _Part(n_rows, {name: mean[span] for name, span in columns.items()}, comoments, resolution)
-    if power is not None:
-        part.multiply(power)
-    return part
-
-
-def _fits(square: Tensor, block: Tensor, shift: Tensor) -> bool:
-    """Whether sums of squares (units,) of shifted rows lost nothing: they are far from both ends, or of dead units."""
-    least, most = (end * len(block) for end in _SAFE_SQUARES)
-    still = square == 0
-    return bool((still | ((square > least) & (square < most))).all() and (block[:, still] == shift[still]).all())
-
-
-def _powers(rows: Tensor) -> Tensor:
-    """A power of two (units,) float64 near the largest activation of each unit, in the range of their precision."""
-    return power_of_two(_state(torch.maximum(rows.amax(0), -rows.amin(0))), rows.dtype)
-
-
-def require_held(held: Tensor, name: str) -> None:
-    """`held` is True of all units (units,): float64 can hold their squares."""
-    if not isinstance(held, FakeTensor) and not held.all():
-        unit = int((~held).nonzero()[0])
-        raise ValueError(
-            f"{name}: expected activations whose squares float64 can hold, got too large or too small ones in unit "
-            f"{unit}; multiply them by a power of two that brings them near 1"
-        )
-
-
-def _shift(rows: Tensor, inverse: Tensor | None = None) -> Tensor:
-    """What is taken off each unit before products: about its mean, (units,); 0 where it is less than a deviation away.
-
-    Products are summed in the rows' own precision. Far from zero that would lose digits; but a unit that is mostly
-    silent would, once its zeros were moved, add the same small number thousands of times, and lose them there.
-    """
-    sample = rows[:: max(1, len(rows) // _SHIFT_ROWS)]
-    deviation, mean = torch.std_mean(sample if inverse is None else sample * inverse, 0, correction=0)
-    return mean.where(mean.abs() > deviation, 0.0)
-
-
 def _ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None) -> list[tuple[str, str]]:
     """The pairs asked for and every self-pair, once each, sorted, the smaller name first."""
     if pairs is None:
@@ -531,26 +382,3 @@ def _connected(names: Iterable[str], pairs: list[tuple[str, str]]) -> list[list[
     for name in names:
         seen.setdefault(id(group[name]), []).append(name)
     return list(seen.values())
-
-
-def _columns(rows: Mapping[str, Tensor]) -> dict[str, slice]:
-    """The columns of each block when they stand side by side."""
-    columns, start = {}, 0
-    for name, block in rows.items():
-        columns[name] = slice(start, start + block.shape[1])
-        start = columns[name].stop
-    return columns
-
-
-def _runs(group: list[str], pairs: list[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """For each block its partners, cut into runs of neighbours: one product serves a whole run."""
-    wanted, runs = set(pairs), []
-    for k, a in enumerate(group):
-        run: list[str] = []
-        for b in [*group[k:], None]:
-            if (a, b) in wanted:
-                run.append(b)
-            elif run:
-                runs.append((a, run))
-                run = []
-    return runs

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ..kernels.checks import as_count, as_number, as_seed, came, form_of, is_count, is_number, require_named, tensor_of
-from .datasets import Dataset, normalise
-from .modes import called, evaluating, in_one_line, input_like, require_module
+from .datasets import Dataset
+from .modes import in_one_line, input_like, require_module
+from .predicting import NoNumbers, logits_of, predicted, require_data, require_labels, share_right
 
 CHECKPOINTS = (0.0, 0.35, 0.75, 1.0)
-_LARGEST_BATCH = 2**62  # torch counts to twice as many
 _MOST = 1e9  # epochs, or any rate: beyond it no step can be counted
 
 
@@ -156,7 +156,7 @@ def train(
     _require_functions(rate=rate, intervene=intervene, report=report)
     recipe, generator = _as_recipe(recipe), torch.Generator().manual_seed(as_seed(seed))
     network = _copied(network)
-    _require_data(dataset, "dataset")
+    require_data(dataset, "dataset")
     _require_trainable(network, recipe)
     per_epoch = len(dataset) // recipe.batch
     if per_epoch == 0:
@@ -191,102 +191,12 @@ def train(
         loss.append(float(torch.stack(losses).mean()))
         try:
             accuracy.append(_accuracy_or_nan(network, test))
-        except _NoNumbers as error:  # it had finite outputs before
+        except NoNumbers as error:  # it had finite outputs before
             raise diverged(step) from error
     for parameter in trainable:
         parameter.requires_grad_(True)
     history = History(torch.tensor(loss, dtype=torch.float64), torch.tensor(accuracy, dtype=torch.float64))
     return Trained(network.eval(), history, checkpoints)
-
-
-def accuracy(network: nn.Module, dataset: Dataset) -> float:
-    """Share of the images that the network classifies rightly, in eval mode, a number from 0 to 1.
-
-    Args:
-        network: takes normalised images and returns logits (n, classes).
-        dataset: images, and the labels that are right.
-
-    Raises:
-        ValueError: no images; see `predict`; labels that the network has no output for.
-
-    Logits are compared in their own type: of float64 and whole numbers no digit is dropped.
-    """
-    return _share_right(network, dataset, "dataset")
-
-
-def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor:
-    """What the network says of each image, in eval mode, without gradients; the mode of each module is restored.
-
-    Args:
-        network: takes normalised images (n, channels, height, width), in the type of its weights (float32 where it has
-            none), and returns logits (n, classes).
-        dataset: images.
-        batch: images that are passed at a time.
-
-    Returns:
-        (n, classes) float32 logits on the CPU.
-
-    Raises:
-        ValueError: no images, or images that the network cannot take; logits of another form, complex, NaN or
-            infinite, in float32, too.
-    """
-    logits = _predicted(network, dataset, "dataset", min(as_count(batch, "batch"), _LARGEST_BATCH)).float()
-    if not logits.isfinite().all():
-        raise ValueError(f"network: expected outputs within +-{torch.finfo(torch.float32).max:.2g}, got larger ones")
-    return logits
-
-
-def _predicted(network: nn.Module, dataset: Dataset, argument: str, batch: int = 250) -> Tensor:
-    """Finite logits (n, classes) on the CPU, at least float32, or int64: nothing is rounded."""
-    require_module(network)
-    _require_data(dataset, argument)
-    like = input_like(network)
-    with evaluating(network), torch.no_grad():
-        logits = [_comparable(_logits(network, part, like, argument).cpu()) for part in dataset.images.split(batch)]
-    found = torch.cat(logits)
-    finite = found.isfinite()
-    if not finite.all():
-        raise _NoNumbers(f"network: expected finite real outputs, got {float(found[~finite][0])}")
-    return found
-
-
-def _comparable(logits: Tensor) -> Tensor:
-    """The same numbers in a type that torch compares on any device."""
-    if logits.is_floating_point():
-        return logits if logits.dtype == torch.float64 else logits.float()
-    if logits.dtype == torch.uint64 and (logits.long() < 0).any():
-        raise ValueError(f"network: expected whole outputs of at most {2**63 - 1}, got larger ones")
-    return logits.long()
-
-
-def _share_right(network: nn.Module, dataset: Dataset, argument: str) -> float:
-    logits = _predicted(network, dataset, argument)
-    _require_labels(logits, dataset.labels, argument)
-    return float((logits.argmax(1) == dataset.labels.cpu()).double().mean())
-
-
-def _logits(network: nn.Module, images: Tensor, like: Tensor, argument: str) -> Tensor:
-    """What the network says, real numbers (n, classes) in rows; quantised ones as the floats they stand for."""
-    found = called(network, normalise(images).to(like), argument)
-    logits = tensor_of(found.dequantize() if found.is_quantized else found) if isinstance(found, Tensor) else None
-    if logits is None or logits.ndim != 2 or len(logits) != len(images):
-        raise ValueError(f"network: expected logits ({len(images)}, classes), got {form_of(found)}")
-    if logits.is_complex():
-        raise ValueError(f"network: expected finite real outputs, got {logits.dtype}")
-    return logits
-
-
-def _require_data(dataset: Dataset, argument: str) -> None:
-    if not isinstance(dataset, Dataset):
-        raise ValueError(f"{argument}: expected a Dataset, as load_dataset gives it, got {type(dataset).__name__}")
-    if len(dataset) == 0:
-        raise ValueError(f"{argument}: expected at least one image, got none")
-
-
-def _require_labels(logits: Tensor, labels: Tensor, argument: str) -> None:
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        expected, given = f"0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"{argument}: expected labels {expected}, for which the network has outputs, got {given}")
 
 
 def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
@@ -329,10 +239,6 @@ def _intervened(network: nn.Module, intervene: Callable[[nn.Module, float], None
     intervene(network, step / total)
     if not _has_finite_weights(network):
         raise ValueError(f"intervene: expected to leave finite weights, got NaN or infinity before step {step + 1}")
-
-
-class _NoNumbers(ValueError):
-    """Outputs of a network that are NaN or infinite."""
 
 
 class _Largest:
@@ -397,10 +303,10 @@ def _loss_of_step(
     network: nn.Module, dataset: Dataset, chosen: Tensor, optimiser: torch.optim.Optimizer, like: Tensor
 ) -> Tensor:
     optimiser.zero_grad()
-    logits = _logits(network, dataset.images[chosen], like, "dataset")
+    logits = logits_of(network, dataset.images[chosen], like, "dataset")
     if not logits.is_floating_point():
         raise ValueError(f"network: expected floating-point outputs to learn from, got {logits.dtype}")
-    _require_labels(logits, dataset.labels, "dataset")
+    require_labels(logits, dataset.labels, "dataset")
     loss = F.cross_entropy(logits, dataset.labels[chosen].to(like.device))
     if loss.requires_grad:  # else all that learned is frozen
         loss.backward()
@@ -414,10 +320,10 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 def _loss(network: nn.Module, test: Dataset | None) -> float:
     if test is None:
         return math.nan
-    logits = _predicted(network, test, "test")
-    _require_labels(logits, test.labels, "test")
+    logits = predicted(network, test, "test")
+    require_labels(logits, test.labels, "test")
     return float(F.cross_entropy(logits if logits.is_floating_point() else logits.double(), test.labels.cpu()))
 
 
 def _accuracy_or_nan(network: nn.Module, test: Dataset | None) -> float:
-    return _share_right(network, test, "test") if test is not None else math.nan
+    return share_right(network, test, "test") if test is not None else math.nan

@@ -19,7 +19,8 @@ from ..making.things import Get, Report, Thing
 from ..nets.datasets import Dataset
 from ..nets.declared import Declared, Images, Measured, training_seconds
 from ..nets.networks import Network, build_network, weighted, with_units
-from ..nets.training import Recipe, accuracy, train
+from ..nets.predicting import accuracy
+from ..nets.training import Recipe, train
 from .networks import Setting
 
 NOTEBOOK = "07_pwcca"

@@ -23,10 +23,12 @@ from ..kernels.moments import PairMoments, pair_moments
 from ..making.things import Get, Report, Thing
 from ..nets.datasets import Dataset, normalise
 from ..nets.declared import Declared, Images, Measured
-from ..nets.interventions import freezing, multiply_adds, project, split_after, subspace_projection, training_cost
+from ..nets.interventions import freezing, multiply_adds, split_after, training_cost
 from ..nets.measurement import Measurement
 from ..nets.networks import Network, build_network
-from ..nets.training import Recipe, accuracy, train
+from ..nets.predicting import accuracy
+from ..nets.subspaces import project, subspace_projection
+from ..nets.training import Recipe, train
 from .networks import Setting, measurements
 
 if TYPE_CHECKING:

@@ -8,14 +8,12 @@ import torch
 from sklearn.cluster import AgglomerativeClustering, SpectralClustering
 
 import convergent_utils as cu
+from convergent_utils.kernels.affinities import correlation_affinity, mapping_affinity, subspace_affinity
 from convergent_utils.kernels.clustering import (
-    correlation_affinity,
     crossing_share,
     hierarchical_clustering,
-    mapping_affinity,
     spectral_clustering,
     spectral_embedding,
-    subspace_affinity,
 )
 
 pytestmark = pytest.mark.benchmark
