@@ -17,8 +17,8 @@ from .checks import (
     in_one_line,
     tensor_of,
 )
-from .moments import PairMoments, as_pair
-from .sparse_mapping import MappingPath, standardised
+from .moments import PairMoments, as_pair, standardised
+from .sparse_mapping import MappingPath
 
 
 def correlation_affinity(pair: PairMoments) -> Tensor:

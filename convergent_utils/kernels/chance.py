@@ -24,6 +24,7 @@ from .checks import (
     require_callable,
     require_finite,
     require_same_samples,
+    rows_of_images,
     tensor_of,
 )
 from .precision import power_of_two
@@ -348,16 +349,3 @@ def _checked_groups(groups: Sequence[Tensor]) -> list[Tensor]:
         if len(kinds) > 1:
             raise ValueError(f"groups: expected members of one {what}, got {in_one_line(', '.join(map(str, kinds)))}")
     return read
-
-
-def rows_of_images(images: Tensor | None, n_samples: int) -> Tensor:
-    """(images, rows of each) indices of the rows of each image, in their order."""
-    if images is None:
-        return torch.arange(n_samples)[:, None]
-    images = as_whole(images, "images", what=f"the image of each of {n_samples} rows as whole numbers").cpu()
-    if len(images) != n_samples:
-        raise ValueError(f"images: expected the image of each of {n_samples} rows, got {len(images)}")
-    counts = images.unique(return_counts=True)[1]
-    if counts.min() != counts.max():
-        raise ValueError(f"images: expected equally many rows of each image, got {counts.min()} to {counts.max()}")
-    return images.argsort(stable=True).reshape(len(counts), -1)

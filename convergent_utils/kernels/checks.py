@@ -313,3 +313,16 @@ def require_known(name: object, known: Iterable[str], argument: str) -> None:
         hint = hint if len(hint) < 120 else f", got {came(name, 60)}"
         said = f"{argument}: expected one of {', '.join(first)} and {len(known) - len(first)} others{hint}"
     raise ValueError(said)
+
+
+def rows_of_images(images: Tensor | None, n_samples: int) -> Tensor:
+    """(images, rows of each) indices of the rows of each image, in their order."""
+    if images is None:
+        return torch.arange(n_samples)[:, None]
+    images = as_whole(images, "images", what=f"the image of each of {n_samples} rows as whole numbers").cpu()
+    if len(images) != n_samples:
+        raise ValueError(f"images: expected the image of each of {n_samples} rows, got {len(images)}")
+    counts = images.unique(return_counts=True)[1]
+    if counts.min() != counts.max():
+        raise ValueError(f"images: expected equally many rows of each image, got {counts.min()} to {counts.max()}")
+    return images.argsort(stable=True).reshape(len(counts), -1)

@@ -323,6 +323,16 @@ def as_pair(pair: object, *, on: torch.device | None = None) -> PairMoments:
     return pair
 
 
+def standardised(pair: PairMoments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Correlations within a and between a and b, and the standard deviations; dead units have zeros everywhere."""
+    scale_a, scale_b = (cov.diagonal().clamp(min=0).sqrt() for cov in (pair.cov_aa, pair.cov_bb))
+    inverse_a, inverse_b = (torch.where(s > 0, 1 / s.where(s > 0, 1.0), 0.0) for s in (scale_a, scale_b))
+    gram = pair.cov_aa * inverse_a[:, None] * inverse_a
+    gram = (gram + gram.T) / 2
+    gram.diagonal().copy_((scale_a > 0).to(gram.dtype))
+    return gram, pair.cov_ab * inverse_a[:, None] * inverse_b, scale_a, scale_b
+
+
 def _possible(pair: PairMoments) -> Tensor:
     """Whether cov_aa, cov_bb and cov_ab (3,) can be covariances, rounding of any activations aside; a corner of each.
 

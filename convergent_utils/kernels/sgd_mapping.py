@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .chance import rows_of_images
 from .checks import (
     as_activations,
     as_count,
@@ -21,10 +20,11 @@ from .checks import (
     is_count,
     require_known,
     require_same_samples,
+    rows_of_images,
 )
-from .moments import PairMoments, pair_moments
+from .moments import PairMoments, pair_moments, standardised
 from .precision import full_precision
-from .sparse_mapping import MappingPath, path_of, standardised
+from .sparse_mapping import MappingPath, path_of
 
 _SCHEDULES = ("original", "constant")
 _STARTS = ("random", "zero")

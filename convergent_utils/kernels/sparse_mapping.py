@@ -27,7 +27,7 @@ from .checks import (
     require_known,
     require_share,
 )
-from .moments import PairMoments, as_pair
+from .moments import PairMoments, as_pair, standardised
 from .precision import full_precision
 
 _SOLVERS = ("auto", "coordinate descent", "fista")
@@ -264,16 +264,6 @@ def _on_subsets(gram: Tensor, cross: Tensor, chosen: Tensor) -> Tensor:
     part = gram[index[:, :, None], index[:, None, :]] * both + torch.diag_embed((~used).to(gram.dtype))
     weights = torch.linalg.solve(part, cross.T.gather(1, index) * used)
     return torch.zeros_like(cross.T).scatter_add_(1, index, weights * used).T
-
-
-def standardised(pair: PairMoments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Correlations within a and between a and b, and the standard deviations; dead units have zeros everywhere."""
-    scale_a, scale_b = (cov.diagonal().clamp(min=0).sqrt() for cov in (pair.cov_aa, pair.cov_bb))
-    inverse_a, inverse_b = (torch.where(s > 0, 1 / s.where(s > 0, 1.0), 0.0) for s in (scale_a, scale_b))
-    gram = pair.cov_aa * inverse_a[:, None] * inverse_a
-    gram = (gram + gram.T) / 2
-    gram.diagonal().copy_((scale_a > 0).to(gram.dtype))
-    return gram, pair.cov_ab * inverse_a[:, None] * inverse_b, scale_a, scale_b
 
 
 def path_of(

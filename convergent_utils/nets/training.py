@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -156,47 +155,115 @@ def train(
     _require_functions(rate=rate, intervene=intervene, report=report)
     recipe, generator = _as_recipe(recipe), torch.Generator().manual_seed(as_seed(seed))
     network = _copied(network)
-    require_data(dataset, "dataset")
+    _require_data_of_a_batch(dataset, recipe)
     _require_trainable(network, recipe)
-    per_epoch = len(dataset) // recipe.batch
-    if per_epoch == 0:
-        least = came(recipe.batch, 40)
-        raise ValueError(f"dataset: expected at least one batch of {least} images, got {len(dataset)}")
-    total, report = round(recipe.epochs * per_epoch), report or (lambda share: None)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    largest = _Largest(rate)
-    schedule = _schedule(optimiser, recipe, max(total, 1), largest if rate is not None else None)
-    diverged = partial(_diverged, recipe, largest)
-    learning, like = [module for module in network.modules() if module.training], input_like(network)
+    run = _Run(network, dataset, recipe, rate, intervene, report or (lambda share: None))
     loss, accuracy = [_loss(network, test)], [_accuracy_or_nan(network, test)]
-    checkpoints, step = {share: _weights(network) for share in CHECKPOINTS if round(share * total) == 0}, 0
-    while step < total:
-        order, losses = torch.randperm(len(dataset), generator=generator), []
-        for chosen in order[: min(per_epoch, total - step) * recipe.batch].split(int(recipe.batch)):
-            if intervene is not None:
-                if losses:
-                    _require_finite(network, losses[-1][None], step, diverged, "intervene")
-                _intervened(network, intervene, step, total)
-            for module in learning:  # what was frozen in eval mode stays so
-                module.training = True
-            losses.append(_loss_of_step(network, dataset, chosen, optimiser, like))
-            _step(optimiser, step, diverged)
-            schedule.step()
-            step += 1
-            checkpoints.update({share: _weights(network) for share in CHECKPOINTS if round(share * total) == step})
-            if step % 20 == 0 or step == total:
-                report(step / total)
-        _require_finite(network, torch.stack(losses), step, diverged, "network" if intervene is None else "intervene")
-        loss.append(float(torch.stack(losses).mean()))
+    while run.step < run.total:
+        loss.append(run.epoch(torch.randperm(len(dataset), generator=generator)))
         try:
             accuracy.append(_accuracy_or_nan(network, test))
         except NoNumbers as error:  # it had finite outputs before
-            raise diverged(step) from error
+            raise run.diverged(run.step) from error
     for parameter in trainable:
         parameter.requires_grad_(True)
     history = History(torch.tensor(loss, dtype=torch.float64), torch.tensor(accuracy, dtype=torch.float64))
-    return Trained(network.eval(), history, checkpoints)
+    return Trained(network.eval(), history, run.checkpoints)
+
+
+class _Run:
+    """A network that is being trained, and how far it is."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        rate: Callable[[float], float] | None,
+        intervene: Callable[[nn.Module, float], None] | None,
+        report: Callable[[float], None],
+    ):
+        self.network, self.dataset, self.recipe, self.intervene, self.report = (
+            network,
+            dataset,
+            recipe,
+            intervene,
+            report,
+        )
+        self.per_epoch, self.step = len(dataset) // recipe.batch, 0
+        self.total, self.largest = round(recipe.epochs * self.per_epoch), _Largest(rate)
+        self.optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+        asked = self.largest if rate is not None else None
+        self.schedule = _schedule(self.optimiser, recipe, max(self.total, 1), asked)
+        self.learning, self.like = [module for module in network.modules() if module.training], input_like(network)
+        self.checkpoints: dict[float, dict[str, Tensor]] = {}
+        self._keep()
+
+    def epoch(self, order: Tensor) -> float:
+        """Train on the images in this order, or on as many as are left; the mean loss."""
+        losses: list[Tensor] = []
+        left = min(self.per_epoch, self.total - self.step)
+        for chosen in order[: left * self.recipe.batch].split(int(self.recipe.batch)):
+            if self.intervene is not None:
+                if losses:
+                    self._require_finite(losses[-1][None])
+                self._intervene()
+            for module in self.learning:  # what was frozen in eval mode stays so
+                module.training = True
+            losses.append(_loss_of_step(self.network, self.dataset, chosen, self.optimiser, self.like))
+            self._move()
+            self._keep()
+            if self.step % 20 == 0 or self.step == self.total:
+                self.report(self.step / self.total)
+        self._require_finite(torch.stack(losses))
+        return float(torch.stack(losses).mean())
+
+    def _keep(self) -> None:
+        """Keep the weights, if it is time."""
+        due = [share for share in CHECKPOINTS if round(share * self.total) == self.step]
+        self.checkpoints.update({share: _weights(self.network) for share in due})
+
+    def _intervene(self) -> None:
+        """What the caller does to the network before a step, after which its weights are finite."""
+        self.intervene(self.network, self.step / self.total)
+        if not _has_finite_weights(self.network):
+            expected = "expected to leave finite weights, got NaN or infinity"
+            raise ValueError(f"intervene: {expected} before step {self.step + 1}")
+
+    def _move(self) -> None:
+        """Move the weights; a step that their type cannot hold is one of a training that diverges."""
+        try:
+            self.optimiser.step()
+        except RuntimeError as error:
+            if "overflow" in str(error):
+                raise self.diverged(self.step + 1) from error
+            raise
+        self.schedule.step()
+        self.step += 1
+
+    def _require_finite(self, losses: Tensor) -> None:
+        """After each epoch, or each step where the caller intervenes: no loss and no weight is NaN or infinite."""
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad) or not _has_finite_weights(self.network):
+            at = self.step - len(losses) + int(bad[0]) + 1 if len(bad) else self.step
+            if at == 1 and len(bad):  # nothing was learned yet
+                due = "network" if self.intervene is None else "intervene"
+                raise ValueError(f"{due}: expected a finite loss before training, got {float(losses[0])}")
+            raise self.diverged(at)
+
+    def diverged(self, at: int) -> ValueError:
+        """The refusal of a training that diverged, by the name of what was too large."""
+        if self.largest.found > 1:
+            return ValueError(f"rate: training diverged at step {at}; try shares below {self.largest.found:g}")
+        return ValueError(f"recipe: training diverged at step {at}; try a rate below {self.recipe.rate:g}")
+
+
+def _require_data_of_a_batch(dataset: Dataset, recipe: Recipe) -> None:
+    require_data(dataset, "dataset")
+    if len(dataset) < recipe.batch:
+        least = came(recipe.batch, 40)
+        raise ValueError(f"dataset: expected at least one batch of {least} images, got {len(dataset)}")
 
 
 def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
@@ -208,37 +275,8 @@ def _require_trainable(network: nn.Module, recipe: Recipe) -> None:
             raise ValueError(f"network: expected finite weights, got NaN or infinity in {in_one_line(name)}")
 
 
-def _require_finite(
-    network: nn.Module, losses: Tensor, step: int, diverged: Callable[[int], ValueError], first: str
-) -> None:
-    """After each epoch, or each step where the caller intervenes: no loss and no weight is NaN or infinite.
-
-    A loss that was none before anything was learned is due to the argument `first`.
-    """
-    bad = (~losses.isfinite()).nonzero()
-    if len(bad) or not _has_finite_weights(network):
-        at = step - len(losses) + int(bad[0]) + 1 if len(bad) else step
-        if at == 1 and len(bad):  # nothing was learned yet
-            raise ValueError(f"{first}: expected a finite loss before training, got {float(losses[0])}")
-        raise diverged(at)
-
-
 def _has_finite_weights(network: nn.Module) -> bool:
     return all(value.isfinite().all() for value in network.parameters())
-
-
-def _diverged(recipe: Recipe, largest: _Largest, at: int) -> ValueError:
-    """The refusal of a training that diverged, by the name of what was too large."""
-    if largest.found > 1:
-        return ValueError(f"rate: training diverged at step {at}; try shares below {largest.found:g}")
-    return ValueError(f"recipe: training diverged at step {at}; try a rate below {recipe.rate:g}")
-
-
-def _intervened(network: nn.Module, intervene: Callable[[nn.Module, float], None], step: int, total: int) -> None:
-    """What the caller does to the network before a step, after which its weights are finite."""
-    intervene(network, step / total)
-    if not _has_finite_weights(network):
-        raise ValueError(f"intervene: expected to leave finite weights, got NaN or infinity before step {step + 1}")
 
 
 class _Largest:
@@ -287,16 +325,6 @@ def _require_functions(**functions: object) -> None:
     for argument, function in functions.items():
         if function is not None and not callable(function):
             raise ValueError(f"{argument}: expected a function, got {type(function).__name__}")
-
-
-def _step(optimiser: torch.optim.Optimizer, step: int, diverged: Callable[[int], ValueError]) -> None:
-    """Move the weights; a step that their type cannot hold is one of a training that diverges."""
-    try:
-        optimiser.step()
-    except RuntimeError as error:
-        if "overflow" in str(error):
-            raise diverged(step + 1) from error
-        raise
 
 
 def _loss_of_step(
