@@ -54,6 +54,9 @@ def _parser() -> _Parser:
     commands.add_parser("stability", help="the verdicts of notebooks 00 to 05 at further base seeds")
     publishing = commands.add_parser("publish", help="copy the last run into notebooks/, data/ and README.md")
     publishing.add_argument("--beside", metavar="NAME", help="keep the claims of a run on other images under this name")
+    publishing.add_argument(
+        "--same-numbers", action="store_true", help="name what is published after code edited without any effect"
+    )
     commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
     checked = commands.add_parser(
         "check",
@@ -75,8 +78,10 @@ def _command(chosen: argparse.Namespace) -> int:
 
         return course.write_course() if chosen.command == "course" else course.check(chosen.notebooks)
     if chosen.command == "publish":
-        from .edition.publish import publish, publish_beside
+        from .edition.publish import publish, publish_beside, rename
 
+        if chosen.same_numbers:
+            return rename()
         return publish() if chosen.beside is None else publish_beside(chosen.beside)
     names = [name for name, _ in chosen.parameter]
     if twice := next((name for name in names if names.count(name) > 1), None):

@@ -10,6 +10,8 @@ import pytest
 
 from convergent_utils import cli
 from convergent_utils.edition import places, publish, run
+from convergent_utils.making import things
+from convergent_utils.making.store import Store
 from convergent_utils.paper.prepare import prepare
 
 
@@ -301,6 +303,29 @@ def test_publishing_wants_a_run_with_the_committed_parameters(tmp_path, monkeypa
     (tmp_path / "results" / "run.json").write_text(json.dumps({**places.DEFAULTS, "seed": 3}))
     with pytest.raises(ValueError, match="committed parameters"):
         publish.publish()
+
+
+@pytest.mark.slow
+def test_what_is_published_is_renamed_after_an_edit_that_changes_no_number(tmp_path, monkeypatch, capsys):
+    """The code of all things is said to be another; the results are the same, and found by their new names."""
+    preparing = sys.modules["convergent_utils.paper.prepare"]
+    networks, experiments = (shutil.copytree(source, tmp_path / source.name) for source in (
+        preparing.PUBLISHED, preparing.EXPERIMENTS_PUBLISHED))  # fmt: skip
+    for module in (preparing, publish):
+        monkeypatch.setattr(module, "EXPERIMENTS_PUBLISHED", experiments)
+    monkeypatch.setattr(preparing, "PUBLISHED", networks)
+    assert cli.main(["publish", "--same-numbers"]) == 0
+    assert capsys.readouterr().out == "nothing to rename\n"
+    before = {path.name for path in experiments.iterdir()}
+    monkeypatch.setattr(things, "_code", lambda made: "edited")
+    assert cli.main(["publish", "--same-numbers"]) == 0
+    assert capsys.readouterr().out == f"{len(before) + 5} renamed\n"
+    after = {path.name for path in experiments.iterdir()}
+    assert len(after) == len(before)
+    assert not after & before
+    paper = preparing._prepared(Store(tmp_path / "store"), **places.DEFAULTS, published=True)
+    assert paper.shelf.find(paper.thing("dft", "net1", "net2")) is not None
+    assert paper.shelf.find(paper.setting.learned["net3"]) is not None
 
 
 def test_a_run_on_other_images_is_kept_beside_the_paper(tmp_path, monkeypatch, capsys):

@@ -126,6 +126,16 @@ def test_each_is_made_once_and_asked_for_once(shelf):
     )
 
 
+def test_what_a_thing_is_says_nothing_of_code(monkeypatch):
+    before = Sum((("a", Number(Size(1))),)).what
+    monkeypatch.setattr(things, "_code", lambda made: "edited")
+    fresh = Sum((("a", Number(Size(1))),))
+    assert fresh.what == before != Sum((("a", Number(Size(2))),)).what
+    assert fresh.configuration["what"] == before
+    monkeypatch.undo()
+    assert fresh.key != Sum((("a", Number(Size(1))),)).key
+
+
 def test_rounds_hold_what_can_be_made_longest_first(shelf):
     rounds = [[thing.name for thing in made] for made in shelf.rounds([ALL, replace(ONE, name="again")])]
     assert [sorted(made) for made in rounds] == [["again", "three", "two"], ["both"], ["all"]]

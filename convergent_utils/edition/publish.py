@@ -16,6 +16,7 @@ from ..paper.claims import as_markdown, build_folder
 from ..paper.prepare import (
     EXPERIMENTS_PUBLISHED,
     Prepared,
+    _prepared,
     prepare,
     published_form,
     published_path,
@@ -72,6 +73,38 @@ def publish_beside(name: str) -> int:
         )
     shutil.copyfile(build_folder() / "results" / "claims.json", RESULTS / f"claims-{name}.json")
     print(f"published data/results/claims-{name}.json")
+    return 0
+
+
+def rename() -> int:
+    """Name the published networks and results after the code as it is now, for an edit that changes no number.
+
+    Nothing is made anew, and nothing shows that no number changes: prove it before, such as by the same results of the
+    smoke profile with the code before and after.
+
+    Raises:
+        ValueError: something was never published of what is declared.
+    """
+    prepared, store = _prepared(Store(), **DEFAULTS, published=False), Store(EXPERIMENTS_PUBLISHED)
+    at_hand = {configuration["what"]: (path, result) for path, configuration, result in store.contents()}
+    renamed = 0
+    for thing in [thing for thing in prepared.things.values() if thing.published]:
+        if thing.what not in at_hand:
+            raise ValueError(f"publish: {thing.title} {thing.configuration} was never published; run `make paper`")
+        path, result = at_hand[thing.what]
+        if path.name != store.file(thing.kind, thing.configuration).name:
+            store.keep(thing.kind, thing.configuration, result)
+            path.unlink()
+            renamed += 1
+    shutil.rmtree(store.path / ".locks", ignore_errors=True)
+    for name, learned in prepared.setting.learned.items():
+        form = load(published_path(name))
+        if form["what"] != learned.what:
+            raise ValueError(f"publish: {name} was published of another recipe, start or images; run `make paper`")
+        if form["hash"] != learned.key:
+            save({**form, "hash": learned.key}, published_path(name))
+            renamed += 1
+    print(f"{renamed} renamed" if renamed else "nothing to rename")
     return 0
 
 
@@ -138,7 +171,7 @@ def _publish_answer(notebook: nbformat.NotebookNode) -> None:
 def _publish_networks(prepared: Prepared) -> list[str]:
     changed = []
     for name, learned in prepared.setting.learned.items():
-        path, form = published_path(name), published_form(prepared.shelf(learned), learned.key)
+        path, form = published_path(name), published_form(prepared.shelf(learned), learned)
         published = load(path) if path.exists() else {}
         if published.get("hash") != form["hash"] or published.keys() != form.keys():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,18 @@ class Store:
             _write(obj, path, configuration)
         return path
 
+    def contents(self) -> Iterator[tuple[Path, object, object]]:
+        """All results that it holds: the file, its configuration and the result.
+
+        Raises:
+            ValueError: a file cannot be read.
+            DamagedFile: one is damaged.
+        """
+        for path in sorted(self.path.glob("*.safetensors")):
+            with self._told("read in"):
+                obj, configuration = _read(path)
+            yield path, configuration, obj
+
     @contextmanager
     def lock(self, kind: str, configuration: Mapping[str, object]) -> Iterator[None]:
         """Only one run at a time makes the result of a configuration; the others wait, and say so.

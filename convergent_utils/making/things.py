@@ -43,7 +43,12 @@ class Thing:
     @cached_property
     def configuration(self) -> dict[str, object]:
         """All that decides the result, as plain values; the things that it needs stand in by their keys."""
-        return {"thing": type(self).__name__, "code": _code(type(self)), **_fields(self)}
+        return {"thing": type(self).__name__, "code": _code(type(self)), "what": self.what, **_fields(self)}
+
+    @cached_property
+    def what(self) -> str:
+        """Sixteen hexadecimal digits that stand for its fields, whatever code makes it."""
+        return configuration_hash({"thing": type(self).__name__, **_fields(self, with_code=False)})
 
     @cached_property
     def key(self) -> str:
@@ -136,18 +141,19 @@ def _deciding(value: object) -> list:
     return [field for field in fields(value) if field.compare]
 
 
-def _fields(value: object) -> dict[str, object]:
-    return {field.name: _plain(getattr(value, field.name)) for field in _deciding(value)}
+def _fields(value: object, *, with_code: bool = True) -> dict[str, object]:
+    return {field.name: _plain(getattr(value, field.name), with_code) for field in _deciding(value)}
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, with_code: bool) -> object:
     """A field as plain values."""
     if isinstance(value, Thing):
-        return value.key
+        return value.key if with_code else value.what
     if is_dataclass(value):
-        return {"class": type(value).__name__, "code": _code(type(value)), **_fields(value)}
+        made_by = {"code": _code(type(value))} if with_code else {}
+        return {"class": type(value).__name__, **made_by, **_fields(value, with_code=with_code)}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, with_code) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(f"fields: expected plain values, tuples, dataclasses and things, got {type(value).__name__}")

@@ -273,10 +273,11 @@ def published_path(name: str) -> Path:
     return PUBLISHED / f"{name}.safetensors"
 
 
-def published_form(trained: Trained, key: str) -> dict:
+def published_form(trained: Trained, learned: Learned) -> dict:
     """What is published of a network: its weights on the way and in the end, its learning curves, and its key."""
     on_the_way = {share: weights for share, weights in trained.checkpoints.items() if 0 < share < 1}
-    return {"hash": key, "network": trained.network, "history": trained.history, "on_the_way": on_the_way}
+    form = {"network": trained.network, "history": trained.history, "on_the_way": on_the_way}
+    return {"hash": learned.key, "what": learned.what, **form}
 
 
 def _planted(found: dict[str, Trained], seed: int) -> dict[str, Trained]:
