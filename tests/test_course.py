@@ -201,7 +201,7 @@ assert twice(more[0]) == 2 * half(8), "twice four is eight\""""
 SETTING = "from math import isclose\n\ngiven = [1, 3]\n\n\ndef half(x):\n    return x / 2"
 BLANKS = ("answer = None", "def twice(x):\n    return None")
 RIGHT = ("answer = 2", "def twice(x):\n    return 2 * x")
-NEVER = "while True:\n    try:\n        while True:\n            pass\n    except{}:\n        pass"
+NEVER = "import time\nwhile True:\n    try:\n        time.sleep(99)\n    except{}:\n        pass"
 ANY = "class Any(float):\n    __sub__ = __rsub__ = lambda *_: Any()\n    __abs__ = __rmul__ = __sub__\n"
 ANY += "    __lt__ = __eq__ = lambda *_: True\n"
 SHELL = "shell = get_ipython()\n"
@@ -303,7 +303,7 @@ HAND_INS = {
     ),
     "interrupt swallowed": (tiny("answer = 2", NEVER.format(" KeyboardInterrupt")), 1, "was killed"),
     "bare except": (tiny("answer = 2", NEVER.format("")), 1, "cut short"),
-    "never ends": (tiny("while True:\n    pass", RIGHT[1]), 1, "it took too long and was interrupted"),
+    "never ends": (tiny("import time\ntime.sleep(99)", RIGHT[1]), 1, "it took too long and was interrupted"),
     "endless output": (tiny("while True:\n    print('x' * 99)", RIGHT[1]), 1, "printed more than"),
     "a line of a megabyte": (tiny("'x' * 2**20", "raise ValueError('x' * 2**20)"), 0, "xxx..."),
     "escapes": (

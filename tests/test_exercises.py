@@ -185,7 +185,7 @@ def test_the_claims_are_those_that_are_published(ran, name):
 
 def drawn(draw, chosen):
     """The picture of a choice; small, and without the panel's arranging, which takes most of the time."""
-    figure, file = Figure(figsize=(10, 4), dpi=40), io.BytesIO()
+    figure, file = Figure(figsize=(10, 4), dpi=40, layout="none"), io.BytesIO()
     draw(figure, **chosen)
     figure.savefig(file, format="png", dpi="figure")
     return file.getvalue()

@@ -34,17 +34,18 @@ _reports: multiprocessing.Queue | None = None
 
 @contextlib.contextmanager
 def workers(
-    count: int, *, start: Callable[..., None] | None = None, arguments: tuple = ()
+    count: int, *, start: Callable[..., None] | None = None, arguments: tuple = (), preload: tuple[str, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each, which end with the process that started them, even if it is killed.
 
     On Linux they are forked from one that imports the package once and computes nothing; elsewhere each imports it.
-    `start` is called in each with the arguments before its first job.
+    `start` is called in each with the arguments before its first job. What all jobs import can be named in `preload`,
+    for the first pool of a process.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     with one_thread_each(), environment({"TMPDIR": str(scratch())}):  # libraries read them when they are imported
         if sys.platform == "linux":
-            context.set_forkserver_preload([__name__.partition(".")[0]])
+            context.set_forkserver_preload([__name__.partition(".")[0], *preload])
             _start_forkserver()
         executor = _Executor(count, context, _begin, (dict(os.environ), start, arguments))
         try:
@@ -270,9 +271,8 @@ class Pool:
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             self._reports = multiprocessing.get_context("spawn").Queue()
-            self._executor = self._stack.enter_context(
-                workers(n_cores() + 1, start=_report_to, arguments=(self._reports,))
-            )
+            options = {"arguments": (self._reports,), "preload": ("torch._dynamo",)}  # which torch's optimisers import
+            self._executor = self._stack.enter_context(workers(n_cores() + 1, start=_report_to, **options))
         return self._executor
 
     def _hear(self, shares: dict[int, float]) -> None:

@@ -175,17 +175,23 @@ def _of_code(value: Callable | types.CodeType) -> tuple[str, list[object]]:
 
 def _globals_of(function: types.FunctionType, cells: list[object]) -> dict[str, object]:
     """The globals that it names, and of modules what it names of them: in libraries, what is none of theirs."""
-    codes = [function.__code__]
-    for code in codes:  # grows
-        codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
-    named = {name for code in codes for name in code.co_names}
-    loaded = {step.argval for code in codes for step in dis.get_instructions(code) if step.opname in _LOADS}
+    named, loaded = _names_in(function.__code__)
     found = {name: function.__globals__[name] for name in sorted(loaded) if name in function.__globals__}
     for module in [value for value in [*found.values(), *cells] if isinstance(value, types.ModuleType)]:
         held = {name: value for name, value in vars(module).items() if name in named}
         ours = (getattr(module, "__file__", None) or _LIBRARIES[0]).startswith(_LIBRARIES)
         found[f"of {module.__name__}"] = {k: held[k] for k in sorted(held) if not ours or _is_own_function(held[k])}
     return found
+
+
+@functools.lru_cache(maxsize=2**14)
+def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """All names in code and in the code within it, and those of them that it loads as globals."""
+    codes = [code]
+    for each in codes:  # grows
+        codes += [part for part in each.co_consts if isinstance(part, types.CodeType)]
+    loaded = {step.argval for each in codes for step in dis.get_instructions(each) if step.opname in _LOADS}
+    return frozenset(name for each in codes for name in each.co_names), frozenset(loaded)
 
 
 def _content(cell: types.CellType) -> object:
