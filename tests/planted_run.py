@@ -24,5 +24,5 @@ def make(folder, seed):
     script = folder / "run.py"
     script.write_text(RUN)
     folders = {"CONVERGENT_BUILD": str(folder / "build"), "CONVERGENT_STORE": str(folder / "store")}
-    options = {"env": {**os.environ, **folders}, "capture_output": True, "text": True, "timeout": 600}
+    options = {"env": {**os.environ, **folders}, "capture_output": True, "text": True, "timeout": 900}
     return subprocess.run([sys.executable, str(script), str(seed), *(name[:2] for name in NOTEBOOKS)], **options)
