@@ -43,6 +43,8 @@ def load(name) -> Data:
 '''
 WORK = """from __future__ import annotations
 
+import math
+
 from convergent_utils.making.code import apart
 
 from . import tools
@@ -78,6 +80,16 @@ def by_import_within(x):
 
 def by_whole_module(run=lambda module: module):
     return run(tools)
+
+
+def by_library(x):
+    return math.sqrt(x)
+
+
+def by_import_of_the_same_name(x):
+    from .tools import other as help_out
+
+    return help_out(x)
 
 
 def by_nothing(load, tools):
@@ -121,8 +133,11 @@ class Follower:
     def make(self):
         return self.other
 """
-BY = ("name", "module", "constant", "annotation", "return", "import_within", "whole_module", "nothing", "what_is_apart")
+BY = ("name", "module", "constant", "annotation", "return", "import_within", "import_of_the_same_name")
+BY += ("whole_module", "nothing", "what_is_apart", "library")
+BY_NAME = {"by_name", "Maker", "Below", "Follower"}
 ROOTS = (*(f"by_{name}" for name in BY), "Maker", "Below", "Follower")
+BY_OTHER = {"by_import_within", "by_import_of_the_same_name", "by_whole_module"}
 BY_HELPER = {"by_name", "by_module", "by_annotation", "by_return", "by_whole_module", "Maker", "Below", "Follower"}
 numbers = itertools.count()
 
@@ -153,8 +168,8 @@ def hashes(tmp_path, monkeypatch):
         ("scale=2", "scale=3", BY_HELPER),
         ("LIMIT = 3", "LIMIT = 5", {"by_constant", "by_annotation", "by_return", "by_whole_module"}),
         ("return LIMIT", "return 7", {"by_annotation", "by_return", "by_whole_module"}),
-        ("UNUSED = 4", "UNUSED = 5", {"by_import_within", "by_whole_module"}),
-        ("[x, UNUSED]", "[x, UNUSED, 0]", {"by_import_within", "by_whole_module"}),
+        ("UNUSED = 4", "UNUSED = 5", BY_OTHER),
+        ("[x, UNUSED]", "[x, UNUSED, 0]", BY_OTHER),
         ("return Data()", "return [Data()][0]", {"by_return", "by_whole_module"}),
     ],
 )
@@ -168,6 +183,9 @@ def test_an_edit_changes_the_hashes_that_reach_it_and_no_others(hashes, old, new
     ("old", "new", "changed"),
     [
         ('title = "making"\n\n', 'title = "doing"\n\n', set()),
+        ('title, seconds = "making", 1.0', 'title, seconds = "making", 2.0', set()),
+        ("from .tools import helper as help_out", "from .tools import other as help_out", BY_NAME),
+        ("import math", "import cmath as math", {"by_library"}),
         ("return tools.other(1)", "return tools.other(2)", set()),
         ("return self.step()", "return self.step() + 1", {"Maker", "Below", "Follower"}),
         ("def more(self):\n        return 1", "def more(self):\n        return 2", {"Below", "Follower"}),

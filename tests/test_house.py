@@ -50,5 +50,17 @@ def test_no_circle_between_files():
         raise AssertionError(" -> ".join(error.args[1])) from error
 
 
+def test_no_file_does_anything_when_it_is_imported_but_define():
+    """Else the code that a thing reaches could not be told; see `making.code`."""
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for name, path in files().items():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        for statement in body[1:] if ast.get_docstring(ast.Module(body, [])) is not None else body:
+            within = statement.body if isinstance(statement, ast.If) and not statement.orelse else [statement]
+            is_main = isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
+            assert is_main or all(isinstance(one, kinds) for one in within), f"{name}: {ast.unparse(statement)}"
+            assert not any(isinstance(one, ast.ImportFrom) and one.names[0].name == "*" for one in within), name
+
+
 def test_the_rooms_are_those_of_the_house():
     assert {name.split(".")[0] for name in graph()} == set(ROOMS)

@@ -1,15 +1,19 @@
+import shutil
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils.making import things
 from convergent_utils.making.store import Store
-from convergent_utils.nets.declared import Images
+from convergent_utils.nets.declared import Images, Learned, Start
 from convergent_utils.paper import svcca
 from convergent_utils.paper.networks import PROFILES, REORDERED, Setting
 from convergent_utils.paper.prepare import (
     EXPERIMENTS_PUBLISHED,
+    _make,
     _prepared,
     notebooks,
     prepare,
@@ -63,13 +67,10 @@ def test_each_notebook_declares_what_it_reads_and_names_it_alike():
 
 def test_what_is_not_declared_is_refused_by_name(tmp_path):
     paper = _prepared(Store(tmp_path), "fashion-mnist", 0, "smoke", published=False)
-    for name in (
-        ("freezing", "all layers learn", 9),
-        ("freezin", 1),
-        ("measured", "labels", "all"),
-        ("family", "width 33%", 1),
-    ):
-        with pytest.raises(ValueError, match="name: expected one of") as refused:
+    names = [("freezing", "all layers learn", 9), ("freezin", 1), ("measured", "labels", "all"), ("family", "33%", 1)]
+    names += [("measured", "trained"), ("freezing",), (), 5, None, ["freezing"], ("freezing", [1]), "freezing"]
+    for name in names:
+        with pytest.raises(ValueError, match="name: expected one such as") as refused:
             paper[name]
         assert len(str(refused.value)) <= 300
 
@@ -99,6 +100,46 @@ def test_every_network_has_a_seed_of_its_own():
     assert len({learned.key for learned in found.values()}) == PROFILES["paper"].n_networks + 1
 
 
-def test_images_that_were_changed_meanwhile_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="dataset: the images of 'fashion-mnist' were changed"):
-        Images("fashion-mnist@else", limit=64).load()
+def test_images_that_were_changed_meanwhile_are_refused():
+    source = cu.load_dataset("fashion-mnist", limit=64).source
+    assert len(Images(source, limit=64).load()) == 64
+    for other in (Images("fashion-mnist@else", limit=64), Images(source, limit=64, classes=9)):
+        with pytest.raises(ValueError, match="dataset: the images of 'fashion-mnist' were changed"):
+            other.load()
+
+
+def test_how_many_classes_there_are_is_part_of_every_key():
+    data = Images("nothing", count=64)
+    keys = [
+        {name: thing.key for module in notebooks().values() for name, thing in module.things(
+            Setting("smoke", 0, replace(data, classes=count), replace(data, classes=count), 1, count)).items()}
+        for count in (10, 40)
+    ]  # fmt: skip
+    assert keys[0].keys() == keys[1].keys()
+    assert all(keys[0][name] != keys[1][name] for name in keys[0])
+
+
+def test_what_is_published_and_damaged_is_named_and_left_alone(tmp_path, monkeypatch):
+    for name in ("PUBLISHED", "EXPERIMENTS_PUBLISHED"):
+        source = getattr(sys.modules["convergent_utils.paper.prepare"], name)
+        folder = shutil.copytree(source, tmp_path / name)
+        monkeypatch.setattr(sys.modules["convergent_utils.paper.prepare"], name, folder)
+    paper = _prepared(Store(tmp_path / "store"), "fashion-mnist", 0, "paper", published=True)
+    small = paper.thing("freezing", svcca.VARIANTS[0], 1)
+    path = Store(tmp_path / "EXPERIMENTS_PUBLISHED").file(small.kind, small.configuration)
+    for damaged, thing in ((path, small), (tmp_path / "PUBLISHED" / "net1.safetensors", paper.setting.learned["net1"])):
+        assert paper.shelf.find(thing) is not None
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert paper.shelf.find(thing) is None
+        assert damaged.exists()
+
+
+def test_a_worker_with_other_code_makes_nothing(tmp_path, monkeypatch):
+    images = Images(cu.load_dataset("fashion-mnist", limit=64).source, limit=64, count=64)
+    learned = Learned(Start("alexnet-narrow", 1, 10, 1.0, 1), images, images, cu.Recipe(epochs=0), 1)
+    assert len(learned.key) == 16
+    monkeypatch.setattr(things, "_code", lambda made: "edited since")
+    with pytest.raises(ValueError, match="code: what training needs was edited while it ran"):
+        _make(tmp_path, False, learned, print)
+    assert not list(tmp_path.glob("*.safetensors"))

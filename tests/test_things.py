@@ -136,6 +136,15 @@ def test_what_a_thing_is_says_nothing_of_code(monkeypatch):
     assert fresh.key != Sum((("a", Number(Size(1))),)).key
 
 
+def test_two_threads_may_ask_for_keys_in_any_order():
+    for number in range(200):
+        one = Number(Size(number))
+        both = Sum((("a", one), ("b", one)))
+        asked = [lambda of=both: of.configuration, lambda of=both: of.key, lambda of=one: of.key]
+        with ThreadPoolExecutor(3) as threads:
+            assert all(threads.submit(ask).result(timeout=30) for ask in asked)
+
+
 def test_rounds_hold_what_can_be_made_longest_first(shelf):
     rounds = [[thing.name for thing in made] for made in shelf.rounds([ALL, replace(ONE, name="again")])]
     assert [sorted(made) for made in rounds] == [["again", "three", "two"], ["both"], ["all"]]

@@ -86,24 +86,24 @@ def rename() -> int:
         ValueError: something was never published of what is declared.
     """
     prepared, store = _prepared(Store(), **DEFAULTS, published=False), Store(EXPERIMENTS_PUBLISHED)
-    at_hand = {configuration["what"]: (path, result) for path, configuration, result in store.contents()}
-    renamed = 0
-    for thing in [thing for thing in prepared.things.values() if thing.published]:
-        if thing.what not in at_hand:
-            raise ValueError(f"publish: {thing.title} {thing.configuration} was never published; run `make paper`")
-        path, result = at_hand[thing.what]
-        if path.name != store.file(thing.kind, thing.configuration).name:
-            store.keep(thing.kind, thing.configuration, result)
-            path.unlink()
-            renamed += 1
+    small = [thing for thing in prepared.things.values() if thing.published]
+    current = {store.file(thing.kind, thing.configuration) for thing in small}
+    before = {c["what"]: (path, result) for path, c, result in store.contents() if path not in current and "what" in c}
+    lacking = [one for one in small if not store.file(one.kind, one.configuration).exists()]
+    forms = {name: load(published_path(name)) for name in prepared.setting.learned}
+    learned = [one for one in prepared.setting.learned.values() if forms[one.name]["hash"] != one.key]
+    for thing in (*lacking, *learned):
+        if thing.what not in before and forms.get(thing.name, {}).get("what") != thing.what:
+            raise ValueError(f"publish: {thing.title} {thing.name or thing.what} was never published; run `make paper`")
+    for thing in lacking:
+        path, result = before[thing.what]
+        store.keep(thing.kind, thing.configuration, result)
+    for path in set(store.path.glob("*.safetensors")) - current:
+        path.unlink()
     shutil.rmtree(store.path / ".locks", ignore_errors=True)
-    for name, learned in prepared.setting.learned.items():
-        form = load(published_path(name))
-        if form["what"] != learned.what:
-            raise ValueError(f"publish: {name} was published of another recipe, start or images; run `make paper`")
-        if form["hash"] != learned.key:
-            save({**form, "hash": learned.key}, published_path(name))
-            renamed += 1
+    for one in learned:
+        save({**forms[one.name], "hash": one.key}, published_path(one.name))
+    renamed = len(lacking) + len(learned)
     print(f"{renamed} renamed" if renamed else "nothing to rename")
     return 0
 

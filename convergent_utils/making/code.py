@@ -8,6 +8,7 @@ import importlib.util
 import symtable
 import sys
 import textwrap
+import time
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from types import FunctionType
 
 _PACKAGE = __name__.partition(".")[0]
 _APART = "apart"  # the decorator
-_SAID = ("title", "seconds")  # attributes of classes that are said while something is made
+_SAID = ("title", "seconds", "published")  # attributes of classes that decide nothing of what is made
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
+_IMPORTED = time.time()
 _PARSING = RLock()  # Python 3.11 cannot parse in two threads at once
 
 
@@ -59,7 +61,7 @@ def reached(*roots: type | FunctionType, stop: Iterable[type] = ()) -> dict[tupl
         stop: classes that are not followed, unless they are roots.
 
     Raises:
-        ValueError: a root whose source is not at hand.
+        ValueError: a root whose source is not at hand, or code of this package that was edited since it was imported.
     """
     packages = frozenset([_PACKAGE, *(root.__module__.partition(".")[0] for root in roots)])
     waiting, found = [(root.__module__, root.__qualname__) for root in roots], {}
@@ -112,8 +114,9 @@ def _part(module: str, name: str, packages: frozenset[str]) -> _Part:
     for statement in source.definitions[name]:
         if not _is_apart(statement):
             text = source.text(statement)
-            texts.append(bare(text))
-            reached += source.units_in(text, packages)
+            units, imported = source.named_in(text, packages)
+            texts += [bare(text), *imported]
+            reached += units
     return _Part("\n".join(texts), tuple(dict.fromkeys(reached)))
 
 
@@ -128,7 +131,7 @@ class _Source:
         for names, statement in _defined(tree.body):
             for defined in names:
                 self.definitions.setdefault(defined, []).append(statement)
-        self.imports = dict(self.imported(tree))
+        self.imports = dict(self.imported(*_outside_functions(tree.body)))
 
     def text(self, statement: ast.stmt) -> str:
         """The source of a statement of the module, without what within it decides nothing."""
@@ -141,9 +144,9 @@ class _Source:
                     lines[cut] = [f"{indent}pass\n", *["\n"] * (cut.stop - cut.start - 1)]
         return textwrap.dedent("".join(lines[first - 1 : statement.end_lineno]))
 
-    def imported(self, tree: ast.AST) -> Iterator[tuple[str, tuple[str, str | None]]]:
-        """Each name that is imported anywhere within, with the module and the name there; None: the module itself."""
-        for node in ast.walk(tree):
+    def imported(self, *nodes: ast.AST) -> Iterator[tuple[str, tuple[str, str | None]]]:
+        """Each name that is imported, with the module and the name there; None: the module itself."""
+        for node in nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     bound = alias.asname or alias.name.partition(".")[0]
@@ -153,14 +156,21 @@ class _Source:
                 for alias in node.names:
                     yield alias.asname or alias.name, (base, alias.name)
 
-    def units_in(self, text: str, packages: frozenset[str]) -> list[_Unit]:
-        """What a piece of this module's code reaches at once."""
+    def named_in(self, text: str, packages: frozenset[str]) -> tuple[list[_Unit], list[str]]:
+        """What a piece of this module's code reaches at once, and what its names mean that are imported."""
         tree = ast.parse(text)
-        within = dict(self.imported(tree))
+        within = dict(self.imported(*ast.walk(tree)))
         names = {*_global_names(symtable.symtable(text, self.name, "exec")), *within}
         found = _Names(lambda name: _resolved(self, name, within, packages) if name in names else None, packages)
         found.visit(tree)
-        return found.units
+        imports = {name: of for name, of in {**self.imports, **within}.items() if name in names}
+        meant = []
+        for name, (module, there) in sorted(imports.items()):
+            if not _is_own(module, packages):
+                meant.append(f"{name} is {module} {there or ''}")
+            elif name != (there or module.rpartition(".")[2]):
+                meant.append(f"{name} is {there or module}")  # where it stands does not count, so that it can move
+        return found.units, meant
 
 
 class _Names(ast.NodeVisitor):
@@ -233,6 +243,8 @@ def _source(module: str, packages: frozenset[str]) -> _Source:
 
 @cache
 def _parsed(module: str, path: Path) -> _Source:
+    if module.partition(".")[0] == _PACKAGE and _IMPORTED < path.stat().st_mtime <= time.time():
+        raise ValueError(f"code: {path.name} was edited after it was imported; start again")
     return _Source(module, path)
 
 
@@ -249,17 +261,23 @@ def _path(module: str) -> Path | None:
 
 
 def _defined(body: list[ast.stmt]) -> Iterator[tuple[list[str], ast.stmt]]:
-    """Names that statements of a module define, and the statement; conditions and the like are looked into."""
-    for statement in body:
+    """Names that statements of a module define, and the statement."""
+    for statement in _outside_functions(body):
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield [statement.name], statement
         elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             yield [node.id for one in targets for node in ast.walk(one) if isinstance(node, ast.Name)], statement
-        else:
+
+
+def _outside_functions(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, also under conditions and the like."""
+    for statement in body:
+        yield statement
+        if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             for _, value in ast.iter_fields(statement):
                 if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-                    yield from _defined(value)
+                    yield from _outside_functions(value)
 
 
 def _global_names(table: symtable.SymbolTable, *, outermost: bool = True) -> Iterator[str]:
@@ -282,8 +300,10 @@ def _is_apart(node: ast.AST) -> bool:
 
 def _decides_nothing(member: ast.stmt) -> bool:
     """Whether a member of a class is set apart, or only said while something is made."""
-    if isinstance(member, ast.Assign):
-        return all(isinstance(target, ast.Name) and target.id in _SAID for target in member.targets)
+    if isinstance(member, (ast.Assign, ast.AnnAssign)):
+        targets = member.targets if isinstance(member, ast.Assign) else [member.target]
+        names = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        return all(isinstance(name, ast.Name) and name.id in _SAID for name in names)
     return _is_apart(member)
 
 

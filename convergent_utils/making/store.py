@@ -103,11 +103,11 @@ class Store:
             raise ValueError(f"kind: expected letters, digits, dashes and underscores, at most 100, got {came(kind)}")
         return self.path / f"{kind}-{configuration_hash(configuration)}.safetensors"
 
-    def find(self, kind: str, configuration: Mapping[str, object]) -> object | None:
+    def find(self, kind: str, configuration: Mapping[str, object], *, remove: bool = True) -> object | None:
         """The result of a configuration, or None; a store that cannot be written serves as well.
 
         A damaged file is named in a warning and removed, to be made anew; one that cannot be removed, or that another
-        run is about to replace, is left alone.
+        run is about to replace, is left alone. With `remove` false it is named alone.
 
         Raises:
             ValueError: the file is there and cannot be read.
@@ -119,7 +119,7 @@ class Store:
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except DamagedFile as error:
-                again = self._read_or_remove(path)
+                again = self._read_or_remove(path) if remove else None
                 if again is None:
                     warnings.warn(f"{error}; it will be made again", stacklevel=2)
                     return None

@@ -40,20 +40,27 @@ class Thing:
         """
         raise NotImplementedError
 
-    @cached_property
+    @property
     def configuration(self) -> dict[str, object]:
         """All that decides the result, as plain values; the things that it needs stand in by their keys."""
-        return {"thing": type(self).__name__, "code": _code(type(self)), "what": self.what, **_fields(self)}
+        return self._known[0]
 
-    @cached_property
+    @property
     def what(self) -> str:
         """Sixteen hexadecimal digits that stand for its fields, whatever code makes it."""
-        return configuration_hash({"thing": type(self).__name__, **_fields(self, with_code=False)})
+        return self._known[1]
 
-    @cached_property
+    @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for it."""
-        return configuration_hash(self.configuration)
+        return self._known[2]
+
+    @cached_property  # one for all: until Python 3.12 each has a lock, and two threads could take two in either order
+    def _known(self) -> tuple[dict[str, object], str, str]:
+        named = {"thing": type(self).__name__}
+        what = configuration_hash({**named, **_fields(self, with_code=False)})
+        configuration = {**named, "code": _code(type(self)), "what": what, **_fields(self)}
+        return configuration, what, configuration_hash(configuration)
 
     @property
     def kind(self) -> str:
@@ -127,7 +134,7 @@ class Shelf:
 @cache
 def _code(made: type) -> str:
     """What a class reaches; other things count by their keys, where they are needed."""
-    roots = [part for part in made.__mro__ if is_dataclass(part)]
+    roots = [part for part in made.__mro__ if is_dataclass(part) or (issubclass(part, Thing) and part is not Thing)]
     return code(*roots, stop=(Thing, *_all_below(Thing)))
 
 

@@ -27,6 +27,7 @@ class Images:
 
     Attributes:
         source: `Dataset.source` of what is read.
+        classes: how many kinds of labels there are.
         part: how many of them, spread evenly; None: all.
         permuted: seed of a permutation of their labels, which keeps how often each occurs; None: as they are.
         every: each so manieth of these alone, from the first on.
@@ -35,6 +36,7 @@ class Images:
     """
 
     source: str
+    classes: int = 10
     part: int | None = None
     permuted: int | None = None
     every: int = 1
@@ -64,7 +66,7 @@ def _read(images: Images) -> Dataset:
         ValueError: other images than were declared.
     """
     data = _load(images.name, images.split, images.limit)
-    if data.source != images.source:
+    if (data.source, len(data.classes)) != (images.source, images.classes):
         raise ValueError(f"dataset: the images of {images.name!r:.80} were changed while they were used; start again")
     return data
 

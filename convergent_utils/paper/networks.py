@@ -67,7 +67,7 @@ class Setting:
         size = PROFILES[profile]
         limits = {"train": size.train_limit, "test": size.test_limit}
         train, test = (
-            Images(data.source, name=dataset, split=split, limit=limits[split], count=len(data))
+            Images(data.source, len(data.classes), name=dataset, split=split, limit=limits[split], count=len(data))
             for split, data in (("train", train_set), ("test", test_set))
         )
         return cls(profile, seed, train, test, train_set.images.shape[3], len(train_set.classes))

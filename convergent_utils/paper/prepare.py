@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
 from ..making.pool import Job, Pool
-from ..making.store import Store, load
+from ..making.store import DamagedFile, Store, load
 from ..making.things import Report, Shelf, Thing
 from ..nets.datasets import Dataset, load_dataset
 from ..nets.declared import Learned
@@ -70,13 +71,13 @@ class Prepared:
         """All that the notebooks declare, by the names under which they ask for it."""
         return {name: thing for module in notebooks().values() for name, thing in module.things(self.setting).items()}
 
-    def __getitem__(self, name: tuple) -> object:
+    def __getitem__(self, name: object) -> object:
         """What a notebook has declared under a name, such as ("freezing", variant, 1); made now if it is not at hand.
 
         Raises:
             ValueError: a name under which nothing is declared.
         """
-        return self.shelf(self.thing(*name))
+        return self.shelf(self.thing(*(name if isinstance(name, tuple) else (name,))))
 
     def thing(self, *name: object) -> Thing:
         """What is declared under a name.
@@ -84,10 +85,13 @@ class Prepared:
         Raises:
             ValueError: nothing is.
         """
-        if name not in self.things:
-            alike = sorted({str(known[: len(name)]) for known in self.things if known[0] == name[0]})
-            require_known(str(name), alike or sorted({known[0] for known in self.things}), "name")
-        return self.things[name]
+        text = str(name)
+        found = {str(known): thing for known, thing in self.things.items()}
+        if text not in found:
+            alike = [known for known in found if known.startswith(text.partition(",")[0].rstrip(")"))]
+            known = ", ".join(dict.fromkeys(alike or (repr(known[0]) for known in self.things)))
+            raise ValueError(f"name: expected one such as {known:.160}, got {text:.80}")
+        return found[text]
 
     @property
     def shelf(self) -> Shelf:
@@ -248,7 +252,13 @@ def _job(prepared: Prepared, thing: Thing) -> Job:
 
 
 def _make(store_path: Path, published: bool, thing: Thing, report: Report) -> None:
-    """Make a thing in another process; another run may have made it while this one waited."""
+    """Make a thing in another process; another run may have made it while this one waited.
+
+    Raises:
+        ValueError: this process has other code than the one that asks, which was edited meanwhile.
+    """
+    if replace(thing).key != thing.key:
+        raise ValueError(f"code: what {thing.title} needs was edited while it ran; start again")
     Shelf(Store(store_path), published_result if published else _nothing)(thing, report)
 
 
@@ -259,10 +269,14 @@ def _nothing(thing: Thing) -> None:
 def published_result(thing: Thing) -> object | None:
     """What is published of a thing, if it was made of the same things by the same code."""
     if thing.published:
-        return Store(EXPERIMENTS_PUBLISHED).find(thing.kind, thing.configuration)
+        return Store(EXPERIMENTS_PUBLISHED).find(thing.kind, thing.configuration, remove=False)
     if isinstance(thing, Learned) and thing.name and published_path(thing.name).exists():
-        form = load(published_path(thing.name))
-        if form["hash"] == thing.key:
+        try:
+            form = load(published_path(thing.name))
+        except DamagedFile as error:
+            warnings.warn(f"{error}; it will be made again", stacklevel=2)
+            return None
+        if isinstance(form, dict) and form.get("hash") == thing.key:
             start, final = thing.start.network().state_dict(), form["network"].state_dict()
             return Trained(form["network"], form["history"], {0.0: start, **form["on_the_way"], 1.0: final})
     return None

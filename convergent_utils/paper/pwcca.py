@@ -187,7 +187,7 @@ class Followed(Member):
         keep = _keeping(kept, self.times)
         trained = train(self.start.network(get), data, self.recipe, seed=self.order, intervene=keep, **options)
         kept[self.times] = trained.network.state_dict()
-        curve = trained.history.test_accuracy[:: self.recipe.epochs // self.times]
+        curve = trained.history.test_accuracy[:: int(self.recipe.epochs) // self.times]
         judged = _judged(trained.network, data, test)
         return {**judged, "epochs": self.recipe.epochs, "on the way": kept, "curve": curve}
 
