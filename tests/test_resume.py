@@ -95,7 +95,7 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(tmp_path):
     finish(start(script, broken))
     after = {path.name: path.stat().st_mtime_ns for path in broken.glob("*.safetensors")}
     assert all(after[name] == when for name, when in kept.items())
-    for kind in ("network", "measurement", "sgd"):  # networks train, are measured, and meet the original optimiser
+    for kind in ("learned", "measured", "optimised"):  # networks train, are measured, and meet the original optimiser
         assert any(name.startswith(kind) for name in after)
     assert {name: (whole / name).read_bytes() for name in after} == {
         path.name: path.read_bytes() for path in broken.glob("*.safetensors")

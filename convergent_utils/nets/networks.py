@@ -257,6 +257,8 @@ def _as_units(network: Network, units: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def _initialised(network: Network, seed: int) -> Network:
+    if next(network.parameters()).is_meta:  # a structure without values; to draw them costs torch a second
+        return network
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in network.layers:

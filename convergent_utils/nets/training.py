@@ -155,8 +155,9 @@ def train(
     _require_functions(rate=rate, intervene=intervene, report=report)
     recipe, generator = _as_recipe(recipe), torch.Generator().manual_seed(as_seed(seed))
     network = _copied(network)
-    _require_data_of_a_batch(dataset, recipe)
+    require_data(dataset, "dataset")
     _require_trainable(network, recipe)
+    _require_a_batch(dataset, recipe)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     run = _Run(network, dataset, recipe, rate, intervene, report or (lambda share: None))
     loss, accuracy = [_loss(network, test)], [_accuracy_or_nan(network, test)]
@@ -259,8 +260,7 @@ class _Run:
         return ValueError(f"recipe: training diverged at step {at}; try a rate below {self.recipe.rate:g}")
 
 
-def _require_data_of_a_batch(dataset: Dataset, recipe: Recipe) -> None:
-    require_data(dataset, "dataset")
+def _require_a_batch(dataset: Dataset, recipe: Recipe) -> None:
     if len(dataset) < recipe.batch:
         least = came(recipe.batch, 40)
         raise ValueError(f"dataset: expected at least one batch of {least} images, got {len(dataset)}")
