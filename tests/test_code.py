@@ -1,5 +1,6 @@
 """A hash of code: what is reached, what changes it, and what does not."""
 
+import contextlib
 import importlib
 import itertools
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 import convergent_utils as cu
+from convergent_utils.making import code as module
 from convergent_utils.making.code import bare, code, reached
 from convergent_utils.making.things import Thing
 from convergent_utils.nets.declared import Learned, Measured
@@ -256,3 +258,18 @@ def test_a_function_without_source_is_refused():
     exec("def made(): return 1", namespace := {"__name__": "nowhere"})
     with pytest.raises(ValueError, match="roots: the source of nowhere"):
         code(namespace["made"])
+
+
+def test_code_of_the_package_that_was_edited_since_it_was_imported_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "edited.py"
+    path.write_text("def edited():\n    return 1\n")
+    assert module._Source("edited", path).definitions.keys() == {"edited"}
+    for folder, refused in ((tmp_path, True), (tmp_path / "elsewhere", False)):
+        monkeypatch.setattr(module, "_FOLDER", folder)
+        monkeypatch.setattr(module, "_IMPORTED", path.stat().st_mtime - 1)
+        module._parsed.cache_clear()
+        with pytest.raises(ValueError, match=r"code: edited\.py was edited") if refused else contextlib.nullcontext():
+            module._parsed("edited", path)
+        monkeypatch.setattr(module, "_IMPORTED", path.stat().st_mtime + 1)
+        module._parsed("edited", path)
+    module._parsed.cache_clear()

@@ -19,6 +19,7 @@ from threading import RLock
 from types import FunctionType
 
 _PACKAGE = __name__.partition(".")[0]
+_FOLDER = Path(__file__).parents[1]
 _APART = "apart"  # the decorator
 _SAID = ("title", "seconds", "published")  # attributes of classes that decide nothing of what is made
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
@@ -243,7 +244,7 @@ def _source(module: str, packages: frozenset[str]) -> _Source:
 
 @cache
 def _parsed(module: str, path: Path) -> _Source:
-    if module.partition(".")[0] == _PACKAGE and _IMPORTED < path.stat().st_mtime <= time.time():
+    if _FOLDER in path.parents and _IMPORTED < path.stat().st_mtime <= time.time():
         raise ValueError(f"code: {path.name} was edited after it was imported; start again")
     return _Source(module, path)
 
