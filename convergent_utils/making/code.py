@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import multiprocessing
 import symtable
 import sys
 import textwrap
@@ -244,7 +245,8 @@ def _source(module: str, packages: frozenset[str]) -> _Source:
 
 @cache
 def _parsed(module: str, path: Path) -> _Source:
-    if _FOLDER in path.parents and _IMPORTED < path.stat().st_mtime <= time.time():
+    edited = _FOLDER in path.parents and _IMPORTED < path.stat().st_mtime <= time.time()
+    if edited and multiprocessing.parent_process() is None:  # a worker compares its keys with those that it is given
         raise ValueError(f"code: {path.name} was edited after it was imported; start again")
     return _Source(module, path)
 
