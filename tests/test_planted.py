@@ -178,6 +178,25 @@ def test_whole_maps_of_a_network_and_its_copy_span_the_same(planted):
     assert ((found["off_diagonal"] > 0.1) & (found["off_diagonal"] < 1)).all(), "images have a preferred place"
 
 
+@pytest.mark.slow
+def test_a_similarity_stands_beside_its_baselines(planted):
+    def matched(pair):
+        c = cu.correlation(pair)
+        return cu.bipartite_matching(c.matrix, live_a=c.live_a, live_b=c.live_b).mean
+
+    found = planted.beside_baselines(matched, layers=("conv3", "fc6"))
+    assert list(found) == ["trained", "layout", "untrained", "finite sample"]
+    assert all(values.shape == (3, 3, 2) for values in found.values())
+    assert all((values == values.swapaxes(0, 1)).all() for values in found.values())
+    for role, measured in (("trained", planted.measured()), ("untrained", planted.measured("untrained"))):
+        assert found[role][0, 2, 0] == pytest.approx(float(matched(measured.pair("net1.conv3", "net3.conv3"))))
+        assert found[role][0, 1].min() > 0.999, "a shuffled copy, before and after"
+    assert found["layout"][0, 2, 1] == pytest.approx(float(matched(planted.measured().layout("net1.fc6", "net3.fc6"))))
+    assert abs(found["layout"][..., 1]).max() < 1e-6, "a layer without places has no layout"
+    assert found["finite sample"].max() < 0.5
+    assert planted.beside_baselines(lambda pair: pair.cov_ab[:2, :3])["trained"].shape == (3, 3, 7, 2, 3)
+
+
 @pytest.fixture
 def drift(tmp_path, monkeypatch):
     """The file of a notebook that CONTRIBUTING shows, among the others."""

@@ -2,6 +2,7 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,11 +102,29 @@ def test_every_network_has_a_seed_of_its_own():
 
 
 def test_images_that_were_changed_meanwhile_are_refused():
-    source = cu.load_dataset("fashion-mnist", limit=64).source
-    assert len(Images(source, limit=64).load()) == 64
+    images = Images.of("fashion-mnist", "train", 64)
+    source = images.source
+    assert len(images) == len(images.load()) == len(Images(source, limit=64).load()) == 64
+    assert source == cu.load_dataset("fashion-mnist", limit=64).source
     for other in (Images("fashion-mnist@else", limit=64), Images(source, limit=64, classes=9)):
         with pytest.raises(ValueError, match="dataset: the images of 'fashion-mnist' were changed"):
             other.load()
+
+
+def test_images_are_read_anew_when_they_are_declared_anew(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 12, 12, 1), np.uint8)
+    sets = {f"{split}_{what}": value for split in ("train", "test")
+            for what, value in (("images", images), ("labels", np.arange(12) % 2))}  # fmt: skip
+    np.savez(tmp_path / "mine.npz", **sets, classes=["a", "b"])
+    name = f"npz:{tmp_path / 'mine.npz'}"
+    before = Images.of(name, "train")
+    np.savez(tmp_path / "mine.npz", **{**sets, "train_images": 255 - images}, classes=["a", "b"])
+    assert torch.equal(before.load().images, torch.from_numpy(images)), "as they were read"
+    after = Images.of(name, "train")
+    assert after.source != before.source
+    assert torch.equal(after.load().images, torch.from_numpy(255 - images))
+    with pytest.raises(ValueError, match="were changed while they were used"):
+        before.load()
 
 
 def test_how_many_classes_there_are_is_part_of_every_key():

@@ -8,6 +8,7 @@ import torch
 import convergent_utils as cu
 from convergent_utils.making.store import Store
 from convergent_utils.making.things import Shelf
+from convergent_utils.nets.declared import Images
 from convergent_utils.nets.networks import weighted
 from convergent_utils.nets.training import History
 from convergent_utils.paper import pwcca as families
@@ -27,11 +28,8 @@ class Paper:
         self.train_set, self.test_set = (
             cu.load_dataset("fashion-mnist", split=s, limit=256) for s in ("train", "test")
         )
-        options = {"dataset": "fashion-mnist", "seed": 3, "profile": "smoke"}
-        self.setting = Setting.of(self.train_set, self.test_set, **options)
-        self.setting = replace(
-            self.setting, train=replace(self.setting.train, limit=256), test=replace(self.setting.test, limit=256)
-        )
+        train, test = (Images.of("fashion-mnist", split, 256) for split in ("train", "test"))
+        self.setting = Setting("smoke", 3, train, test, 1, 10)
         self.families = families.families(self.setting, FEW)
         self.shelf = Shelf(Store(folder))
 

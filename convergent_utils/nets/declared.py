@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Protocol
 
 import torch
@@ -18,6 +17,7 @@ from .measuring import run_pass
 from .networks import Network, build_network, permuted_copy, weighted
 from .training import Recipe, Trained, train
 
+_LOADED: dict[tuple[str, str, int | None], Dataset] = {}  # what this process has read
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
 
 
@@ -45,6 +45,13 @@ class Images:
     limit: int | None = field(default=None, compare=False)
     count: int = field(default=0, compare=False)
 
+    @classmethod
+    @apart
+    def of(cls, name: str, split: str, limit: int | None = None) -> Images:
+        """All images of a split, or that many of them, see `load_dataset`."""
+        data = _load(name, split, limit)
+        return cls(data.source, len(data.classes), name=name, split=split, limit=limit, count=len(data))
+
     def load(self) -> Dataset:
         """The images."""
         data = _read(self)
@@ -60,20 +67,24 @@ class Images:
 
 @apart
 def _read(images: Images) -> Dataset:
-    """What `load_dataset` gives, once a process.
+    """What `load_dataset` gives, once a process for the same images.
 
     Raises:
         ValueError: other images than were declared.
     """
-    data = _load(images.name, images.split, images.limit)
+    data = _LOADED.get((images.name, images.split, images.limit))
+    if data is None or data.source != images.source:
+        data = _load(images.name, images.split, images.limit)
     if (data.source, len(data.classes)) != (images.source, images.classes):
         raise ValueError(f"dataset: the images of {images.name!r:.80} were changed while they were used; start again")
     return data
 
 
-@cache
+@apart
 def _load(name: str, split: str, limit: int | None) -> Dataset:
-    return load_dataset(name, split=split, limit=limit)
+    """Read them now, whatever was read before."""
+    _LOADED[name, split, limit] = load_dataset(name, split=split, limit=limit)
+    return _LOADED[name, split, limit]
 
 
 class Declared(Protocol):

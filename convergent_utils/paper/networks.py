@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..kernels.checks import require_known
-from ..nets.datasets import Dataset
 from ..nets.declared import Declared, Images, Learned, Measured, OnTheWay, Shuffled, Start
 from ..nets.networks import build_network
 from ..nets.training import CHECKPOINTS, Recipe
@@ -62,15 +61,11 @@ class Setting:
     classes: int
 
     @classmethod
-    def of(cls, train_set: Dataset, test_set: Dataset, *, dataset: str, seed: int, profile: str) -> Setting:
-        """The setting of images that were loaded by the name of their data set."""
+    def of(cls, dataset: str, *, seed: int, profile: str) -> Setting:
+        """The setting of images that are named as in `load_dataset`."""
         size = PROFILES[profile]
-        limits = {"train": size.train_limit, "test": size.test_limit}
-        train, test = (
-            Images(data.source, len(data.classes), name=dataset, split=split, limit=limits[split], count=len(data))
-            for split, data in (("train", train_set), ("test", test_set))
-        )
-        return cls(profile, seed, train, test, train_set.images.shape[3], len(train_set.classes))
+        train, test = Images.of(dataset, "train", size.train_limit), Images.of(dataset, "test", size.test_limit)
+        return cls(profile, seed, train, test, train.load().images.shape[3], train.classes)
 
     @property
     def size(self) -> Profile:

@@ -6,7 +6,7 @@ import importlib
 import os
 import pkgutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import combinations
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
+from ..kernels.moments import PairMoments, pair_moments
 from ..making.pool import Job, Pool
 from ..making.store import DamagedFile, Store, load
 from ..making.things import Report, Shelf, Thing
-from ..nets.datasets import Dataset, load_dataset
+from ..nets.datasets import Dataset
 from ..nets.declared import Learned
 from ..nets.measurement import Measurement
 from ..nets.networks import Network, permuted_copy
@@ -42,15 +43,12 @@ class Prepared:
 
     Attributes:
         setting: profile, base seed and images, of which all is declared.
-        train_set, test_set: the images the networks were trained on, and those that everything is measured on.
         store: where things are kept.
         published: whether what is published may serve where the store has nothing.
         notebook: for which it was prepared, if it was for one.
     """
 
     setting: Setting
-    train_set: Dataset = field(repr=False)
-    test_set: Dataset = field(repr=False)
     store: Store = field(repr=False)
     published: bool = False
     notebook: str = ""
@@ -119,6 +117,16 @@ class Prepared:
         """The same networks before their first step, by the same names."""
         return {name: trained.at(0.0) for name, trained in self.trained.items()}
 
+    @cached_property
+    def train_set(self) -> Dataset:
+        """The images the networks were trained on."""
+        return self.setting.train.load()
+
+    @cached_property
+    def test_set(self) -> Dataset:
+        """The images that everything is measured on."""
+        return self.setting.test.load()
+
     @property
     def profile(self) -> str:
         """The name of the profile."""
@@ -147,6 +155,34 @@ class Prepared:
         for (i, k), value in found.items():
             values[i, k] = values[k, i] = value
         return values
+
+    def beside_baselines(
+        self, similarity: Callable[[PairMoments], object], *, layers: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """A similarity of each pair of networks in each layer, and what it is without what is in question.
+
+        Args:
+            similarity: from moments to a number, or an array, such as `lambda pair: cu.svcca(pair).similarity`.
+            layers: names; default: all but the last, whose units are classes.
+
+        Returns:
+            By role, symmetric (nets, nets, layers, ...): "trained"; "layout", when each image meets another at the same
+            place; "untrained", of the networks before their first step; and "finite sample", when the rows of the
+            second net are exchanged, on the rows of the aligned sample.
+        """
+        trained, untrained = self._on_test_images, self.measured("untrained")
+        order = torch.randperm(len(trained.sample_images), generator=torch.Generator().manual_seed(self.seed))
+        roles: dict[str, Callable[[str, str], PairMoments]] = {
+            "trained": trained.pair,
+            "layout": trained.layout,
+            "untrained": untrained.pair,
+            "finite sample": lambda a, b: pair_moments(trained.sample(a), trained.sample(b)[order]),
+        }
+        layers = self.layers[:-1] if layers is None else layers
+        return {
+            role: self.over_pairs(lambda a, b, of=of: [similarity(of(f"{a}.{k}", f"{b}.{k}")) for k in layers])
+            for role, of in roles.items()
+        }
 
     def dead_share(self) -> dict[str, float]:
         """For each block "network.layer" of the trained networks the share of units that fire on no test image."""
@@ -228,11 +264,8 @@ def _number(module: ModuleType) -> str:
 
 
 def _prepared(store: Store, dataset: str, seed: int, profile: str, published: bool, notebook: str = "") -> Prepared:
-    size = PROFILES[profile]
-    train_set = load_dataset(dataset, split="train", limit=size.train_limit)
-    test_set = load_dataset(dataset, split="test", limit=size.test_limit)
-    setting = Setting.of(train_set, test_set, dataset=dataset, seed=int(seed), profile=profile)
-    return Prepared(setting, train_set, test_set, store, published, notebook)
+    setting = Setting.of(dataset, seed=int(seed), profile=profile)
+    return Prepared(setting, store, published, notebook)
 
 
 def require_settings(*, profile: str, dataset: str, seed: int) -> None:
