@@ -30,7 +30,7 @@ class Images:
         classes: how many kinds of labels there are.
         part: how many of them, spread evenly; None: all.
         permuted: seed of a permutation of their labels, which keeps how often each occurs; None: as they are.
-        every: each so manieth of these alone, from the first on.
+        every: one in so many of these, from the first on.
         name, split, limit: where they are read from, see `load_dataset`.
         count: how many are read.
     """

@@ -25,7 +25,7 @@ from ..making.things import Report, Shelf, Thing
 from ..nets.datasets import Dataset
 from ..nets.declared import Learned
 from ..nets.measurement import Measurement
-from ..nets.networks import Network, permuted_copy
+from ..nets.networks import Network
 from ..nets.receptive_fields import patch, receptive_field
 from ..nets.training import Trained
 from .claims import Ledger
@@ -83,13 +83,12 @@ class Prepared:
         Raises:
             ValueError: nothing is.
         """
-        text = str(name)
-        found = {str(known): thing for known, thing in self.things.items()}
-        if text not in found:
-            alike = [known for known in found if known.startswith(text.partition(",")[0].rstrip(")"))]
-            known = ", ".join(dict.fromkeys(alike or (repr(known[0]) for known in self.things)))
-            raise ValueError(f"name: expected one such as {known:.160}, got {text:.80}")
-        return found[text]
+        try:
+            return self.things[name]
+        except (KeyError, TypeError) as error:  # or what no name can be, as a list
+            alike = [known for known in self.things if known[:1] == name[:1]]
+            known = ", ".join(dict.fromkeys(map(str, alike or [known[0] for known in self.things])))
+            raise ValueError(f"name: expected one such as {known:.160}, got {name!s:.80}") from error
 
     @property
     def shelf(self) -> Shelf:
@@ -100,7 +99,11 @@ class Prepared:
     def trained(self) -> dict[str, Trained]:
         """The trained networks with their learning curves, by name, net1 first."""
         found = {name: self.shelf(self.setting.learned[name]) for name in self.setting.networks}
-        return _planted(found, self.seed) if self.settings.planted else found
+        if self.settings.planted:  # net2 computes what net1 computes
+            get, of = cache(self.shelf), found["net1"]
+            way = {share: self.setting.at("net2", share).network(get).state_dict() for share in of.checkpoints}
+            found["net2"] = replace(of, network=self.setting.networks["net2"].network(get), checkpoints=way)
+        return found
 
     @cached_property
     def reordered(self) -> Trained:
@@ -325,16 +328,6 @@ def published_form(trained: Trained, learned: Learned) -> dict:
     on_the_way = {share: weights for share, weights in trained.checkpoints.items() if 0 < share < 1}
     form = {"network": trained.network, "history": trained.history, "on_the_way": on_the_way}
     return {"hash": learned.key, "what": learned.what, **form}
-
-
-def _planted(found: dict[str, Trained], seed: int) -> dict[str, Trained]:
-    """Networks whose answers are known: net2 computes what net1 computes, net3 has nothing to do with either."""
-    original = found["net1"]
-    checkpoints = {
-        share: permuted_copy(original.at(share), seed=seed)[0].state_dict() for share in original.checkpoints
-    }
-    copy = permuted_copy(original.network, seed=seed)[0].eval()
-    return {**found, "net2": replace(original, network=copy, checkpoints=checkpoints)}
 
 
 def _require_learned(prepared: Prepared, least: float) -> None:
