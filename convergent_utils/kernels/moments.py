@@ -18,7 +18,7 @@ itself cannot hold, deviations above about 1e154 or below 1e-154, is refused.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,7 @@ from .checks import (
     require_same_samples,
 )
 from .precision import full_precision, ordinary_tensors, power_of_two
-from .products import LEAST_SQUARE, Part, moments_of, powers_of, require_held, runs_of
+from .products import LEAST_SQUARE, Part, Tile, is_wide, moments_of, powers_of, require_held, runs_of, tiles_of
 
 _MOST_UNITS = 10**6  # have covariances of terabytes
 _MOST_LOOKED_AT = 256  # units of a net whose covariances are seen to be possible: for more it would take time
@@ -127,11 +127,12 @@ class Moments:
         batches = []
         for group, part in self._parts:
             if any(name in rows for name in group):
-                batches.append((part, self._batch(group, self._checked(group, rows))))
-        for part, batch in batches:
+                batches.append((part, *self._batch(group, self._checked(group, rows))))
+        for part, batch, _ in batches:
             part.require_room(batch)
-        for part, batch in batches:
-            part.merge(batch)
+        for part, batch, tiles in batches:
+            with full_precision():
+                part.merge(batch, tiles)
 
     @ordinary_tensors()
     def merge(self, other: Moments) -> Moments:
@@ -248,24 +249,28 @@ class Moments:
                 raise ValueError(f"{name}: expected {checked[group[0]].device} as {group[0]}, got {block.device}")
         return checked
 
-    def _batch(self, group: list[str], rows: dict[str, Tensor]) -> Part:
-        """The moments of a batch, from products of shifted rows in their own precision.
+    def _batch(self, group: list[str], rows: dict[str, Tensor]) -> tuple[Part, Iterator[Tile] | None]:
+        """The moments of a batch, from products of shifted rows in their own precision; of many units in tiles.
 
         Units are brought to powers of two where they must be. On the CPU that is seen by the squares, for looking at
         all rows beforehand takes time; elsewhere looking would stall the device, and it is always done.
         """
         if len(rows[group[0]]) == 0:
-            return Part()
-        on_cpu, runs = rows[group[0]].device.type == "cpu", runs_of(group, self.pairs)
+            return Part(), None
+        on_cpu, runs, tiles = rows[group[0]].device.type == "cpu", runs_of(group, self.pairs), None
+        wide = is_wide(rows, runs)
         with full_precision():
-            part = moments_of(rows, runs) if on_cpu else None
+            part = moments_of(rows, runs) if on_cpu and not wide else None
             if part is None:
-                part = moments_of(rows, runs, {name: powers_of(block) for name, block in rows.items()})
+                power = {name: powers_of(block) for name, block in rows.items()}
+                part = moments_of(rows, [] if wide else runs, power)
+                tiles = tiles_of(rows, runs, power) if wide else None
         for name, mean in part.mean.items():
             if mean.device.type == "cpu":
                 require_finite_units(mean, name)
-                require_held(part.comoment[name, name].diagonal().isfinite(), name)
-        return part
+                if not wide:
+                    require_held(part.comoment[name, name].diagonal().isfinite(), name)
+        return part, tiles
 
 
 def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,28 @@ from .precision import power_of_two
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
+_MOST_AT_ONCE = 1 << 22  # entries of comoments that a wide batch has at once: 32 MB in float64
 _SAFE_SQUARES = 2.0**-60, 2.0**80  # means of squares between which no product of float32 loses anything
 LEAST_SQUARE = torch.finfo(torch.float64).tiny  # below it float64 loses digits
 _HELD_BY_FLOAT64 = 1e-10  # rows of a coarser resolution have squares that float64 holds, whatever they are
 _TRACE = math.ulp(0.0)  # stands for the squares of a unit that varies, where float64 would have 0
+
+
+class Tile(NamedTuple):
+    """Comoments (some units of a, units of b)."""
+
+    a: str
+    b: str
+    units: slice
+    values: Tensor
+
+
+class Run(NamedTuple):
+    """Units of a block, and the neighbouring blocks that they meet: one product."""
+
+    a: str
+    partners: list[str]
+    units: slice = slice(None)
 
 
 @dataclass
@@ -38,24 +57,32 @@ class Part:
         for name, mean in self.mean.items():
             theirs = other.mean[name]
             if mean.device.type == theirs.device.type == "cpu":
-                square = self.comoment[name, name].diagonal() + other.comoment[name, name].diagonal()
-                require_held(~(square + between * (theirs - mean).square()).isinf(), name)
+                square = self.comoment[name, name].diagonal() + between * (theirs - mean).square()
+                if (name, name) in other.comoment:
+                    square = square + other.comoment[name, name].diagonal()
+                require_held(~square.isinf(), name)
 
-    def merge(self, other: Part) -> None:
-        """Chan's merge, in place; `other` is left alone."""
+    def merge(self, other: Part, tiles: Iterable[Tile] | None = None) -> None:
+        """Chan's merge, in place; `other` is left alone. Its comoments may come in tiles, one after another."""
         if other.count == 0:
             return
+        if tiles is None:
+            tiles = (Tile(a, b, slice(None), values) for (a, b), values in other.comoment.items())
         if self.count == 0:
             self.count, self.resolution = other.count, dict(other.resolution)
             self.mean = {name: mean.clone() for name, mean in other.mean.items()}
-            self.comoment = {pair: comoment.clone() for pair, comoment in other.comoment.items()}
+            for a, b, units, values in tiles:
+                if (a, b) not in self.comoment:
+                    self.comoment[a, b] = values.new_empty(len(self.mean[a]), len(self.mean[b]))
+                self.comoment[a, b][units] = values
             return
         total = self.count + other.count
         between = self.count * other.count / total
         apart = {name: other.mean[name].to(mean.device) - mean for name, mean in self.mean.items()}
-        for (a, b), comoment in self.comoment.items():
-            comoment += other.comoment[a, b].to(comoment.device)
-            comoment.addr_(apart[a], apart[b], alpha=between)
+        for a, b, units, values in tiles:
+            comoment = self.comoment[a, b][units]
+            comoment += values.to(comoment.device)
+            comoment.addr_(apart[a][units], apart[b], alpha=between)
         for name, mean in self.mean.items():
             mean += apart[name] * (other.count / total)
             self.resolution[name] = max(self.resolution[name], other.resolution[name])
@@ -66,12 +93,13 @@ class Part:
 
     def multiply(self, power: Mapping[str, Tensor]) -> None:
         """Multiply the units of each block by powers of two, in place."""
-        varies = {name: self.varies(name) > 0 for name in power}
+        varies = {name: self.varies(name) > 0 for name in power if (name, name) in self.comoment}
         for (a, b), comoment in self.comoment.items():
             comoment.mul_(power[a][:, None]).mul_(power[b])
         for name, mean in self.mean.items():
             mean.mul_(power[name])
-            self._leave_trace(name, varies[name])
+        for name, moves in varies.items():
+            self._leave_trace(name, moves)
 
     def varies(self, name: str) -> Tensor:
         """1.0 for units that vary by more than the rounding of their own values, else 0.0, (units,) float64."""
@@ -89,22 +117,84 @@ class Part:
 
 def _state(value: Tensor) -> Tensor:
     """`value` in float64, on the CPU where its device has no float64."""
-    return value.cpu().double() if value.device.type == "mps" else value.double()
+    return _where_held(value).double()
+
+
+def _where_held(value: Tensor) -> Tensor:
+    """`value` where its float64 is held: on the CPU where its device has none."""
+    return value.cpu() if value.device.type == "mps" else value
 
 
 def moments_of(
-    rows: Mapping[str, Tensor], runs: Sequence[tuple[str, list[str]]], power: Mapping[str, Tensor] | None = None
+    rows: Mapping[str, Tensor], runs: Sequence[Run], power: Mapping[str, Tensor] | None = None
 ) -> Part | None:
     """The moments of a batch whose units are divided by powers of two; None where none are given and squares need them.
 
     It goes chunk by chunk, so that the shifted copy stays in the cache and no product sums too many rows.
     """
+    shift, residual, products = _sums(rows, runs, power, _step(rows))
+    comoments = {(tile.a, tile.b): tile.values for tile in _tiles(rows, runs, products)}
+    if power is None and not all(_fits(comoments[a, a].diagonal(), rows[a], shift[a]) for a in rows):
+        return None
+    n_rows = _centre(rows, runs, products, residual)
+    mean = {name: _state(shift[name]) + residual[name] for name in rows}
+    part = Part(n_rows, mean, comoments, {name: torch.finfo(block.dtype).eps for name, block in rows.items()})
+    if power is not None:
+        part.multiply(power)
+    return part
+
+
+def is_wide(rows: Mapping[str, Tensor], runs: Sequence[Run]) -> bool:
+    """Whether comoments are too many to have them of a batch at once; rows whose squares may not be held are never."""
+    entries = sum(rows[a].shape[1] * rows[b].shape[1] for a, partners, _ in runs for b in partners)
+    coarse = all(torch.finfo(block.dtype).eps >= _HELD_BY_FLOAT64 for block in rows.values())
+    return coarse and entries > _MOST_AT_ONCE
+
+
+def tiles_of(rows: Mapping[str, Tensor], runs: Sequence[Run], power: Mapping[str, Tensor]) -> Iterator[Tile]:
+    """The comoments of a batch, few at a time: what is given out may be used before the next is asked for."""
+    for some in _waves(rows, runs):
+        needed = {name for a, partners, _ in some for name in (a, *partners)}
+        few = {name: block for name, block in rows.items() if name in needed}
+        _, residual, products = _sums(few, some, power, _step(rows))
+        _centre(few, some, products, residual)
+        for tile in _tiles(few, some, products):
+            tile.values.mul_(power[tile.a][tile.units][:, None]).mul_(power[tile.b])
+            yield tile
+
+
+def _waves(rows: Mapping[str, Tensor], runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """The runs, those of many units cut, some at a time, so that their comoments are not too many."""
+    wave, entries = [], 0
+    for a, partners, _ in runs:
+        across, units = sum(rows[b].shape[1] for b in partners), rows[a].shape[1]
+        step = max(1, _MOST_AT_ONCE // across)
+        for start in range(0, units, step):
+            size = min(step, units - start) * across
+            if wave and entries + size > _MOST_AT_ONCE:
+                yield wave
+                wave, entries = [], 0
+            wave.append(Run(a, partners, slice(start, start + step)))
+            entries += size
+    if wave:
+        yield wave
+
+
+def _step(rows: Mapping[str, Tensor]) -> int:
+    """How many rows are shifted and multiplied together."""
+    return max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // sum(block.shape[1] for block in rows.values())))
+
+
+def _sums(
+    rows: Mapping[str, Tensor], runs: Sequence[Run], power: Mapping[str, Tensor] | None, step: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
+    """What units were shifted by, what is left of their means, and the product of each run."""
     columns, n_rows = _columns(rows), len(next(iter(rows.values())))
     inverse = None if power is None else {name: (1 / power[name]).to(block) for name, block in rows.items()}
     shift = torch.cat([_shift(block, inverse and inverse[name]) for name, block in rows.items()])
-    spans = [(a, b, columns[a], slice(columns[b[0]].start, columns[b[-1]].stop)) for a, b in runs]
-    products = [_state(shift).new_zeros(a.stop - a.start, run.stop - run.start) for _, _, a, run in spans]
-    total, step = torch.zeros_like(_state(shift)), max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // len(shift)))
+    spans = [_span(columns, run) for run in runs]
+    products = [_state(shift).new_zeros(a.stop - a.start, b.stop - b.start) for a, b in spans]
+    total = torch.zeros_like(_state(shift))
     for start in range(0, n_rows, step):
         shifted = shift.new_empty(min(step, n_rows - start), len(shift))
         for name, block in rows.items():
@@ -112,22 +202,37 @@ def moments_of(
             chunk = chunk if inverse is None else chunk * inverse[name]
             torch.sub(chunk, shift[columns[name]], out=shifted[:, columns[name]])
         total += _state(shifted.sum(0))
-        for product, (_, _, a, run) in zip(products, spans, strict=True):
-            product += _state(shifted[:, a].T @ shifted[:, run])
-    comoments = {}
-    for product, (a, partners, _, run) in zip(products, spans, strict=True):
-        for b in partners:
-            comoments[a, b] = product[:, columns[b].start - run.start : columns[b].stop - run.start]
-    if power is None and not all(_fits(comoments[a, a].diagonal(), rows[a], shift[columns[a]]) for a in rows):
-        return None
-    residual = total / n_rows  # what is left of the mean after the shift
-    for product, (_, _, a, run) in zip(products, spans, strict=True):
-        product.addr_(residual[a], residual[run], alpha=-n_rows)
-    mean, resolution = _state(shift) + residual, {name: torch.finfo(block.dtype).eps for name, block in rows.items()}
-    part = Part(n_rows, {name: mean[span] for name, span in columns.items()}, comoments, resolution)
-    if power is not None:
-        part.multiply(power)
-    return part
+        for product, (a, b) in zip(products, spans, strict=True):
+            product += _where_held(shifted[:, a].T @ shifted[:, b])
+    residual = total / n_rows
+    apart = {name: shift[span] for name, span in columns.items()}
+    return apart, {name: residual[span] for name, span in columns.items()}, products
+
+
+def _centre(
+    rows: Mapping[str, Tensor], runs: Sequence[Run], products: list[Tensor], residual: Mapping[str, Tensor]
+) -> int:
+    """Take off the products, in place, what is left of the means; the number of rows."""
+    n_rows = len(next(iter(rows.values())))
+    for product, (a, partners, units) in zip(products, runs, strict=True):
+        product.addr_(residual[a][units], torch.cat([residual[b] for b in partners]), alpha=-n_rows)
+    return n_rows
+
+
+def _tiles(rows: Mapping[str, Tensor], runs: Sequence[Run], products: list[Tensor]) -> Iterator[Tile]:
+    """Views of the products, pair by pair."""
+    for product, (a, partners, units) in zip(products, runs, strict=True):
+        for b, values in zip(partners, product.split([rows[b].shape[1] for b in partners], dim=1), strict=True):
+            yield Tile(a, b, units, values)
+
+
+def _span(columns: Mapping[str, slice], run: Run) -> tuple[slice, slice]:
+    """The columns of a run's units, and those of their partners."""
+    own = columns[run.a]
+    start, stop, _ = run.units.indices(own.stop - own.start)
+    return slice(own.start + start, own.start + stop), slice(
+        columns[run.partners[0]].start, columns[run.partners[-1]].stop
+    )
 
 
 def _fits(square: Tensor, block: Tensor, shift: Tensor) -> bool:
@@ -172,7 +277,7 @@ def _columns(rows: Mapping[str, Tensor]) -> dict[str, slice]:
     return columns
 
 
-def runs_of(group: list[str], pairs: list[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+def runs_of(group: list[str], pairs: list[tuple[str, str]]) -> list[Run]:
     """For each block its partners, cut into runs of neighbours: one product serves a whole run."""
     wanted, runs = set(pairs), []
     for k, a in enumerate(group):
@@ -181,6 +286,6 @@ def runs_of(group: list[str], pairs: list[tuple[str, str]]) -> list[tuple[str, l
             if (a, b) in wanted:
                 run.append(b)
             elif run:
-                runs.append((a, run))
+                runs.append(Run(a, run))
                 run = []
     return runs

@@ -137,6 +137,17 @@ class Store:
             _write(obj, path, configuration)
         return path
 
+    def remove(self, kind: str, configuration: Mapping[str, object]) -> None:
+        """Forget the result of a configuration, whether there is one or not.
+
+        Raises:
+            ValueError: the store cannot be written.
+        """
+        path = self.file(kind, configuration)
+        if path.exists():
+            with self._lock_of(path.name), self._told("write in"):
+                path.unlink(missing_ok=True)
+
     def contents(self) -> Iterator[tuple[Path, object, object]]:
         """All results that it holds: the file, its configuration and the result.
 

@@ -284,12 +284,17 @@ def rows_of(maps: Tensor, positions: Positions, places: Tensor | None) -> Tensor
     return rows if places is None else rows[torch.arange(len(maps), device=maps.device)[:, None], places]
 
 
-def draw_places(generator: np.random.Generator, images: int, positions: Positions) -> Tensor | None:
+def draw_places(generator: np.random.Generator, images: int, positions: Positions, *, before: int = 0) -> Tensor | None:
     """The next places (images, positions, 2) of the stream, fractions in [0, 1); None where nothing is drawn.
 
-    The stream is read image by image, so any split of the images into batches draws the same places.
+    The stream is read image by image, so any split of the images into batches draws the same places. Those of as many
+    images as come `before` are left out.
     """
-    return torch.from_numpy(generator.random((images, positions, 2))) if isinstance(positions, int) else None
+    if not isinstance(positions, int):
+        return None
+    if before:
+        generator.bit_generator.advance(2 * positions * before)  # a fraction is one step
+    return torch.from_numpy(generator.random((images, positions, 2)))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -1,13 +1,7 @@
-r"""Several processes that measure together, as torchrun starts them: what each of them found becomes the whole.
+"""Several processes that measure together, as torchrun starts them: what they found is merged into the whole.
 
-Process :math:`r` has counts :math:`n_r`, means :math:`\mu_r, \nu_r` and comoments :math:`C_r` of two blocks. Chan's
-merge of all of them at once is
-
-.. math:: \mu = \frac1n \sum_r n_r \mu_r, \qquad
-          C = \sum_r \left[ C_r + n_r (\mu_r - \mu)(\nu_r - \nu)^\top \right],
-
-two sums over the processes, whatever their number. Each one shifts its comoments to the common means by itself; what
-is squared are deviations of means, so nothing is lost where means are large.
+Parts are merged in pairs, and the results in pairs again (a tree), so that any number of processes takes few rounds.
+Whatever has `merge` and can be saved can be merged so.
 
 Every function here is called by all processes in the same order. Where torch.distributed is not initialised there is
 one process, and what it has is the whole. With the nccl backend call `torch.cuda.set_device(LOCAL_RANK)` first.
@@ -15,16 +9,27 @@ one process, and what it has is the whole. With the nccl backend call `torch.cud
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol, Self, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+from ..kernels.moments import Moments
+from ..making.encoding import decode, encode
 from .modes import in_one_line
 
-_KINDS = ("count", "resolution", "mean", "comoment")
+
+class Part(Protocol):
+    """What can be merged."""
+
+    def merge(self, other: Self) -> Self:
+        """Both together, as a new object."""
+
+
+Found = TypeVar("Found", bound=Part)
 
 
 def all_reduce(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -34,9 +39,8 @@ def all_reduce(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         state: of the same blocks and pairs in every process. Counts may differ, a process without rows has counts of 0.
 
     Returns:
-        A new state: counts are summed, means and comoments merged in float64, the resolution of a block is the
-        coarsest of all processes. Each tensor is on the device where it was. Where torch.distributed is not
-        initialised, `state` itself, once it is looked at.
+        A new state, each tensor on the device where it was. Where torch.distributed is not initialised, `state` itself,
+        once it is looked at.
 
     Raises:
         ValueError: in every process, when one of them gives no such state, or one of other blocks or pairs.
@@ -44,27 +48,83 @@ def all_reduce(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     NaN and infinity stay in the units that have them and are reported when a pair is read, as in a single process.
     """
     with same_fate():
-        header = _header(state)
+        shapes, moments = _shapes(state), _moments(state)
     if n_processes() == 1:
         return state
-    headers = gather(header)
-    _require_alike_headers(headers)
-    names, pairs = _names(state, "mean"), [name.split("|") for name in _names(state, "comoment")]
-    count, mean = ({name: state[f"{kind}/{name}"] for name in names} for kind in ("count", "mean"))
-    total = {name: sum(other[f"count/{name}"] for other in headers) for name in names}
-    sums = sum_over_processes([_times(count[name], mean[name].double()) for name in names])
-    common = {name: value / max(1, total[name]) for name, value in zip(names, sums, strict=True)}
-    apart = {name: mean[name].double() - common[name] for name in names}
-    shifted = [
-        _times(count[a], torch.outer(apart[a], apart[b])).add_(_times(count[a] > 0, state[f"comoment/{a}|{b}"]))
-        for a, b in pairs
-    ]
-    merged = {f"comoment/{a}|{b}": value for (a, b), value in zip(pairs, sum_over_processes(shifted), strict=True)}
-    for name in names:
-        resolution = max(other[f"resolution/{name}"] for other in headers)
-        merged[f"count/{name}"], merged[f"mean/{name}"] = torch.tensor(total[name]), common[name]
-        merged[f"resolution/{name}"] = torch.tensor(resolution, dtype=torch.float64)
-    return {key: merged[key].to(value.device) for key, value in state.items()}
+    _require_alike_shapes(gather(shapes))
+    whole = merged(moments).state()
+    return {key: whole[key].to(value.device) for key, value in state.items()}
+
+
+def merged(part: Found | None) -> Found | None:
+    """The merge of what all processes have; the same in every one. None is what nothing was found of.
+
+    Raises:
+        ValueError: in every process, when two parts cannot be merged.
+    """
+    step = 1
+    while step < n_processes():
+        sends = rank() % (2 * step) == step
+        others = _exchanged(part if sends else None, {number: number - step for number in _senders(step)})
+        with same_fate():
+            if sends:
+                part = None
+            elif others is not None:
+                part = others if part is None else part.merge(others)
+        step *= 2
+    return part if n_processes() == 1 else _from_first(part)
+
+
+def _senders(step: int) -> range:
+    """The processes that hand over what they have in this round."""
+    return range(step, n_processes(), 2 * step)
+
+
+def _exchanged(part: object, routes: Mapping[int, int]) -> object:
+    """What a process is sent, from one process to another along each route; None where it is sent nothing."""
+    tree, tensors = _taken_apart(part)
+    forms = gather((tree, {key: (value.shape, value.dtype) for key, value in tensors.items()}))
+    if rank() in routes:
+        for value in tensors.values():
+            torch.distributed.send(_to_send(value), routes[rank()])
+    source = next((number for number, to in routes.items() if to == rank()), None)
+    if source is None:
+        return None
+    tree, shapes = forms[source]
+    came = {key: _empty(*form) for key, form in shapes.items()}
+    for value in came.values():
+        torch.distributed.recv(value, source)
+    return decode(tree, {key: value.cpu() for key, value in came.items()})
+
+
+def _from_first(part: object) -> object:
+    """What process 0 has, in every process."""
+    tree, tensors = _taken_apart(part if rank() == 0 else None)
+    tree, shapes = gather((tree, {key: (value.shape, value.dtype) for key, value in tensors.items()}))[0]
+    came = {}
+    for key, form in shapes.items():
+        came[key] = _to_send(tensors[key]) if rank() == 0 else _empty(*form)
+        torch.distributed.broadcast(came[key], 0)
+    return part if rank() == 0 else decode(tree, {key: value.cpu() for key, value in came.items()})
+
+
+def _taken_apart(part: object) -> tuple[object, dict[str, Tensor]]:
+    """A tree of plain values, and the tensors that go with it."""
+    tensors: dict[str, Tensor] = {}
+    return encode(part, tensors), tensors
+
+
+def _device() -> str:
+    """Where the backend takes tensors."""
+    return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+
+
+def _to_send(value: Tensor) -> Tensor:
+    return value.to(_device()).contiguous()
+
+
+def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=_device())
 
 
 def n_processes() -> int:
@@ -91,23 +151,6 @@ def gather(obj: object) -> list:
     everyone: list = [None] * n_processes()
     torch.distributed.all_gather_object(everyone, obj)
     return everyone
-
-
-def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sums of tensors of the same shapes in every process, in one collective.
-
-    They are summed in float64 on the device of the backend, and come back in the types and on the devices they had.
-    """
-    if n_processes() == 1 or not tensors:
-        return list(tensors)
-    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    flat = torch.cat([tensor.flatten().to(device).double() for tensor in tensors])  # mps has no float64: move first
-    torch.distributed.all_reduce(flat)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [
-        part.reshape(tensor.shape).to(tensor.dtype).to(tensor.device)
-        for part, tensor in zip(parts, tensors, strict=True)
-    ]
 
 
 @contextmanager
@@ -138,44 +181,25 @@ def _initialised() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _names(state: Mapping[str, Tensor], kind: str) -> list[str]:
-    """Names of the blocks or pairs that have a tensor of this kind, in the same order in every process."""
-    return sorted(key.partition("/")[2] for key in state if key.startswith(f"{kind}/"))
-
-
-def _times(count: Tensor, value: Tensor) -> Tensor:
-    """`value`, `count` times; zeros where that is nothing, since 0 times NaN is NaN."""
-    return value * int(count) if count else torch.zeros_like(value)
-
-
-def _header(state: Mapping[str, Tensor]) -> dict[str, int | float | tuple[int, ...]]:
-    """What the processes must know of each other's state: counts and resolutions, and the shapes of the rest."""
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a state's tensors."""
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"state: expected Moments.state(), a dict of tensors, got {type(state).__name__}")
-    header: dict[str, int | float | tuple[int, ...]] = {}
-    for key, value in state.items():
-        kind, _, name = str(key).partition("/")
-        blocks = name.split("|") if kind == "comoment" else [name]
-        needed = [f"{part}/{block}" for block in blocks for part in ("count", "resolution", "mean")]
-        lacks = next((each for each in needed if each not in state), None)
-        if kind not in _KINDS or lacks is not None or value.ndim != _dimensions(kind):
-            shown = in_one_line(repr(key), 80)
-            came = f"{shown} of shape {tuple(value.shape)}" if lacks is None else f"{shown} without {lacks[:80]!r}"
-            raise ValueError(f"state: expected Moments.state(), got {came}")
-        header[key] = value.item() if kind in ("count", "resolution") else tuple(value.shape)
-    return header
+    return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def _dimensions(kind: str) -> int:
-    """Of the tensors of this kind."""
-    return {"mean": 1, "comoment": 2}.get(kind, 0)
+def _moments(state: Mapping[str, Tensor]) -> Moments:
+    """The moments of a state."""
+    try:
+        return Moments.from_state({key: value.cpu() for key, value in state.items()})
+    except ValueError as error:
+        raise ValueError(f"state: {in_one_line(error, 250).removeprefix('tensors: ')}") from error
 
 
-def _require_alike_headers(headers: list[dict]) -> None:
+def _require_alike_shapes(shapes: list[dict]) -> None:
     """Every process has blocks and pairs as the first one; the error names what differs."""
-    first = {key: value for key, value in headers[0].items() if isinstance(value, tuple)}
-    for number, header in enumerate(headers):
-        other = {key: value for key, value in header.items() if isinstance(value, tuple)}
+    first = shapes[0]
+    for number, other in enumerate(shapes):
         for key in [*first, *other]:
             if first.get(key) != other.get(key):
                 raise ValueError(

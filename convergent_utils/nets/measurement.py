@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 
+import torch
 from torch import Tensor
 
 from ..kernels.checks import came, is_count
 from ..kernels.moments import Moments, PairMoments
 from .activations import Positions
+from .aligned import AlignedSample
 from .layers import require_named
 
 
@@ -20,7 +22,7 @@ class Top:
 
     Attributes:
         value: (units, top) activation.
-        image: (units, top) int64 index of the image.
+        image: (units, top) int64 number of the image.
         place: (units, top, 2) int64 row and column on the map; 0 where rows have no place (positions="mean").
     """
 
@@ -28,27 +30,136 @@ class Top:
     image: Tensor
     place: Tensor
 
+    def merge(self, other: Top, most: int) -> Top:
+        """The `most` strongest of both, which are of other images."""
+        return Top(*(torch.cat([vars(self)[name], vars(other)[name]], dim=1) for name in vars(self))).ranked(most)
+
+    def ranked(self, most: int) -> Top:
+        """The `most` strongest, strongest first; of equals the earlier image comes first."""
+        by_image = self.image.argsort(dim=1)
+        by_value = self.value.gather(1, by_image).argsort(dim=1, descending=True, stable=True)
+        order = by_image.gather(1, by_value)[:, :most]
+        place = self.place.gather(1, order[:, :, None].expand(-1, -1, 2))
+        return Top(self.value.gather(1, order), self.image.gather(1, order), place)
+
 
 @dataclass(frozen=True)
 class Measurement:
     """What `measure` keeps. Blocks are named "network.layer"; activations are after the layer's non-linearity.
 
     Attributes:
-        n_images: number of images.
+        images: (n_images,) int64, the numbers of the images, ascending.
         positions: as given to `measure`.
-        sample_images: (rows,) int64, the image of each row of the aligned sample.
-        sample_places: (rows, 2) its place as fractions (down, across) of the map.
+        folds: moments of the images of each fold.
+        aligned: rows at the same images and places in every block.
+        n_top: how many of the strongest stimuli of each unit are kept.
+        tops: of each block its strongest stimuli.
+        maps: of each block (height, width, units) float64, the mean over images; none where places are drawn anew.
+        active: of each block (units,) float64, the share of rows that are not zero.
+
+    `merge` makes the measurement of two parts, of other images. Laws: it commutes and is associative to rounding, and
+    any split of the images equals one measurement; samples and strongest stimuli are exactly equal.
     """
 
-    n_images: int
+    images: Tensor
     positions: Positions
     folds: tuple[Moments, ...]
-    sample_images: Tensor
-    sample_places: Tensor
-    samples: dict[str, Tensor]
+    aligned: AlignedSample
+    n_top: int
     tops: dict[str, Top]
     maps: dict[str, Tensor]
     active: dict[str, Tensor]
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    @property
+    def sample_images(self) -> Tensor:
+        """(rows,) int64, the number of the image of each row of the aligned sample."""
+        return self.aligned.images
+
+    @property
+    def sample_places(self) -> Tensor:
+        """(rows, 2) float64, the place of each row of the aligned sample as fractions (down, across) of the map."""
+        return self.aligned.fractions[self.aligned.places]
+
+    @property
+    def samples(self) -> dict[str, Tensor]:
+        """The aligned sample by block, see `sample`."""
+        return self.aligned.rows
+
+    def merge(self, other: Measurement) -> Measurement:
+        """The measurement of the images of both, as a new object.
+
+            whole = cu.measure(networks, images[:500], layers).merge(
+                cu.measure(networks, images[500:], layers, first=500)
+            )
+
+        Raises:
+            ValueError: other blocks, pairs or options; an image that is in both.
+        """
+        self._require_mergeable(other)
+        return self.beside(other, tuple(mine.merge(it) for mine, it in zip(self.folds, other.folds, strict=True)))
+
+    def beside(self, other: Measurement, folds: tuple[Moments, ...]) -> Measurement:
+        """As `merge`, with moments that are merged already."""
+        n = self.n_images + other.n_images
+
+        def mean(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+            """The means of both together."""
+            return {k: (value * self.n_images + theirs[k] * other.n_images) / n for k, value in mine.items()}
+
+        return replace(
+            self,
+            images=torch.cat([self.images, other.images]).sort().values,
+            folds=folds,
+            aligned=self.aligned.merge(other.aligned),
+            tops={name: top.merge(other.tops[name], self.n_top) for name, top in self.tops.items()},
+            maps=mean(self.maps, other.maps),
+            active=mean(self.active, other.active),
+        )
+
+    def _require_mergeable(self, other: Measurement) -> None:
+        """It is of the same blocks and options, and of other images."""
+        if not isinstance(other, Measurement):
+            raise ValueError(f"other: expected a Measurement, got {came(other)}")
+        if self.blocks != other.blocks or {k: v.shape for k, v in self.maps.items()} != {
+            k: v.shape for k, v in other.maps.items()
+        }:
+            raise ValueError("other: expected a measurement of the same blocks, of as many units and places")
+        mine, theirs = ((m.positions, len(m.folds), m.n_top) for m in (self, other))
+        if mine != theirs:
+            raise ValueError(f"other: expected the same positions, folds and top {mine}, got {theirs}")
+        twice = self.images[torch.isin(self.images, other.images)]
+        if len(twice):
+            message = f"expected other images, got number {int(twice[0])} in both"
+            raise ValueError(f"other: {message}; say with `first` where the numbers of a part begin")
+
+    def state(self) -> dict[str, object]:
+        """Everything in dicts, tuples and tensors, to be saved, sent or gone on from; `from_state` is its inverse."""
+        folds, tops = (
+            tuple(fold.state() for fold in self.folds),
+            {name: dict(vars(top)) for name, top in self.tops.items()},
+        )
+        fields = {name: getattr(self, name) for name in ("images", "positions", "n_top", "maps", "active")}
+        return {**fields, "folds": folds, "aligned": self.aligned.state(), "tops": tops}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, object]) -> Measurement:
+        """The measurement whose `state` it was.
+
+        Raises:
+            ValueError: no such state.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(state, Mapping) or set(state) != names:
+            raise ValueError(f"state: expected Measurement.state(), got {came(state)}")
+        folds = tuple(Moments.from_state(fold) for fold in state["folds"])
+        tops = {name: Top(**top) for name, top in state["tops"].items()}
+        aligned = AlignedSample.from_state(state["aligned"])
+        return cls(**{**state, "folds": folds, "aligned": aligned, "tops": tops})
 
     @property
     def blocks(self) -> dict[str, int]:

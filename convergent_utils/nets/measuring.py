@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import RLock
 
@@ -41,6 +42,7 @@ def measure(
     sample: int = 4096,
     top: int = 9,
     seed: int = 0,
+    first: int = 0,
     device: str = "auto",
     store: Store | str | Path | None = None,
 ) -> Measurement:
@@ -57,15 +59,18 @@ def measure(
         positions: rows of a map, as in `record`.
         axes: what the axes of the layers' outputs mean, as in `record`.
         folds: image k belongs to fold k modulo `folds`.
-        sample: about this many rows in the aligned sample: random images at the same four random places each (one place
-            for positions "centre", "mean", "first" and "last"). Where layers are grids and others tokens, the sample
-            of positions "all" is of grids.
+        sample: how many rows are in the aligned sample: random ones, the same in all blocks, of all images at the same
+            four random places (one place for positions "centre", "mean", "first" and "last"), or all of them where
+            there are fewer. A smaller sample is the beginning of a larger one. Where layers are grids and others
+            tokens, the sample of positions "all" is of grids.
         top: strongest stimuli kept per unit.
         seed: of places and sample.
+        first: number of the first image, for a part of a larger set: parts `merge` to what all images would have given.
         device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
         store: a Store or its folder: where to look the result up, by a checksum of weights, images and options, of the
             networks' code, attributes and hooks, and of what the layers do with the first two images and a few others;
-            and where to keep it.
+            and where to keep it. About once a minute it keeps what is measured so far, and goes on from there when it
+            is called again after it was interrupted.
 
     Returns:
         Measurement. Networks keep their mode and device. A module called more than once counts with its last output.
@@ -82,24 +87,42 @@ def measure(
         store = _as_store(store)
         images, layers, options = _read(
             networks, images, layers, pairs=pairs, positions=positions, axes=axes,
-            folds=folds, sample=sample, top=top, seed=seed,
+            folds=folds, sample=sample, top=top, seed=seed, first=first,
         )  # fmt: skip
         place = _device(device)
         if store is not None or n_processes() > 1:
             configuration = measurement_configuration(networks, images, layers, **options)
         if store is not None:
-            found = store.find("measurement", configuration)
-            found = found if isinstance(found, Measurement) else None  # something else may have been kept for it
-            if found is None and rank() == 0:
+            found = _kept(store, "measurement", configuration)
+            if found is None:
                 store.require_writable()
     require_alike(configuration, "networks, images and options")
     if all(gather(found is not None)):
         return found
-    found = Pass(networks, images, layers, device=place, **options).run()
+    resumed = {} if store is None else _resumed(store, configuration)
+    found = Pass(networks, images, layers, device=place, **options, **resumed).run()
     with same_fate():
-        if store is not None and rank() == 0:
-            store.keep("measurement", configuration, found)
+        if store is not None:
+            if rank() == 0:
+                store.keep("measurement", configuration, found)
+            store.remove("measuring", _of_this_process(configuration))
     return found
+
+
+def _kept(store: Store, kind: str, configuration: Mapping[str, object]) -> Measurement | None:
+    """What the store has; None, too, where something else was kept for it."""
+    found = store.find(kind, configuration)
+    return found if isinstance(found, Measurement) else None
+
+
+def _resumed(store: Store, configuration: Mapping[str, object]) -> dict[str, object]:
+    """What an interrupted run kept of this process's images, and how this one keeps it: options of `Pass`."""
+    mine = _of_this_process(configuration)
+    return {"done": _kept(store, "measuring", mine), "keep": partial(store.keep, "measuring", mine)}
+
+
+def _of_this_process(configuration: Mapping[str, object]) -> dict[str, object]:
+    return {**configuration, "process": [rank(), n_processes()]}
 
 
 @ordinary_tensors()
@@ -162,7 +185,7 @@ _PROBED = 6  # images beside the first two
 def _read(
     networks: Mapping[str, nn.Module], images: object, layers: object, *,
     pairs: object = None, positions: object = "all", axes: Axes = None,
-    folds: object = 2, sample: object = 4096, top: object = 9, seed: object = 0,
+    folds: object = 2, sample: object = 4096, top: object = 9, seed: object = 0, first: object = 0,
 ) -> tuple[Tensor, list[str], dict[str, object]]:  # fmt: skip
     """Images, layers and options of `measure` as they are meant; what can be refused before anything is computed is."""
     _require_networks(networks)
@@ -177,6 +200,7 @@ def _read(
         "sample": _at_least(2, sample, "sample"),
         "top": _at_least(1, top, "top"),
         "seed": _at_least(0, seed, "seed"),
+        "first": _at_least(0, first, "first"),
     }
     if len(images) < 2 * options["folds"]:
         raise ValueError(f"images: expected at least 2 per fold, {2 * options['folds']}, got {len(images)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,16 +17,28 @@ from torch.nn.functional import adaptive_max_pool2d
 from ..kernels.checks import came
 from ..kernels.moments import Moments
 from ..kernels.precision import ordinary_tensors
-from .activations import ONE_PLACE, captured, draw_places, flat_places, require_common_places, rows_of
+from .activations import (
+    ONE_PLACE,
+    Positions,
+    captured,
+    draw_places,
+    flat_places,
+    require_common_places,
+    rows_of,
+)
+from .aligned import AlignedSample
 from .datasets import normalise
-from .distributed import all_reduce, gather, same_fate, share, sum_over_processes
+from .distributed import merged, same_fate, share
 from .layers import Maps, unwrapped
 from .measurement import Measurement, Top
 from .modes import called, in_one_line, input_like
 
 _BATCH = 128
 _ROWS = 2048  # of a block that are taken up together; fewer wait for the next batch
+_ENTRIES = 1 << 22  # of these rows, at most, when there are fewer: 16 MB in float32
+_CANDIDATES = 1 << 19  # for the strongest stimuli that wait to be ranked
 _PLACES_IN_SAMPLE = 4
+_SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept
 _CHUNK_ENTRIES = 1 << 18  # of rows looked at more than once: 1 MB stays in the cache
 
 
@@ -36,31 +49,31 @@ class Pass:
         networks, images, layers, positions, folds, top, seed, device: as `measure` has them once they are read.
         pairs: of blocks that meet; None: the same layer in all networks.
         axes: see `record`.
-        sample: see `measure`.
+        sample, first: see `measure`.
+        done: what is measured already of these images, to go on from.
+        keep: called now and then with what is measured so far.
     """
 
-    def __init__(self, networks, images, layers, *, pairs, positions, axes, folds, sample, top, seed, device):
+    def __init__(
+        self, networks, images, layers, *, pairs, positions, axes, folds, sample, top, seed, first, device,
+        done: Measurement | None = None, keep: Callable[[Measurement], None] | None = None,
+    ):  # fmt: skip
         self.networks, self.images, self.layers, self.pairs, self.axes = dict(networks), images, layers, pairs, axes
-        self.positions, self.n_folds, self.n_top, self.device = positions, folds, top, device
-        generator = np.random.default_rng(seed)
-        self.drawn = draw_places(generator, len(images), positions)
-        one = {"mean": 0.5, **ONE_PLACE}.get(positions)
-        places = _PLACES_IN_SAMPLE if one is None else 1
-        rows = generator.permutation(len(images))[: max(2, sample // places)]
-        self.sample_images = torch.from_numpy(np.sort(rows))
-        fractions = generator.random((places, 2)) if one is None else np.full((1, 2), one)
-        self.sample_places = torch.from_numpy(fractions)
-        self.moments: list[Moments] = []
+        self.positions, self.n_folds, self.n_top, self.device, self.first = positions, folds, top, device, first
+        self.drawn = draw_places(np.random.default_rng(seed), len(images), positions, before=first)
+        self.aligned = AlignedSample(sample, seed=seed, fractions=_sampled_places(positions, seed))
+        self.done, self.keep = done, Seldom(keep)
+        self.moments: list[Moments] = [] if done is None else list(done.folds)
         self.blocks: dict[str, _Block] = {}
         self.waiting: dict[str, list[_Rows]] = {}
+        self.seen: list[Tensor] = []  # numbers of images
         self.told_apart: set[str] = set()  # networks whose tokens were told from images
 
     def run(self) -> Measurement:
-        """Go through the images of this process and join what all processes found."""
+        """Go through the images of this process and merge what all processes found."""
         with same_fate():
             self._go_through()
-        self._join()
-        return self._result()
+        return merged(self._so_far())
 
     def _go_through(self) -> None:
         """Call the networks on this process's images; they return to their devices whatever happens."""
@@ -72,34 +85,38 @@ class Pass:
                 capture = captured(network, self.layers, keep, axes=self.axes, of=f"network {name!r}")
                 readers[name] = stack.enter_context(capture)
             for fold in range(self.n_folds):
-                mine = share(torch.arange(fold, len(self.images), self.n_folds))
-                for index in mine.split(_BATCH) if len(mine) else ():
-                    self._batch(index, readers)
+                mine = self._mine(fold)
+                for numbers in mine.split(_BATCH) if len(mine) else ():
+                    self._batch(numbers, readers)
                     self._digest(fold, at_least=_ROWS)
+                    if not any(self.waiting.values()):
+                        self.keep(self._so_far)
                 self._digest(fold, at_least=1)
 
-    def _join(self) -> None:
-        """Make of what is kept beside the moments what all processes kept."""
-        forms = gather({name: block.form for name, block in self.blocks.items()})
-        for name, form in next(filter(None, forms)).items():
-            if name not in self.blocks:  # none of the images were this process's
-                self.blocks[name] = _Block(*form, self.device)
-        if not self.moments:
-            self._start({name: block.sum.shape for name, block in self.blocks.items()})
-        for block in self.blocks.values():
-            block.join()
+    def _mine(self, fold: int) -> Tensor:
+        """Numbers of the images of a fold that are left to this process."""
+        numbers = torch.arange(self.first, self.first + len(self.images))
+        mine = share(numbers[numbers % self.n_folds == fold])
+        return mine if self.done is None else mine[~torch.isin(mine, self.done.images)]
 
-    def _batch(self, index: Tensor, readers: Mapping[str, Callable[[], dict[str, _Kept]]]) -> None:
-        """Call all networks on the images of this index."""
-        self._look_at(index)
-        images = as_inputs(self.images[index])
+    def _batch(self, numbers: Tensor, readers: Mapping[str, Callable[[], dict[str, _Kept]]]) -> None:
+        """Call all networks on the images with these numbers."""
+        self._look_at(numbers)
+        images, found = as_inputs(self.images[numbers - self.first]), {}
         for name, read in readers.items():
-            found = self._found(name, images, read)
-            if any(kept.kind == "row" and kept.map_size[0] == len(index) > 1 for kept in found.values()):
-                self._require_inputs_first(name, index, read)
-            for layer, kept in found.items():
+            kept_of = self._found(name, images, read)
+            if any(kept.kind == "row" and kept.map_size[0] == len(numbers) > 1 for kept in kept_of.values()):
+                self._require_inputs_first(name, numbers, read)
+            for layer, kept in kept_of.items():
+                found[f"{name}.{layer}"] = kept
                 self._take(f"{name}.{layer}", kept)
-        require_common_places({name: block.kind for name, block in self.blocks.items()}, self.positions)
+        kinds = {name: kept.kind for name, kept in found.items()}
+        require_common_places(kinds, self.positions)
+        # the sample is of places of grids where there are any, and tokens have none of them
+        grids = self.positions == "all" and "grid" in kinds.values()
+        sampled = {name: kept.sampled for name, kept in found.items() if not (grids and kept.kind == "row")}
+        self.aligned.update(self.wanted, sampled)
+        self.seen.append(numbers)
 
     def _found(self, name: str, images: Tensor, read: Callable[[], dict[str, _Kept]]) -> dict[str, _Kept]:
         """What is kept of a network's layers on these images."""
@@ -107,31 +124,26 @@ class Pass:
         called(unwrapped(network), inputs_of(network, images, self.device), "images", name)
         return read()
 
-    def _require_inputs_first(self, name: str, index: Tensor, read: Callable[[], dict[str, _Kept]]) -> None:
+    def _require_inputs_first(self, name: str, numbers: Tensor, read: Callable[[], dict[str, _Kept]]) -> None:
         """Once a network: as many tokens as images might be the images, which a batch of one less tells."""
         if name not in self.told_apart:
             self.told_apart.add(name)
-            self._look_at(index[:-1])
-            self._found(name, as_inputs(self.images[index[:-1]]), read)
-            self._look_at(index)
+            self._look_at(numbers[:-1])
+            self._found(name, as_inputs(self.images[numbers[:-1] - self.first]), read)
+            self._look_at(numbers)
 
-    def _look_at(self, index: Tensor) -> None:
-        """What is kept of the images of this index: their rows, and those of the aligned sample among them."""
-        slot = torch.searchsorted(self.sample_images, index).clamp(max=len(self.sample_images) - 1)
-        # which images of the batch are in the aligned sample, and where in it
-        sampled = (self.sample_images[slot] == index).nonzero()[:, 0]
-        self.slot, self.sampled = slot[sampled].to(self.device), sampled.to(self.device)
-        self.index, self.places = index.to(self.device), None if self.drawn is None else self.drawn[index]
+    def _look_at(self, numbers: Tensor) -> None:
+        """What is kept of the images with these numbers: their rows, and those wanted for the aligned sample."""
+        self.wanted, self.numbers = self.aligned.candidates(numbers), numbers.to(self.device)
+        self.places = None if self.drawn is None else self.drawn[numbers - self.first]
 
     def _take(self, name: str, kept: _Kept) -> None:
-        """Let the rows of a block wait to be digested, and fill its part of the aligned sample."""
+        """Let the rows of a block wait to be digested."""
         rows = kept.rows.values
         if name not in self.blocks:
-            sampled = (len(self.sample_images), len(self.sample_places))
-            form = (kept.map_size, rows.shape[1:], sampled, self.n_top, rows.dtype, kept.kind)
+            form = (kept.map_size, rows.shape[1:], self.n_top, rows.dtype, kept.kind)
             self.blocks[name] = _Block(*form, self.device)
         self.blocks[name].require_form(name, kept)
-        self.blocks[name].sample[self.slot] = kept.sampled
         self.waiting.setdefault(name, []).append(kept.rows)
 
     @ordinary_tensors()  # also where a network calls itself in inference mode
@@ -144,35 +156,34 @@ class Pass:
                 f"expected floating-point outputs, got {values.dtype}"
             )
         places = flat_places(values, self.positions, self.places)
-        rows = _Rows(rows_of(values, self.positions, places), places, self.index)
+        rows = _Rows(rows_of(values, self.positions, places), places, self.numbers)
         return _Kept(rows, tuple(values.shape[1:3]), kind, self._sample_of(values))
 
     def _sample_of(self, maps: Tensor) -> Tensor:
-        """The rows of the sampled images among these maps, at the same places whatever the image."""
-        if len(self.sample_places) == 1:
-            maps = maps[self.sampled]
-            return _at_least_single(rows_of(maps, self.positions, flat_places(maps, self.positions, None)))
-        places = flat_places(maps[:1], len(self.sample_places), self.sample_places[None])
-        return _at_least_single(maps.flatten(1, 2)[self.sampled[:, None], places])
+        """The rows of these maps that are wanted for the aligned sample, at the same places whatever the image."""
+        of = self.wanted.of.to(maps.device)
+        if len(self.aligned.fractions) == 1:
+            maps = maps[of]
+            return _at_least_single(rows_of(maps, self.positions, flat_places(maps, self.positions, None))[:, 0])
+        places = flat_places(maps[:1], len(self.aligned.fractions), self.aligned.fractions[None])[0]
+        return _at_least_single(maps.flatten(1, 2)[of, places[self.wanted.places.to(maps.device)]])
 
     def _digest(self, fold: int, *, at_least: int) -> None:
         """Take up the batches of all blocks that have enough rows waiting, so that narrow ones go in few steps."""
         if self.waiting and not self.moments:
             self._start({name: rows[0].values.shape[1:] for name, rows in self.waiting.items()})
-        ready = {}
+        ready, widest = {}, max(block.units for block in self.blocks.values())
+        at_least = min(at_least, max(1, _ENTRIES // widest))
         for name, waiting in self.waiting.items():
             if waiting and sum(rows.values[:, :, 0].numel() for rows in waiting) >= at_least:
-                rows = (
-                    waiting[0]
-                    if len(waiting) == 1
-                    else _Rows(*(_joined(parts) for parts in zip(*waiting, strict=True)))
-                )
+                rows = waiting[0]
+                if len(waiting) > 1:
+                    rows = _Rows(*(_joined(parts) for parts in zip(*waiting, strict=True)))
+                waiting.clear()
                 self.blocks[name].add(rows)
                 ready[name] = rows.values.flatten(0, 1)
         if ready:
             self._update(fold, ready)
-        for name in ready:
-            self.waiting[name].clear()
 
     def _update(self, fold: int, rows: Mapping[str, Tensor]) -> None:
         try:
@@ -198,25 +209,50 @@ class Pass:
                     f"and {shapes[b][0]} of {in_one_line(b, 60)}; positions='mean' or a number gives both the same"
                 )
 
-    def _result(self) -> Measurement:
-        n_images, blocks = len(self.images), self.blocks
-        states = [all_reduce(moments.state()) for moments in self.moments]
-        on_cpu = [{key: value.cpu() for key, value in state.items()} for state in states]
-        has_map = self.drawn is None
-        grids = self.positions == "all" and any(block.kind == "grid" for block in blocks.values())
-        # the sample is of places of grids where there are any, and tokens have none of them
-        aligned = [name for name, block in blocks.items() if not (grids and block.kind == "row")]
-        return Measurement(
-            n_images=n_images,
+    def _so_far(self) -> Measurement | None:
+        """What this process measured, and what was done before; None of no images."""
+        if not self.seen:
+            return self.done
+        blocks, seen = self.blocks, torch.cat(self.seen)
+        found = Measurement(
+            images=seen.sort().values,
             positions=self.positions,
-            folds=tuple(Moments.from_state(state) for state in on_cpu),
-            sample_images=self.sample_images.repeat_interleave(len(self.sample_places)),
-            sample_places=self.sample_places.repeat(len(self.sample_images), 1),
-            samples={name: blocks[name].sample.flatten(0, 1).cpu() for name in aligned},
+            folds=tuple(map(self._on_cpu, self.moments)),
+            aligned=self.aligned.arranged(),
+            n_top=self.n_top,
             tops={name: block.top() for name, block in blocks.items()},
-            maps={name: block.mean_map(n_images) for name, block in blocks.items() if has_map},
-            active={name: block.active_share(n_images) for name, block in blocks.items()},
+            maps={name: block.mean_map(len(seen)) for name, block in blocks.items() if self.drawn is None},
+            active={name: block.active_share(len(seen)) for name, block in blocks.items()},
         )
+        return found if self.done is None else self.done.beside(found, found.folds)
+
+    def _on_cpu(self, moments: Moments) -> Moments:
+        """The same object where it is there."""
+        if self.device.type == "cpu":
+            return moments
+        return Moments.from_state({key: value.cpu() for key, value in moments.state().items()})
+
+
+class Seldom:
+    """Calls `keep` with what is made, once a minute at most, and for a twentieth of the time."""
+
+    def __init__(self, keep: Callable[[Measurement], None] | None):
+        self.keep, self.again = keep, time.monotonic() + _SECONDS_BETWEEN
+
+    def __call__(self, make: Callable[[], Measurement | None]) -> None:
+        """Make it and keep it, if it is time."""
+        start = time.monotonic()
+        if self.keep is not None and start >= self.again:
+            self.keep(make())
+            took = time.monotonic() - start
+            self.again = start + took + max(_SECONDS_BETWEEN, 20 * took)
+
+
+def _sampled_places(positions: Positions, seed: int) -> Tensor:
+    """Fractions (places, 2) of the map at which every image has its rows of the aligned sample."""
+    one = {"mean": 0.5, **ONE_PLACE}.get(positions)
+    drawn = np.random.default_rng([seed, 1]).random((_PLACES_IN_SAMPLE, 2)) if one is None else np.full((1, 2), one)
+    return torch.from_numpy(drawn)
 
 
 class _Rows(NamedTuple):
@@ -251,18 +287,16 @@ class _Block:
     Args:
         map_size: height and width.
         rows: places and units of each image.
-        sampled: images and places of the aligned sample.
         n_top: strongest stimuli kept per unit.
         dtype: of the activations.
         kind: of its maps, see `Maps`.
         device: where it is kept.
     """
 
-    def __init__(self, map_size, rows, sampled, n_top, dtype, kind, device):
-        self.form = (map_size, tuple(rows), sampled, n_top, dtype, kind)  # all that another process needs to know
-        self.map_size, self.n_top, self.kind, units = map_size, n_top, kind, rows[1]
+    def __init__(self, map_size, rows, n_top, dtype, kind, device):
+        self.map_size, self.n_top, self.kind, self.units = map_size, n_top, kind, rows[1]
+        units = self.units
         precise = torch.float32 if device.type == "mps" else torch.float64
-        self.sample = torch.zeros(*sampled, units, dtype=torch.promote_types(dtype, torch.float32), device=device)
         self.sum = torch.zeros(*rows, dtype=precise, device=device)
         self.active = torch.zeros(units, dtype=precise, device=device)
         none = torch.zeros(0, units, dtype=torch.int64, device=device)
@@ -290,11 +324,16 @@ class _Block:
             total = rows.sum(0, dtype=self.sum.dtype)
         self.sum += total
         self.active += active
+        for few in torch.arange(len(rows)).split(max(1, _CANDIDATES // self.units)):
+            self._add_candidates(*(None if part is None else part[few[0] : few[-1] + 1] for part in batch))
+
+    def _add_candidates(self, rows: Tensor, places: Tensor | None, images: Tensor) -> None:
+        """Of each image and unit the strongest of its rows."""
         as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
         value, place = (x.flatten(1) for x in adaptive_max_pool2d(as_image, 1, return_indices=True))
         place = place if places is None else places.gather(1, place)
         self.candidates.append((value, images[:, None].expand_as(place), place))
-        if sum(len(value) for value, _, _ in self.candidates) >= _ROWS:
+        if sum(value.numel() for value, _, _ in self.candidates) >= _CANDIDATES:
             self._rank()
 
     def _rank(self) -> None:
@@ -304,20 +343,12 @@ class _Block:
             self.strongest = _strongest(*(torch.cat(parts) for parts in joined), self.n_top)
             self.candidates.clear()
 
-    def join(self) -> None:
-        """Make of what this process kept what all of them kept: each sampled image was in exactly one."""
-        self._rank()
-        self.sum, self.active, self.sample = sum_over_processes([self.sum, self.active, self.sample])
-        everyone = gather(tuple(x.cpu() for x in self.strongest))
-        strongest = _strongest(*(torch.cat(parts) for parts in zip(*everyone, strict=True)), self.n_top)
-        by_image = strongest[1].argsort(dim=0)
-        by_value = strongest[0].gather(0, by_image).argsort(dim=0, descending=True, stable=True)
-        self.strongest = tuple(x.gather(0, by_image.gather(0, by_value)) for x in strongest)
-
     def top(self) -> Top:
         """The strongest stimuli, as kept in the measurement."""
-        value, image, place = (x.T for x in self.strongest)
-        return Top(value, image, torch.stack((place // self.map_size[1], place % self.map_size[1]), dim=2))
+        self._rank()
+        value, image, place = (x.T.cpu() for x in self.strongest)
+        places = torch.stack((place // self.map_size[1], place % self.map_size[1]), dim=2)
+        return Top(value, image, places).ranked(self.n_top)
 
     def mean_map(self, n_images: int) -> Tensor:
         """(height, width, units); one place where rows are the centre or the mean."""

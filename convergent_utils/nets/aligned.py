@@ -1,0 +1,148 @@
+"""The aligned sample: the same images and places in all blocks, chosen one by one, in whatever order they come."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels.checks import came, form_of, is_count
+
+_STATE = ("size", "seed", "fractions", "keys", "images", "places", "rows")
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+
+
+class Candidates(NamedTuple):
+    """Rows of a batch that are wanted: keys, numbers of image and place, and which image of the batch each is of."""
+
+    keys: Tensor
+    images: Tensor
+    places: Tensor
+    of: Tensor
+
+
+class AlignedSample:
+    """Of all rows (image, place) those with the smallest keys, where a key depends on seed, image and place alone.
+
+    Args:
+        size: most rows that are kept.
+        seed: of the keys.
+        fractions: (places, 2) float64, where the places of every image lie (down, across), in [0, 1).
+
+    Attributes:
+        keys, images, places: (rows,) int64: of each row its key, the number of its image, and which place it is at.
+        rows: by block, (rows, units).
+
+    `update` takes up a batch in place, `merge` makes a new sample from two. Laws, all exact once rows are `arranged`:
+    an empty part is the identity, merging commutes and is associative, any split of the images equals one batch, and
+    the first m rows are the sample of size m.
+    """
+
+    def __init__(self, size: int, *, seed: int, fractions: Tensor):
+        self.size, self.seed, self.fractions = size, seed, fractions
+        self.keys = self.images = self.places = torch.zeros(0, dtype=torch.int64)
+        self.rows: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def candidates(self, images: Tensor) -> Candidates:
+        """The rows of these images (n,) whose keys are among the smallest so far."""
+        keys = row_keys(self.seed, images, len(self.fractions))
+        together = torch.cat([self.keys, keys.flatten()])
+        most = together.kthvalue(min(self.size, len(together))).values
+        of, places = (keys <= most).nonzero().T
+        return Candidates(keys[of, places], images[of], places, of)
+
+    def update(self, batch: Candidates, rows: Mapping[str, Tensor]) -> None:
+        """Take up the rows (candidates, units) of every block. A row that falls out makes room for one that comes."""
+        before, kept = len(self), torch.cat([self.keys, batch.keys])
+        kept = torch.zeros_like(kept, dtype=torch.bool).index_fill_(0, kept.argsort()[: self.size], True)
+        came = kept[before:].nonzero()[:, 0]
+        room = torch.cat([(~kept[:before]).nonzero()[:, 0], torch.arange(before, int(kept.sum()))])
+        self.keys, self.images, self.places = (
+            _put(held, room, new[came])
+            for held, new in ((self.keys, batch.keys), (self.images, batch.images), (self.places, batch.places))
+        )
+        for name, new in rows.items():
+            self.rows[name] = _put(self.rows.get(name, new[:0]), room, new[came.to(new.device)])
+
+    def arranged(self) -> AlignedSample:
+        """The same rows on the CPU, smallest key first."""
+        order, made = self.keys.argsort(), AlignedSample(self.size, seed=self.seed, fractions=self.fractions)
+        made.keys, made.images, made.places = self.keys[order], self.images[order], self.places[order]
+        made.rows = {name: rows[order.to(rows.device)].cpu() for name, rows in self.rows.items()}
+        return made
+
+    def merge(self, other: AlignedSample) -> AlignedSample:
+        """The sample of both parts together, as a new object, arranged.
+
+        Raises:
+            ValueError: another size, seed, places or blocks; an image that is in both.
+        """
+        alike = isinstance(other, AlignedSample) and (self.size, self.seed) == (other.size, other.seed)
+        if not alike or not self.fractions.equal(other.fractions):
+            raise ValueError("other: expected an aligned sample of the same size, seed and places")
+        if len(self) and len(other) and self.rows.keys() != other.rows.keys():
+            raise ValueError("other: expected an aligned sample of the same blocks")
+        twice = self.images[torch.isin(self.images, other.images)]
+        if len(twice):
+            raise ValueError(f"other: expected other images, got number {int(twice[0])} in both")
+        merged = copy.copy(self)
+        merged.rows = {name: rows.clone() for name, rows in self.rows.items()}
+        merged.update(Candidates(other.keys, other.images, other.places, torch.arange(len(other))), other.rows)
+        return merged.arranged()
+
+    def state(self) -> dict[str, object]:
+        """Everything, to be saved, sent or gone on from; `from_state` is its inverse."""
+        return {name: getattr(self, name) for name in _STATE[:-1]} | {"rows": dict(self.rows)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, object]) -> AlignedSample:
+        """The sample whose `state` it was.
+
+        Raises:
+            ValueError: no such state.
+        """
+        if not isinstance(state, Mapping) or set(state) != set(_STATE):
+            raise ValueError(f"state: expected AlignedSample.state(), a dict of {', '.join(_STATE)}, got {came(state)}")
+        if not is_count(state["size"]) or not is_count(state["seed"]) or not isinstance(state["rows"], Mapping):
+            raise ValueError("state: expected size and seed as whole numbers, and rows by block")
+        made = cls(state["size"], seed=state["seed"], fractions=state["fractions"])
+        made.keys, made.images, made.places, made.rows = (*(state[name] for name in _STATE[3:6]), dict(state["rows"]))
+        columns = {name: getattr(made, name) for name in _STATE[3:6]}
+        for name, value in {**columns, **made.rows}.items():
+            axes = 1 if name in columns else 2
+            if not isinstance(value, Tensor) or value.ndim != axes or len(value) != len(made.keys):
+                raise ValueError(f"state: expected {len(made.keys)} rows of {came(name, 60)}, got {form_of(value)}")
+        return made
+
+
+def row_keys(seed: int, images: Tensor, places: int) -> Tensor:
+    """Keys (n, places) int64 from 0 on, as good as random, of the rows of images with these numbers (n,).
+
+    Source: the mixing function of SplitMix64 (Steele, Lea and Flood 2014), once each for seed, image and place.
+    """
+    key = _mixed(np.full(1, seed, dtype=np.uint64) + _STEP)
+    key = _mixed(key + images.numpy().astype(np.uint64)[:, None] * _STEP)
+    key = _mixed(key + (np.arange(places, dtype=np.uint64) + np.uint64(1)) * _STEP)
+    return torch.from_numpy((key >> np.uint64(1)).astype(np.int64))
+
+
+def _mixed(value: np.ndarray) -> np.ndarray:
+    """Every bit of the result depends on every bit of the value; one to one."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _put(held: Tensor, room: Tensor, new: Tensor) -> Tensor:
+    """`new` rows in these places of what is held, in place but for what must be added at the end."""
+    more = max(0, int(room.max()) + 1 - len(held)) if len(room) else 0
+    held = torch.cat([held, new.new_zeros(more, *new.shape[1:])]) if more else held
+    held[room.to(held.device)] = new
+    return held
