@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convergent_utils as cu
 from convergent_utils.kernels import moments as module
+from convergent_utils.kernels import products
 
 FIELDS = ("mean_a", "mean_b", "cov_aa", "cov_ab", "cov_bb")
 
@@ -523,3 +524,72 @@ def test_moments_of_float32_activations_are_never_taken_for_impossible(generator
     pair = cu.pair_moments(torch.cat([acts, acts], 1), acts)
     assert cu.correlation(pair).matrix.isfinite().all()
     assert cu.cca(pair).rho.max() <= 1
+
+
+# wide batches, of which comoments are had a few at a time
+
+
+@pytest.fixture
+def few_at_once(monkeypatch):
+    """Batches count as wide from 50 comoments on."""
+    monkeypatch.setattr(products, "_MOST_AT_ONCE", 50)
+
+
+def wide_rows(dtype, scale, mean, n=700):
+    draw = torch.randn(n, 24, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    mixed = (
+        draw @ torch.randn(24, 24, generator=torch.Generator().manual_seed(9), dtype=torch.float64) / 5 + mean
+    ) * scale
+    mixed[:, 3] = 2.5 * scale  # a dead unit
+    return dict(zip("abc", mixed.to(dtype).split([7, 12, 5], dim=1), strict=True))
+
+
+KINDS = [(torch.float32, 1.0), (torch.float32, 1e-25), (torch.float32, 1e25), (torch.bfloat16, 1.0)]
+KINDS += [(torch.float64, 1.0), (torch.float64, 1e140)]
+
+
+@pytest.mark.parametrize("pairs", [None, [("a", "b")], [("a", "c"), ("b", "c")]])
+@pytest.mark.parametrize(("dtype", "scale"), KINDS)
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_wide_batches_have_the_moments_of_narrow_ones(few_at_once, monkeypatch, pairs, dtype, scale, mean):
+    rows = wide_rows(dtype, scale, mean)
+    found = {}
+    for most in (50, 1 << 23):
+        monkeypatch.setattr(products, "_MOST_AT_ONCE", most)
+        moments = cu.Moments({name: block.shape[1] for name, block in rows.items()}, pairs=pairs)
+        for part in range(0, 700, 300):
+            moments.update({name: block[part : part + 300] for name, block in rows.items()})
+        found[most] = moments
+    for a, b in found[50].pairs:
+        one, other = (each.pair(a, b) for each in found.values())
+        assert one.n_samples == other.n_samples == 700
+        deviations = torch.outer(other.cov_aa.diagonal().sqrt(), other.cov_bb.diagonal().sqrt())
+        assert torch.equal(one.mean_a, other.mean_a)
+        assert torch.equal(one.cov_aa.diagonal() == 0, other.cov_aa.diagonal() == 0)
+        assert ((one.cov_ab - other.cov_ab).abs() <= 2e-6 * deviations).all(), "to the rounding of float32"
+        assert one.resolution == other.resolution
+
+
+def test_a_refused_wide_batch_leaves_everything_as_it_was(few_at_once):
+    rows = wide_rows(torch.float32, 1.0, 0.0)
+    moments = cu.Moments({name: block.shape[1] for name, block in rows.items()})
+    moments.update(rows)
+    before = moments.state()
+    for wrong in (torch.nan, torch.inf):
+        spoilt = {name: block.clone() for name, block in rows.items()}
+        spoilt["b"][5, 2] = wrong
+        with pytest.raises(ValueError, match="b: expected finite activations, got NaN or infinity in unit 2"):
+            moments.update(spoilt)
+    assert all(torch.equal(value, before[key]) for key, value in moments.state().items())
+
+
+def test_no_wide_batch_has_more_comoments_at_once_than_it_may(few_at_once, monkeypatch):
+    rows, sizes = wide_rows(torch.float32, 1.0, 0.0), []
+    real = products._sums
+    monkeypatch.setattr(
+        products, "_sums", lambda *given: (made := real(*given), sizes.append(sum(p.numel() for p in made[2])))[0]
+    )
+    moments = cu.Moments({name: block.shape[1] for name, block in rows.items()})
+    moments.update(rows)
+    assert max(sizes) <= 50
+    assert sum(sizes) == sum(moments.blocks[a] * moments.blocks[b] for a, b in moments.pairs), "each once"

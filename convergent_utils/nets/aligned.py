@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -54,7 +53,7 @@ class AlignedSample:
         """The rows of these images (n,) whose keys are among the smallest so far."""
         keys = row_keys(self.seed, images, len(self.fractions))
         together = torch.cat([self.keys, keys.flatten()])
-        most = together.kthvalue(min(self.size, len(together))).values
+        most = together.kthvalue(min(self.size, len(together))).values if len(together) else 0
         of, places = (keys <= most).nonzero().T
         return Candidates(keys[of, places], images[of], places, of)
 
@@ -92,14 +91,15 @@ class AlignedSample:
         twice = self.images[torch.isin(self.images, other.images)]
         if len(twice):
             raise ValueError(f"other: expected other images, got number {int(twice[0])} in both")
-        merged = copy.copy(self)
-        merged.rows = {name: rows.clone() for name, rows in self.rows.items()}
+        merged = AlignedSample.from_state(self.state())
         merged.update(Candidates(other.keys, other.images, other.places, torch.arange(len(other))), other.rows)
         return merged.arranged()
 
     def state(self) -> dict[str, object]:
         """Everything, to be saved, sent or gone on from; `from_state` is its inverse."""
-        return {name: getattr(self, name) for name in _STATE[:-1]} | {"rows": dict(self.rows)}
+        numbers = {name: getattr(self, name).clone() for name in ("fractions", "keys", "images", "places")}
+        rows = {name: rows.clone() for name, rows in self.rows.items()}
+        return {"size": self.size, "seed": self.seed, **numbers, "rows": rows}
 
     @classmethod
     def from_state(cls, state: Mapping[str, object]) -> AlignedSample:

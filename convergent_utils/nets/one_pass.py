@@ -38,7 +38,8 @@ _ROWS = 2048  # of a block that are taken up together; fewer wait for the next b
 _ENTRIES = 1 << 22  # of these rows, at most, when there are fewer: 16 MB in float32
 _CANDIDATES = 1 << 19  # for the strongest stimuli that wait to be ranked
 _PLACES_IN_SAMPLE = 4
-_SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept
+_SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept, or, where that is more,
+_TIMES_AS_LONG = 20.0  # as keeping it took
 _CHUNK_ENTRIES = 1 << 18  # of rows looked at more than once: 1 MB stays in the cache
 
 
@@ -172,7 +173,7 @@ class Pass:
         """Take up the batches of all blocks that have enough rows waiting, so that narrow ones go in few steps."""
         if self.waiting and not self.moments:
             self._start({name: rows[0].values.shape[1:] for name, rows in self.waiting.items()})
-        ready, widest = {}, max(block.units for block in self.blocks.values())
+        ready, widest = {}, max((block.units for block in self.blocks.values()), default=1)
         at_least = min(at_least, max(1, _ENTRIES // widest))
         for name, waiting in self.waiting.items():
             if waiting and sum(rows.values[:, :, 0].numel() for rows in waiting) >= at_least:
@@ -234,7 +235,7 @@ class Pass:
 
 
 class Seldom:
-    """Calls `keep` with what is made, once a minute at most, and for a twentieth of the time."""
+    """Calls `keep` with what is made: once a minute at most, and for a small share of the time."""
 
     def __init__(self, keep: Callable[[Measurement], None] | None):
         self.keep, self.again = keep, time.monotonic() + _SECONDS_BETWEEN
@@ -245,7 +246,7 @@ class Seldom:
         if self.keep is not None and start >= self.again:
             self.keep(make())
             took = time.monotonic() - start
-            self.again = start + took + max(_SECONDS_BETWEEN, 20 * took)
+            self.again = start + took + max(_SECONDS_BETWEEN, _TIMES_AS_LONG * took)
 
 
 def _sampled_places(positions: Positions, seed: int) -> Tensor:
@@ -313,7 +314,7 @@ class _Block:
 
     def add(self, batch: _Rows) -> None:
         """Add the rows of a batch."""
-        rows, places, images = batch
+        rows = batch.values
         precise = torch.promote_types(rows.dtype, torch.float32)
         total, active = torch.zeros_like(rows[0], dtype=precise), torch.zeros_like(rows[0, 0], dtype=precise)
         for part in rows.split(max(1, _CHUNK_ENTRIES // rows[0].numel())):
