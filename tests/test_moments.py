@@ -566,7 +566,7 @@ def test_wide_batches_have_the_moments_of_narrow_ones(few_at_once, monkeypatch, 
         deviations = torch.outer(other.cov_aa.diagonal().sqrt(), other.cov_bb.diagonal().sqrt())
         assert torch.equal(one.mean_a, other.mean_a)
         assert torch.equal(one.cov_aa.diagonal() == 0, other.cov_aa.diagonal() == 0)
-        assert ((one.cov_ab - other.cov_ab).abs() <= 2e-6 * deviations).all(), "to the rounding of float32"
+        assert ((one.cov_ab - other.cov_ab).abs() <= 5e-6 * deviations).all(), "to the rounding of float32"
         assert one.resolution == other.resolution
 
 
