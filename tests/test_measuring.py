@@ -108,7 +108,7 @@ def test_layout_where_there_is_none_to_tell(networks, images):
 
 def test_the_sample_has_the_same_rows_in_every_block(measured, networks, images):
     assert len(measured.sample_images) == 80
-    assert len(measured.sample_images.unique()) == 20
+    assert len(measured.sample_images.unique()) > 40, "rows are chosen one by one, not image by image"
     for block in ("net1.conv1", "net2.conv3", "net1.fc6"):
         net, layer = block.split(".")
         maps = recorded(networks[net], images, layer).unflatten(0, (90, -1))
@@ -117,8 +117,7 @@ def test_the_sample_has_the_same_rows_in_every_block(measured, networks, images)
             down, across = (measured.sample_places[row] * side).long().tolist()
             wanted = maps[measured.sample_images[row], down * side + across]
             assert torch.allclose(measured.sample(block)[row], wanted, atol=1e-6)
-    whole = measured.sample_places.unflatten(0, (20, 4))
-    assert (whole == whole[0]).all(), "the same places for every image, so images can be exchanged"
+    assert len(measured.sample_places.unique(dim=0)) == 4, "the same places for every image, which can be exchanged"
 
 
 @pytest.mark.parametrize("positions", ["all", "centre", 3])

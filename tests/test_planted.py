@@ -119,7 +119,7 @@ def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
     measured, steps = planted.measured(), sparse_mapping.SIZES["smoke"].steps
     found, whole = (sparse_mapping.by_run(planted["sgd", "net1", other, "conv2"]) for other in ("net3", "net2"))
     acts = [measured.sample(f"{net}.conv2") for net in ("net1", "net3")]
-    options = {"images": measured.sample_images, "halve_every": steps[1], "seed": planted.seed}
+    options = {"batch": 128, "halve_every": steps[1], "seed": planted.seed}
     for run in (cu.SgdRun("zero", "original", 256, 1e-4), cu.SgdRun("random", "original", acts[1].shape[1], 0.0)):
         alone = cu.sgd_mapping(*acts, steps=steps[:3], **run._asdict(), **options).r2
         assert torch.allclose(found[run], alone, atol=1e-4)

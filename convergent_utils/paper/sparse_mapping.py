@@ -30,6 +30,7 @@ NOTEBOOK = "04_sparse_mapping"
 # Li et al. 2016: the channels of their layers, and the decays of their table.
 PUBLISHED_UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
 DECAYS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+ROWS = 128  # in a step of the optimiser: as many as their 32 images have at four places
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,13 @@ def sgd_runs(
             the third.
         grid: whether to run both starts, both schedules and every number of units to the last number of steps, and all
             decays; else only what tells how the recipe fares, at the layer's own units and at those of the paper.
-        seed: of the starts and of the order of images.
+        seed: of the starts and of the order of rows.
 
     Returns:
         For each run (steps, units_b): three entries, or four for runs of the grid without decay.
     """
     acts = [measured.sample(f"{net}.{layer}") for net in (a, b)]
-    options = {"images": measured.sample_images, "halve_every": steps[1], "seed": seed}
+    options = {"batch": ROWS, "halve_every": steps[1], "seed": seed}
     recipe, whole = _planned(layer, acts[1].shape[1])
     planned = [(recipe | {run for run in whole if grid and run.decay}, steps[:3])]
     planned += [({run for run in whole if not run.decay}, steps)] if grid else []
