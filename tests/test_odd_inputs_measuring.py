@@ -291,11 +291,33 @@ MEASURE = [
     ("half a seed", lambda: measure(seed=2.5), "seed"),
     ("a word as seed", lambda: measure(seed="x"), "seed"),
     ("a negative seed", lambda: measure(seed=-1), "seed"),
+    ("None as first", lambda: measure(first=None), "first"),
+    ("half an image as first", lambda: measure(first=0.5), "first"),
+    ("a negative first", lambda: measure(first=-1), "first"),
+    ("a first beyond all numbers", lambda: measure(first=2**31 - 11), "first"),
+    ("a first too long to be written", lambda: measure(first=10**5000), "first"),
+    ("the last first", lambda: measure(first=2**31 - 12), lambda m: m.top("a.0").image.min() >= 2**31 - 12),
+    ("a NumPy first", lambda: measure(first=np.uint16(7)), lambda m: m.images.tolist() == list(range(7, 19))),
     ("a GPU that is not there", lambda: measure(device="cuda:99"), "device"),
     ("a device without values", lambda: measure(device="meta"), "device"),
     ("no device", lambda: measure(device=None), "device"),
     ("a word as device", lambda: measure(device="gpu please"), "device"),
     ("a device of torch", lambda: measure(device=torch.device("cpu")), as_usual),
+]
+MERGE = [
+    ("nothing", lambda: measured().merge(None), "other"),
+    ("a list", lambda: measured().merge([measured()]), "other"),
+    ("itself", lambda: measured().merge(measured()), "other"),
+    ("the next images", lambda: measured().merge(measure(first=12)), lambda m: m.n_images == 24),
+    ("no state", lambda: cu.Measurement.from_state(None), "state"),
+    ("an empty state", lambda: cu.Measurement.from_state({}), "state"),
+    ("its state", lambda: cu.Measurement.from_state(measured().state()), as_usual),
+    *(
+        (f"a state whose {name} is {wrong!r:.20}", partial(broken, name, wrong), "state")
+        for name in ("images", "positions", "folds", "aligned", "n_top", "tops", "maps", "active")
+        for wrong in (None, 3.5, "x", [], {}, {"a.0": None}, torch.zeros(2))
+        if (name, wrong) != ("positions", "x")
+    ),
 ]
 PAIR = [
     ("an unknown block", lambda: measured().pair("a.0", LONG), "b"),
