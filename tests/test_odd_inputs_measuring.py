@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +106,11 @@ def traced():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.trace(convolutions(), images(2))
+
+
+def broken(name, value):
+    """A measurement from a state of which one field is another value."""
+    return cu.Measurement.from_state({**measured().state(), name: value})
 
 
 def state(units=3):
@@ -308,7 +313,7 @@ MERGE = [
     ("nothing", lambda: measured().merge(None), "other"),
     ("a list", lambda: measured().merge([measured()]), "other"),
     ("itself", lambda: measured().merge(measured()), "other"),
-    ("the next images", lambda: measured().merge(measure(first=12)), lambda m: m.n_images == 24),
+    ("the next images", lambda: measured().merge(measure(layers=["0", "3"], first=12)), lambda m: m.n_images == 24),
     ("no state", lambda: cu.Measurement.from_state(None), "state"),
     ("an empty state", lambda: cu.Measurement.from_state({}), "state"),
     ("its state", lambda: cu.Measurement.from_state(measured().state()), as_usual),
@@ -342,6 +347,7 @@ READ = {
 BOTH = {"layout": (6, 6), "content": (6, 6)}
 ROWS = [Row("record", what, call, expect) for what, call, expect in RECORD]
 ROWS += [Row("measure", what, call, expect) for what, call, expect in MEASURE]
+ROWS += [Row("merge", what, call, expect) for what, call, expect in MERGE]
 ROWS += [Row("pair", what, call, expect) for what, call, expect in PAIR]
 for name, right in READ.items():
     ROWS += [

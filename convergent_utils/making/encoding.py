@@ -106,6 +106,8 @@ def decode(tree: object, tensors: Mapping[str, Tensor]) -> object:
     made, content = _class_named(tree["class"]), decode(tree["content"], tensors)
     if not is_dataclass(made):
         return made.from_state(content)
+    if not isinstance(content, dict) or not content.keys() <= {field.name for field in fields(made)}:
+        raise ValueError(f"a {in_one_line(tree['class'], 60)} of another version of this package")
     for field in fields(made):
         if field.type in ("Tensor", Tensor) and not isinstance(content[field.name], Tensor):
             raise ValueError(f"{field.name} of a {tree['class']} is no tensor")

@@ -22,14 +22,14 @@ from ..making.encoding import decode, encode
 from .modes import in_one_line
 
 
-class Part(Protocol):
+class Mergeable(Protocol):
     """What can be merged."""
 
     def merge(self, other: Self) -> Self:
         """Both together, as a new object."""
 
 
-Found = TypeVar("Found", bound=Part)
+Found = TypeVar("Found", bound=Mergeable)
 
 
 def all_reduce(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

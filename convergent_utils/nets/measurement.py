@@ -9,9 +9,9 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor
 
-from ..kernels.checks import came, is_count
+from ..kernels.checks import as_count, came, in_one_line, is_count, require_fields
 from ..kernels.moments import Moments, PairMoments
-from .activations import Positions
+from .activations import Positions, as_positions
 from .aligned import AlignedSample
 from .layers import require_named
 
@@ -153,13 +153,39 @@ class Measurement:
         Raises:
             ValueError: no such state.
         """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(state, Mapping) or set(state) != names:
+        if not isinstance(state, Mapping) or set(state) != {field.name for field in fields(cls)}:
             raise ValueError(f"state: expected Measurement.state(), got {came(state)}")
-        folds = tuple(Moments.from_state(fold) for fold in state["folds"])
-        tops = {name: Top(**top) for name, top in state["tops"].items()}
-        aligned = AlignedSample.from_state(state["aligned"])
-        return cls(**{**state, "folds": folds, "aligned": aligned, "tops": tops})
+        try:
+            folds = tuple(map(Moments.from_state, state["folds"]))
+            tops = {name: Top(**top) for name, top in state["tops"].items()}
+            aligned = AlignedSample.from_state(state["aligned"])
+            found = cls(**{**state, "folds": folds, "aligned": aligned, "tops": tops})
+            found._require_whole()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = in_one_line(error, 200).removeprefix("state: ")
+            raise ValueError(f"state: expected Measurement.state(), got another: {reason}") from error
+        return found
+
+    def _require_whole(self) -> None:
+        """Whatever belongs to its blocks is there, in shapes that fit."""
+        if not self.folds or any(
+            (f.blocks, f.pairs) != (self.folds[0].blocks, self.folds[0].pairs) for f in self.folds
+        ):
+            raise ValueError("folds: expected at least one, all of the same blocks")
+        require_fields(self, whole=("images",), images="n")
+        as_count(self.n_top, "n_top")
+        with_map = set() if isinstance(as_positions(self.positions), int) else set(self.blocks)
+        for name, found, expected in (("active", self.active, set(self.blocks)), ("maps", self.maps, with_map)):
+            if set(found) != expected or not all(_is(value, self.blocks[k]) for k, value in found.items()):
+                raise ValueError(f"{name}: expected float64 tensors of the units of each block")
+        if set(self.tops) != set(self.blocks) or not set(self.aligned.rows) <= set(self.blocks):
+            raise ValueError("tops and aligned: expected those of the blocks")
+        for name, top in self.tops.items():
+            require_fields(
+                replace(top, value=top.value.double()), whole=("image", "place"), value="uk", image="uk", place="ukp"
+            )
+            if len(top.value) != self.blocks[name]:
+                raise ValueError(f"tops: expected those of {self.blocks[name]} units of {came(name, 60)}")
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -276,3 +302,8 @@ class Measurement:
         """
         self._require_block(block)
         return self.active[block]
+
+
+def _is(value: object, units: int) -> bool:
+    """A float64 tensor whose last axis is of so many units."""
+    return isinstance(value, Tensor) and value.dtype == torch.float64 and value.shape[-1:] == (units,)

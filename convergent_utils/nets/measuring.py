@@ -179,6 +179,7 @@ def _repeatable() -> Iterator[None]:
 
 
 _STREAM = RLock()  # of random numbers, one for all threads
+_MOST_IMAGES = 2**31  # whose numbers are ranked
 _PROBED = 6  # images beside the first two
 
 
@@ -206,6 +207,9 @@ def _read(
         raise ValueError(f"images: expected at least 2 per fold, {2 * options['folds']}, got {len(images)}")
     if len(images) < options["top"]:
         raise ValueError(f"top: expected at most as many as the {len(images)} images, got {options['top']}")
+    if options["first"] + len(images) > _MOST_IMAGES:
+        most = _MOST_IMAGES - len(images)
+        raise ValueError(f"first: expected at most {most} before {len(images)} images, got {options['first']}")
     return images, layers, options
 
 

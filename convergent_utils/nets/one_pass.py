@@ -63,7 +63,7 @@ class Pass:
         self.positions, self.n_folds, self.n_top, self.device, self.first = positions, folds, top, device, first
         self.drawn = draw_places(np.random.default_rng(seed), len(images), positions, before=first)
         self.aligned = AlignedSample(sample, seed=seed, fractions=_sampled_places(positions, seed))
-        self.done, self.keep = done, Seldom(keep)
+        self.done, self.keep = done, _Seldom(keep)
         self.moments: list[Moments] = [] if done is None else list(done.folds)
         self.blocks: dict[str, _Block] = {}
         self.waiting: dict[str, list[_Rows]] = {}
@@ -234,7 +234,7 @@ class Pass:
         return Moments.from_state({key: value.cpu() for key, value in moments.state().items()})
 
 
-class Seldom:
+class _Seldom:
     """Calls `keep` with what is made: once a minute at most, and for a small share of the time."""
 
     def __init__(self, keep: Callable[[Measurement], None] | None):
