@@ -428,3 +428,16 @@ def test_wide_networks_need_little_more_than_their_result(monkeypatch):
     assert held > 48 * 2**20
     assert live.most < 1.6 * held
     assert live.most > held, "all of it is seen"
+
+
+def test_the_places_of_the_sample_cover_the_map(networks, images):
+    found = cu.measure(networks, images, LAYERS, sample=10_000, top=2, device="cpu", seed=7)
+    assert len(found.sample_images) == 64 * N, "all rows, where fewer are there than were asked for"
+    places = found.sample_places.unique(dim=0)
+    cells = (places * 8).long()
+    assert len(places) == len(cells.unique(dim=0)) == 64, "one in each cell of a grid"
+    whole = found.pair("a.maps", "b.maps")
+    sampled = cu.pair_moments(found.sample("a.maps"), found.sample("b.maps"))
+    assert torch.allclose(sampled.mean_a, whole.mean_a, atol=0.05)
+    other = cu.measure(networks, images, LAYERS, sample=10_000, top=2, device="cpu", seed=8)
+    assert not torch.equal(other.sample_places.unique(dim=0), places)

@@ -37,7 +37,7 @@ _BATCH = 128
 _ROWS = 2048  # of a block that are taken up together; fewer wait for the next batch
 _ENTRIES = 1 << 22  # of these rows, at most, when there are fewer: 16 MB in float32
 _CANDIDATES = 1 << 19  # for the strongest stimuli that wait to be ranked
-_PLACES_IN_SAMPLE = 4
+_PLACES_ACROSS = 8  # and down, in the aligned sample
 _SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept, or, where that is more,
 _TIMES_AS_LONG = 20.0  # as keeping it took
 _CHUNK_ENTRIES = 1 << 18  # of rows looked at more than once: 1 MB stays in the cache
@@ -250,10 +250,13 @@ class _Seldom:
 
 
 def _sampled_places(positions: Positions, seed: int) -> Tensor:
-    """Fractions (places, 2) of the map at which every image has its rows of the aligned sample."""
+    """Fractions (places, 2) of the map at which images have rows of the aligned sample: one in each cell of a grid."""
     one = {"mean": 0.5, **ONE_PLACE}.get(positions)
-    drawn = np.random.default_rng([seed, 1]).random((_PLACES_IN_SAMPLE, 2)) if one is None else np.full((1, 2), one)
-    return torch.from_numpy(drawn)
+    if one is not None:
+        return torch.full((1, 2), one, dtype=torch.float64)
+    corners = np.stack(np.meshgrid(*[np.arange(_PLACES_ACROSS)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    within = np.random.default_rng([seed, 1]).random(corners.shape)
+    return torch.from_numpy((corners + within) / _PLACES_ACROSS)
 
 
 class _Rows(NamedTuple):

@@ -30,7 +30,7 @@ NOTEBOOK = "04_sparse_mapping"
 # Li et al. 2016: the channels of their layers, and the decays of their table.
 PUBLISHED_UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
 DECAYS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-ROWS = 128  # in a step of the optimiser: as many as their 32 images have at four places
+ROWS = 128  # in a step of the optimiser; theirs had all places of 32 images
 
 
 @dataclass(frozen=True)
