@@ -59,9 +59,9 @@ def measure(
         positions: rows of a map, as in `record`.
         axes: what the axes of the layers' outputs mean, as in `record`.
         folds: image k belongs to fold k modulo `folds`.
-        sample: how many rows are in the aligned sample: random ones, the same in all blocks, of all images at 64 places,
-            one at random in each cell of a grid of 8 x 8 (one place for positions "centre", "mean", "first" and
-            "last"), or all of these rows where there are fewer. A smaller sample is the beginning of a larger one.
+        sample: how many rows are in the aligned sample: random ones, the same in all blocks, of all images at 64
+            places, one at random in each cell of a grid of 8 x 8 (one place for positions "centre", "mean", "first"
+            and "last"), or all of these rows where there are fewer. A smaller sample is the beginning of a larger one.
             Where layers are grids and others tokens, the sample of positions "all" is of grids.
         top: strongest stimuli kept per unit.
         seed: of places and sample.
