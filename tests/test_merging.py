@@ -269,11 +269,11 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """What is measured so far is kept after every batch, and batches are small."""
+    """What is measured so far is kept after every other batch, and batches are small."""
     monkeypatch.setattr(one_pass, "_SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(one_pass, "_TIMES_AS_LONG", 0.0)
     monkeypatch.setattr(one_pass, "_BATCH", 5)
-    monkeypatch.setattr(one_pass, "_ROWS", 5)
+    monkeypatch.setattr(one_pass, "_BATCHES", 2)
 
 
 @pytest.mark.parametrize("stop", [2, 11, 31, 52])
@@ -296,7 +296,7 @@ def test_a_run_goes_on_where_it_was_interrupted(networks, images, positions, tmp
     found = cu.measure(networks, images, LAYERS, store=store, **options)
     again = torch.cat(seen)
     assert_same(found, wanted)
-    assert len(again) <= N - max(0, len(first) - 5), "no more than a batch is done twice"
+    assert len(again) <= N - max(0, len(first) - 10), "no more than two batches are done twice"
     assert [path.name.partition("-")[0] for path in tmp_path.glob("*.safetensors")] == ["measurement"]
 
 
@@ -307,7 +307,7 @@ KILLED = textwrap.dedent(
     import convergent_utils as cu
     from convergent_utils.nets import one_pass
 
-    one_pass._SECONDS_BETWEEN, one_pass._TIMES_AS_LONG, one_pass._BATCH, one_pass._ROWS = 0.0, 0.0, 5, 5
+    one_pass._SECONDS_BETWEEN, one_pass._TIMES_AS_LONG, one_pass._BATCH, one_pass._BATCHES = 0.0, 0.0, 5, 2
     store, waits = sys.argv[1], sys.argv[2] == "waits"
     torch.manual_seed(0)
     network, images = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU()), torch.randn(60, 6)
@@ -343,6 +343,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path):
     assert (tmp_path / "waits").exists()
     done = subprocess.run(run_killed(tmp_path, "goes on"), env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 30, "of 60 images at least 30 were kept"
+    assert not list(tmp_path.glob("measuring*")), "parts are gone in the end"
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     subprocess.run(run_killed(fresh, "goes on"), env=environment, check=True, capture_output=True)
@@ -352,23 +353,151 @@ def test_a_killed_run_is_gone_on_with(tmp_path):
     assert torch.allclose(one.pair("net.1", "net.1").cov_ab, other.pair("net.1", "net.1").cov_ab, rtol=1e-12)
 
 
-def test_a_damaged_or_foreign_part_is_not_gone_on_with(networks, images, tmp_path, at_once, monkeypatch):
-    store = cu.Store(tmp_path)
+@pytest.fixture
+def interrupted(networks, images, tmp_path, at_once, monkeypatch):
+    """The store and the file of a run that was interrupted."""
+    real = one_pass.Pass._batch
+
+    def batch(self, numbers, readers):
+        if len(self.seen) == 5:
+            raise Interrupted
+        real(self, numbers, readers)
+
+    monkeypatch.setattr(one_pass.Pass, "_batch", batch)
+    with pytest.raises(Interrupted):
+        cu.measure(networks, images, LAYERS, store=tmp_path, **OPTIONS)
+    monkeypatch.setattr(one_pass.Pass, "_batch", real)
+    (part,) = tmp_path.glob("measuring-0-of-1-*.safetensors")
+    return tmp_path, part
+
+
+def nothing_done(part):
+    part.write_bytes(part.read_bytes()[:-1])
+
+
+def replaced(part):
+    cu.save({"something": "else"}, part)
+
+
+def made_a_folder(part):
+    part.unlink()
+    part.mkdir()
+
+
+@pytest.mark.filterwarnings("ignore:.*(is damaged|is not kept)")
+@pytest.mark.parametrize("spoil", [nothing_done, replaced, made_a_folder])
+def test_a_damaged_or_foreign_part_is_not_gone_on_with(networks, images, interrupted, spoil):
+    store, part = interrupted
     wanted = cu.measure(networks, images, LAYERS, **OPTIONS)
-    names = []
-    real = cu.Store.find
-
-    def find(self, kind, configuration, **options):
-        names.append((kind, configuration))
-        return real(self, kind, configuration, **options)
-
-    monkeypatch.setattr(cu.Store, "find", find)
-    cu.measure(networks, images, LAYERS, store=store, **OPTIONS)
-    kind, configuration = names[-1]
-    assert kind == "measuring"
-    store.remove("measurement", names[0][1])
-    store.keep(kind, configuration, {"something": "else"})
+    spoil(part)
     assert_same(cu.measure(networks, images, LAYERS, store=store, **OPTIONS), wanted)
+
+
+def test_a_part_of_other_blocks_is_not_gone_on_with(networks, images, interrupted, monkeypatch):
+    store, _ = interrupted
+    other = cu.measure({"x": networks["a"]}, images[:20], "maps", device="cpu")
+    real = cu.Store.find
+    monkeypatch.setattr(
+        cu.Store,
+        "find",
+        lambda self, kind, c, **o: other if kind.startswith("measuring-") else real(self, kind, c, **o),
+    )
+    assert_same(
+        cu.measure(networks, images, LAYERS, store=store, **OPTIONS), cu.measure(networks, images, LAYERS, **OPTIONS)
+    )
+
+
+def test_parts_of_other_processes_are_forgotten_too(networks, images, interrupted):
+    store, part = interrupted
+    others = [part.with_name(part.name.replace("0-of-1", f"{k}-of-3")) for k in range(3)]
+    for other in others:
+        other.write_bytes(part.read_bytes())
+    stranger = part.with_name(part.name[:-20] + "0" * 4 + part.name[-16:])
+    stranger.write_bytes(part.read_bytes())
+    cu.measure(networks, images, LAYERS, store=store, **OPTIONS)
+    assert sorted(path.name for path in store.glob("measuring*")) == [stranger.name]
+    part.write_bytes(stranger.read_bytes())  # as of a run that ended after another had made it
+    cu.measure(networks, images, LAYERS, store=store, **OPTIONS)
+    assert not part.exists()
+
+
+def test_a_run_does_not_end_because_it_cannot_keep_what_it_has(networks, images, tmp_path, at_once, monkeypatch):
+    real = cu.Store.keep
+
+    def full(self, kind, configuration, found):
+        if kind.startswith("measuring"):
+            raise ValueError("No space left")
+        return real(self, kind, configuration, found)
+
+    monkeypatch.setattr(cu.Store, "keep", full)
+    with pytest.warns(UserWarning, match="what is measured so far is not kept: No space left"):
+        found = cu.measure(networks, images, LAYERS, store=tmp_path, **OPTIONS)
+    assert_same(found, cu.measure(networks, images, LAYERS, **OPTIONS))
+
+
+@pytest.mark.parametrize("layers", [["maps"], ["row"], LAYERS])
+@pytest.mark.parametrize("positions", ["all", "mean"])
+def test_whatever_the_layers_it_is_kept_as_often(networks, images, tmp_path, monkeypatch, layers, positions):
+    kept = []
+    monkeypatch.setattr(one_pass, "_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(one_pass, "_TIMES_AS_LONG", 0.0)
+    monkeypatch.setattr(one_pass, "_BATCH", 1)
+    monkeypatch.setattr(one_pass._Seldom, "__call__", lambda self, make: kept.append(make().n_images))
+    cu.measure({"a": networks["a"]}, images.repeat(2, 1, 1, 1), layers, positions=positions, store=tmp_path, **OPTIONS)
+    assert kept == [32, 60, 92, 120], "after 32 batches, and after each fold"
+
+
+def test_a_state_shares_nothing_with_the_measurement(whole):
+    state, before = whole.state(), cu.Measurement.from_state(whole.state())
+    for part in (state["images"], *state["maps"].values(), *state["active"].values(), state["aligned"]["keys"]):
+        part.zero_()
+    state["tops"].clear()
+    assert_same(whole, before)
+
+
+def test_parts_of_networks_of_another_precision_are_refused(images):
+    def part(dtype, k):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(42, 3)).to(dtype)
+        return cu.measure({"a": network}, images[:20], "1", first=k, device="cpu")
+
+    for one, other in ((torch.float32, torch.float64), (torch.float64, torch.bfloat16)):
+        with pytest.raises(
+            ValueError, match="other: expected an aligned sample of the same blocks, as wide and as prec"
+        ):
+            part(one, 0).merge(part(other, 20))
+
+
+def spoilt_states(found):
+    """Names, and states in which one thing is wrong."""
+    for name, change in {
+        "images shortened": lambda s: s.update(images=s["images"][1:]),
+        "images twice": lambda s: s.update(images=s["images"].clone().fill_(3)),
+        "images of another fold": lambda s: s.update(images=s["images"] + 1),
+        "a map of NaN": lambda s: s["maps"]["a.maps"].fill_(torch.nan),
+        "a sparse map": lambda s: s["maps"].update({"a.maps": s["maps"]["a.maps"].to_sparse()}),
+        "a count of 0": lambda s: [s["folds"][0][f"count/{block}"].zero_() for block in found.blocks],
+        "places of floats": lambda s: s["aligned"].update(places=s["aligned"]["places"].double()),
+        "places beyond all": lambda s: s["aligned"]["places"].add_(2**62),
+        "fractions beyond the map": lambda s: s["aligned"]["fractions"].add_(1),
+        "no fractions": lambda s: s["aligned"].update(fractions=None),
+        "keys twice": lambda s: s["aligned"]["keys"].fill_(5),
+        "rows of another width": lambda s: s["aligned"]["rows"].update({"a.row": s["aligned"]["rows"]["a.row"][:, 1:]}),
+        "rows of an unknown image": lambda s: s["aligned"]["images"].fill_(N),
+        "complex tops": lambda s: s["tops"]["a.row"].update(value=s["tops"]["a.row"]["value"].cfloat()),
+        "tops with three coordinates": lambda s: s["tops"]["a.row"].update(
+            place=s["tops"]["a.row"]["place"].repeat(1, 1, 2)
+        ),
+    }.items():
+        state = found.state()
+        change(state)
+        yield name, state
+
+
+def test_a_state_that_is_not_whole_is_refused(networks, images):
+    for name, state in spoilt_states(cu.measure(networks, images, LAYERS, **OPTIONS)):
+        with pytest.raises(ValueError, match="^state: ") as refused:
+            cu.Measurement.from_state(state)
+        assert len(str(refused.value)) <= 300, name
 
 
 def test_merged_folds_are_those_of_moments(whole, part_of):

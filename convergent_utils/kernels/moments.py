@@ -179,6 +179,15 @@ class Moments:
             resolution=max(part.resolution[a], part.resolution[b]),
         )
 
+    def n_samples(self, block: str) -> int:
+        """How many samples of a block there are.
+
+        Raises:
+            ValueError: unknown block.
+        """
+        require_known(block, self.blocks, "block")
+        return self._part(block).count
+
     def state(self) -> dict[str, Tensor]:
         """Everything as tensors by name, to be saved, sent or reduced; `from_state` is its inverse."""
         tensors = {}

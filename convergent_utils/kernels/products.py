@@ -16,6 +16,7 @@ from .precision import power_of_two
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
 _SHIFT_ROWS = 1024  # that a batch's shift is guessed from
 _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times as many cost float32 a digit
+_FEW_UNITS, _FEW_ROWS = 12, 256  # on the CPU products of fewer units sum row by row, and lose a digit over more rows
 _MOST_AT_ONCE = 1 << 22  # entries of comoments that a wide batch has at once: 32 MB in float64
 _SAFE_SQUARES = 2.0**-60, 2.0**80  # means of squares between which no product of float32 loses anything
 LEAST_SQUARE = torch.finfo(torch.float64).tiny  # below it float64 loses digits
@@ -182,7 +183,10 @@ def _waves(rows: Mapping[str, Tensor], runs: Sequence[Run]) -> Iterator[list[Run
 
 def _step(rows: Mapping[str, Tensor]) -> int:
     """How many rows are shifted and multiplied together."""
-    return max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // sum(block.shape[1] for block in rows.values())))
+    units = [block.shape[1] for block in rows.values()]
+    if min(units) < _FEW_UNITS and all(block.device.type == "cpu" for block in rows.values()):
+        return _FEW_ROWS
+    return max(256, min(_CHUNK_ROWS, _CHUNK_ENTRIES // sum(units)))
 
 
 def _sums(

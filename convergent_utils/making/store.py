@@ -138,13 +138,13 @@ class Store:
         return path
 
     def remove(self, kind: str, configuration: Mapping[str, object]) -> None:
-        """Forget the result of a configuration, whether there is one or not.
+        """Forget the results of a configuration of all kinds that begin so, whether there are any or not.
 
         Raises:
             ValueError: the store cannot be written.
         """
-        path = self.file(kind, configuration)
-        if path.exists():
+        ending = self.file(kind, configuration).name.removeprefix(kind)
+        for path in self.path.glob(f"{kind}*{ending}"):
             with self._lock_of(path.name), self._told("write in"):
                 path.unlink(missing_ok=True)
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.checks import came, form_of, is_count
+from ..kernels.checks import came, form_of, has_rows, is_count
 
-_STATE = ("size", "seed", "fractions", "keys", "images", "places", "rows")
+_NUMBERS = ("keys", "images", "places")
+_STATE = ("size", "seed", "fractions", *_NUMBERS, "rows")
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 
@@ -86,8 +87,9 @@ class AlignedSample:
         alike = isinstance(other, AlignedSample) and (self.size, self.seed) == (other.size, other.seed)
         if not alike or not self.fractions.equal(other.fractions):
             raise ValueError("other: expected an aligned sample of the same size, seed and places")
-        if len(self) and len(other) and self.rows.keys() != other.rows.keys():
-            raise ValueError("other: expected an aligned sample of the same blocks")
+        mine, theirs = ({name: (rows.shape[1], rows.dtype) for name, rows in one.rows.items()} for one in (self, other))
+        if len(self) and len(other) and mine != theirs:
+            raise ValueError("other: expected an aligned sample of the same blocks, as wide and as precise")
         twice = self.images[torch.isin(self.images, other.images)]
         if len(twice):
             raise ValueError(f"other: expected other images, got number {int(twice[0])} in both")
@@ -97,7 +99,7 @@ class AlignedSample:
 
     def state(self) -> dict[str, object]:
         """Everything, to be saved, sent or gone on from; `from_state` is its inverse."""
-        numbers = {name: getattr(self, name).clone() for name in ("fractions", "keys", "images", "places")}
+        numbers = {name: getattr(self, name).clone() for name in ("fractions", *_NUMBERS)}
         rows = {name: rows.clone() for name, rows in self.rows.items()}
         return {"size": self.size, "seed": self.seed, **numbers, "rows": rows}
 
@@ -110,15 +112,23 @@ class AlignedSample:
         """
         if not isinstance(state, Mapping) or set(state) != set(_STATE):
             raise ValueError(f"state: expected AlignedSample.state(), a dict of {', '.join(_STATE)}, got {came(state)}")
-        if not is_count(state["size"]) or not is_count(state["seed"]) or not isinstance(state["rows"], Mapping):
+        numbers, rows, fractions = [state[name] for name in _NUMBERS], state["rows"], state["fractions"]
+        if not is_count(state["size"]) or not is_count(state["seed"]) or not isinstance(rows, Mapping):
             raise ValueError("state: expected size and seed as whole numbers, and rows by block")
-        made = cls(state["size"], seed=state["seed"], fractions=state["fractions"])
-        made.keys, made.images, made.places, made.rows = (*(state[name] for name in _STATE[3:6]), dict(state["rows"]))
-        columns = {name: getattr(made, name) for name in _STATE[3:6]}
-        for name, value in {**columns, **made.rows}.items():
-            axes = 1 if name in columns else 2
-            if not isinstance(value, Tensor) or value.ndim != axes or len(value) != len(made.keys):
-                raise ValueError(f"state: expected {len(made.keys)} rows of {came(name, 60)}, got {form_of(value)}")
+        fits = _is(fractions, 2, float64=True) and fractions.shape[1] == 2
+        if not fits or not ((fractions >= 0) & (fractions < 1)).all():
+            raise ValueError(f"state: expected fractions (places, 2) float64 from 0 to 1, got {form_of(fractions)}")
+        if not all(_is(value, 1) and len(value) == len(numbers[0]) for value in numbers):
+            raise ValueError("state: expected keys, images and places, equally many whole numbers")
+        made = cls(state["size"], seed=state["seed"], fractions=fractions)
+        made.keys, made.images, made.places = numbers
+        made.rows = dict(rows)
+        if len(made.keys.unique()) < len(made) or (made.places < 0).any() or (made.places >= len(fractions)).any():
+            raise ValueError("state: expected keys that differ, and places among the fractions")
+        for name, value in made.rows.items():
+            fits = isinstance(value, Tensor) and has_rows(value) and value.is_floating_point() and value.ndim == 2
+            if not fits or len(value) != len(made):
+                raise ValueError(f"state: expected {len(made)} rows of {came(name, 60)}, got {form_of(value)}")
         return made
 
 
@@ -146,3 +156,9 @@ def _put(held: Tensor, room: Tensor, new: Tensor) -> Tensor:
     held = torch.cat([held, new.new_zeros(more, *new.shape[1:])]) if more else held
     held[room.to(held.device)] = new
     return held
+
+
+def _is(value: object, axes: int, *, float64: bool = False) -> bool:
+    """A dense tensor of whole numbers, or of float64, with so many axes."""
+    dtype = torch.float64 if float64 else torch.int64
+    return isinstance(value, Tensor) and has_rows(value) and value.dtype == dtype and value.ndim == axes

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from ..kernels.checks import as_count, came, in_one_line, is_count, require_fields
+from ..kernels.checks import as_count, came, has_rows, in_one_line, is_count, require_fields
 from ..kernels.moments import Moments, PairMoments
 from .activations import Positions, as_positions
 from .aligned import AlignedSample
@@ -139,12 +140,16 @@ class Measurement:
 
     def state(self) -> dict[str, object]:
         """Everything in dicts, tuples and tensors, to be saved, sent or gone on from; `from_state` is its inverse."""
-        folds, tops = (
-            tuple(fold.state() for fold in self.folds),
-            {name: dict(vars(top)) for name, top in self.tops.items()},
-        )
-        fields = {name: getattr(self, name) for name in ("images", "positions", "n_top", "maps", "active")}
-        return {**fields, "folds": folds, "aligned": self.aligned.state(), "tops": tops}
+        return {
+            "images": self.images.clone(),
+            "positions": self.positions,
+            "folds": tuple(fold.state() for fold in self.folds),
+            "aligned": self.aligned.state(),
+            "n_top": self.n_top,
+            "tops": {name: _cloned(vars(top)) for name, top in self.tops.items()},
+            "maps": _cloned(self.maps),
+            "active": _cloned(self.active),
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, object]) -> Measurement:
@@ -161,7 +166,7 @@ class Measurement:
             aligned = AlignedSample.from_state(state["aligned"])
             found = cls(**{**state, "folds": folds, "aligned": aligned, "tops": tops})
             found._require_whole()
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = in_one_line(error, 200).removeprefix("state: ")
             raise ValueError(f"state: expected Measurement.state(), got another: {reason}") from error
         return found
@@ -173,19 +178,41 @@ class Measurement:
         ):
             raise ValueError("folds: expected at least one, all of the same blocks")
         require_fields(self, whole=("images",), images="n")
+        if not (self.images.diff() > 0).all() or (self.images < 0).any() or not self._counts_fit():
+            raise ValueError("images: expected ascending numbers, as many in each fold as there are moments of")
         as_count(self.n_top, "n_top")
         with_map = set() if isinstance(as_positions(self.positions), int) else set(self.blocks)
         for name, found, expected in (("active", self.active, set(self.blocks)), ("maps", self.maps, with_map)):
-            if set(found) != expected or not all(_is(value, self.blocks[k]) for k, value in found.items()):
-                raise ValueError(f"{name}: expected float64 tensors of the units of each block")
+            if set(found) != expected or not all(_is_of(value, self.blocks[k]) for k, value in found.items()):
+                raise ValueError(f"{name}: expected finite float64 tensors of the units of each block")
         if set(self.tops) != set(self.blocks) or not set(self.aligned.rows) <= set(self.blocks):
             raise ValueError("tops and aligned: expected those of the blocks")
         for name, top in self.tops.items():
-            require_fields(
-                replace(top, value=top.value.double()), whole=("image", "place"), value="uk", image="uk", place="ukp"
-            )
-            if len(top.value) != self.blocks[name]:
-                raise ValueError(f"tops: expected those of {self.blocks[name]} units of {came(name, 60)}")
+            self._require_top(name, top)
+        for name, rows in self.aligned.rows.items():
+            if rows.shape[1] != self.blocks[name]:
+                raise ValueError(f"aligned: expected rows of {self.blocks[name]} units of {came(name, 60)}")
+        for images in (self.aligned.images, *(top.image for top in self.tops.values())):
+            if not torch.isin(images, self.images).all():
+                raise ValueError("aligned and tops: expected images among those that were measured")
+
+    def _require_top(self, block: str, top: Top) -> None:
+        """Strongest stimuli as they are of this block."""
+        of = {"value": top.value.double(), "image": top.image, "row": top.place[..., 0], "column": top.place[..., 1]}
+        letters = dict.fromkeys(of, "uk")
+        require_fields(SimpleNamespace(**of), whole=("image", "row", "column"), **letters)
+        if len(top.value) != self.blocks[block] or top.place.shape[2:] != (2,) or not top.value.is_floating_point():
+            raise ValueError(f"tops: expected those of {self.blocks[block]} units of {came(block, 60)}")
+
+    def _counts_fit(self) -> bool:
+        """The samples of each fold are as many as its images, so many times as each image has rows."""
+        images = torch.bincount(self.images % len(self.folds), minlength=len(self.folds)).tolist()
+        for block in self.blocks:
+            counts = [fold.n_samples(block) for fold in self.folds]
+            rows = sum(counts) // max(1, len(self.images))
+            if rows < 1 or counts != [rows * each for each in images]:
+                return False
+        return True
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -304,6 +331,11 @@ class Measurement:
         return self.active[block]
 
 
-def _is(value: object, units: int) -> bool:
-    """A float64 tensor whose last axis is of so many units."""
-    return isinstance(value, Tensor) and value.dtype == torch.float64 and value.shape[-1:] == (units,)
+def _is_of(value: object, units: int) -> bool:
+    """A finite float64 tensor whose last axis is of so many units."""
+    fits = isinstance(value, Tensor) and has_rows(value) and value.dtype == torch.float64
+    return fits and value.shape[-1:] == (units,) and bool(value.isfinite().all())
+
+
+def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}

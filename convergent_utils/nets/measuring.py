@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 
@@ -69,8 +68,8 @@ def measure(
         device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
         store: a Store or its folder: where to look the result up, by a checksum of weights, images and options, of the
             networks' code, attributes and hooks, and of what the layers do with the first two images and a few others;
-            and where to keep it. About once a minute it keeps what is measured so far, and goes on from there when it
-            is called again after it was interrupted.
+            and where to keep it. It also keeps what is measured so far, after every 4,096 images but once a minute at
+            most, and goes on from there when it is called again after it was interrupted.
 
     Returns:
         Measurement. Networks keep their mode and device. A module called more than once counts with its last output.
@@ -93,36 +92,46 @@ def measure(
         if store is not None or n_processes() > 1:
             configuration = measurement_configuration(networks, images, layers, **options)
         if store is not None:
-            found = _kept(store, "measurement", configuration)
+            found = store.find("measurement", configuration)
+            found = found if isinstance(found, Measurement) else None  # something else may have been kept for it
             if found is None:
                 store.require_writable()
     require_alike(configuration, "networks, images and options")
     if all(gather(found is not None)):
+        _forget_parts(store, configuration)
         return found
-    resumed = {} if store is None else _resumed(store, configuration)
-    found = Pass(networks, images, layers, device=place, **options, **resumed).run()
     with same_fate():
-        if store is not None:
-            if rank() == 0:
-                store.keep("measurement", configuration, found)
-            store.remove("measuring", _of_this_process(configuration))
+        parts = {} if store is None else _parts(store, configuration)
+    found = Pass(networks, images, layers, device=place, **options, **parts).run()
+    with same_fate():
+        if store is not None and rank() == 0:
+            store.keep("measurement", configuration, found)
+            _forget_parts(store, configuration)
     return found
 
 
-def _kept(store: Store, kind: str, configuration: Mapping[str, object]) -> Measurement | None:
-    """What the store has; None, too, where something else was kept for it."""
-    found = store.find(kind, configuration)
-    return found if isinstance(found, Measurement) else None
-
-
-def _resumed(store: Store, configuration: Mapping[str, object]) -> dict[str, object]:
+def _parts(store: Store, configuration: Mapping[str, object]) -> dict[str, object]:
     """What an interrupted run kept of this process's images, and how this one keeps it: options of `Pass`."""
-    mine = _of_this_process(configuration)
-    return {"done": _kept(store, "measuring", mine), "keep": partial(store.keep, "measuring", mine)}
+    kind = f"{_PART}-{rank()}-of-{n_processes()}"
+    blocks = {f"{name}.{layer}" for name in configuration["networks"] for layer in configuration["layers"]}
+    done = None
+    with suppress(ValueError):  # of a file that cannot be read; what is done is done once more
+        done = store.find(kind, configuration)
+
+    def keep(so_far: Measurement) -> None:
+        """Keep it; a run does not end because that fails."""
+        try:
+            store.keep(kind, configuration, so_far)
+        except ValueError as error:
+            warnings.warn(f"what is measured so far is not kept: {error}", stacklevel=2)
+
+    return {"done": done if isinstance(done, Measurement) and set(done.blocks) == blocks else None, "keep": keep}
 
 
-def _of_this_process(configuration: Mapping[str, object]) -> dict[str, object]:
-    return {**configuration, "process": [rank(), n_processes()]}
+def _forget_parts(store: Store, configuration: Mapping[str, object]) -> None:
+    """Remove what interrupted runs kept, of whatever processes, where the store can be written."""
+    with suppress(ValueError):
+        store.remove(_PART, configuration)
 
 
 @ordinary_tensors()
@@ -179,6 +188,7 @@ def _repeatable() -> Iterator[None]:
 
 
 _STREAM = RLock()  # of random numbers, one for all threads
+_PART = "measuring"  # how kinds of what is measured so far begin
 _MOST_IMAGES = 2**31  # whose numbers are ranked
 _PROBED = 6  # images beside the first two
 

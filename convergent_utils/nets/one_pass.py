@@ -38,6 +38,7 @@ _ROWS = 2048  # of a block that are taken up together; fewer wait for the next b
 _ENTRIES = 1 << 22  # of these rows, at most, when there are fewer: 16 MB in float32
 _CANDIDATES = 1 << 19  # for the strongest stimuli that wait to be ranked
 _PLACES_ACROSS = 8  # and down, in the aligned sample
+_BATCHES = 32  # after which everything is taken up, where it may be kept
 _SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept, or, where that is more,
 _TIMES_AS_LONG = 20.0  # as keeping it took
 _CHUNK_ENTRIES = 1 << 18  # of rows looked at more than once: 1 MB stays in the cache
@@ -63,7 +64,7 @@ class Pass:
         self.positions, self.n_folds, self.n_top, self.device, self.first = positions, folds, top, device, first
         self.drawn = draw_places(np.random.default_rng(seed), len(images), positions, before=first)
         self.aligned = AlignedSample(sample, seed=seed, fractions=_sampled_places(positions, seed))
-        self.done, self.keep = done, _Seldom(keep)
+        self.done, self.keep = done, None if keep is None else _Seldom(keep)
         self.moments: list[Moments] = [] if done is None else list(done.folds)
         self.blocks: dict[str, _Block] = {}
         self.waiting: dict[str, list[_Rows]] = {}
@@ -87,12 +88,15 @@ class Pass:
                 readers[name] = stack.enter_context(capture)
             for fold in range(self.n_folds):
                 mine = self._mine(fold)
-                for numbers in mine.split(_BATCH) if len(mine) else ():
-                    self._batch(numbers, readers)
+                for number, batch in enumerate(mine.split(_BATCH) if len(mine) else (), start=1):
+                    self._batch(batch, readers)
                     self._digest(fold, at_least=_ROWS)
-                    if not any(self.waiting.values()):
+                    if self.keep is not None and number % _BATCHES == 0:
+                        self._digest(fold, at_least=1)
                         self.keep(self._so_far)
                 self._digest(fold, at_least=1)
+                if self.keep is not None:
+                    self.keep(self._so_far)
 
     def _mine(self, fold: int) -> Tensor:
         """Numbers of the images of a fold that are left to this process."""
@@ -237,13 +241,13 @@ class Pass:
 class _Seldom:
     """Calls `keep` with what is made: once a minute at most, and for a small share of the time."""
 
-    def __init__(self, keep: Callable[[Measurement], None] | None):
+    def __init__(self, keep: Callable[[Measurement], None]):
         self.keep, self.again = keep, time.monotonic() + _SECONDS_BETWEEN
 
     def __call__(self, make: Callable[[], Measurement | None]) -> None:
         """Make it and keep it, if it is time."""
         start = time.monotonic()
-        if self.keep is not None and start >= self.again:
+        if start >= self.again:
             self.keep(make())
             took = time.monotonic() - start
             self.again = start + took + max(_SECONDS_BETWEEN, _TIMES_AS_LONG * took)
