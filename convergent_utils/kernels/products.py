@@ -19,6 +19,7 @@ _CHUNK_ROWS = 4096  # that one product sums in their own precision: five times a
 _FEW_UNITS, _FEW_ROWS = 12, 256  # on the CPU products of fewer units sum row by row, and lose a digit over more rows
 _MOST_AT_ONCE = 1 << 22  # entries of comoments that a wide batch has at once: 32 MB in float64
 _SAFE_SQUARES = 2.0**-60, 2.0**80  # means of squares between which no product of float32 loses anything
+_SAFE_LARGEST = 2.0**-18, 2.0**38  # largest activations of units whose squares are safe in any batch of a wide net
 LEAST_SQUARE = torch.finfo(torch.float64).tiny  # below it float64 loses digits
 _HELD_BY_FLOAT64 = 1e-10  # rows of a coarser resolution have squares that float64 holds, whatever they are
 _TRACE = math.ulp(0.0)  # stands for the squares of a unit that varies, where float64 would have 0
@@ -153,14 +154,21 @@ def is_wide(rows: Mapping[str, Tensor], runs: Sequence[Run]) -> bool:
 
 
 def tiles_of(rows: Mapping[str, Tensor], runs: Sequence[Run], power: Mapping[str, Tensor]) -> Iterator[Tile]:
-    """The comoments of a batch, few at a time: what is given out may be used before the next is asked for."""
+    """The comoments of a batch, few at a time: what is given out may be used before the next is asked for.
+
+    Where the largest activations are such that no square loses anything, nothing is divided by powers of two.
+    """
+    least, most = _SAFE_LARGEST
+    if all(((each > least) & (each < most)).all() for each in power.values()):
+        power = {}
     for some in _waves(rows, runs):
         needed = {name for a, partners, _ in some for name in (a, *partners)}
         few = {name: block for name, block in rows.items() if name in needed}
-        _, residual, products = _sums(few, some, power, _step(rows))
+        _, residual, products = _sums(few, some, power or None, _step(rows))
         _centre(few, some, products, residual)
         for tile in _tiles(few, some, products):
-            tile.values.mul_(power[tile.a][tile.units][:, None]).mul_(power[tile.b])
+            if power:
+                tile.values.mul_(power[tile.a][tile.units][:, None]).mul_(power[tile.b])
             yield tile
 
 
