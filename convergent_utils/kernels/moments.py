@@ -27,7 +27,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .checks import (
     as_activations,
-    as_list,
     came,
     form_of,
     has_rows,
@@ -39,7 +38,19 @@ from .checks import (
     require_same_samples,
 )
 from .precision import full_precision, ordinary_tensors, power_of_two
-from .products import LEAST_SQUARE, Part, Tile, is_wide, moments_of, powers_of, require_held, runs_of, tiles_of
+from .products import (
+    LEAST_SQUARE,
+    Part,
+    Tile,
+    connected,
+    is_wide,
+    moments_of,
+    ordered_pairs,
+    powers_of,
+    require_held,
+    runs_of,
+    tiles_of,
+)
 
 _MOST_UNITS = 10**6  # have covariances of terabytes
 _MOST_LOOKED_AT = 256  # units of a net whose covariances are seen to be possible: for more it would take time
@@ -109,8 +120,8 @@ class Moments:
             if "|" in name:
                 raise ValueError(f"blocks: expected names without '|', got {came(name)}")
         self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
-        self.pairs = _ordered_pairs(self.blocks, pairs)
-        self._parts = [(group, Part()) for group in _connected(self.blocks, self.pairs)]
+        self.pairs = ordered_pairs(self.blocks, pairs)
+        self._parts = [(group, Part()) for group in connected(self.blocks, self.pairs)]
 
     @ordinary_tensors()
     def update(self, rows: Mapping[str, Tensor]) -> None:
@@ -378,31 +389,3 @@ def _require_fitting(pair: PairMoments) -> None:
             raise ValueError(f"pair: expected {field_name} as float64 of shape {shape}, got {form_of(value)}")
         if value.device != pair.mean_a.device:
             raise ValueError(f"pair: expected {field_name} on {pair.mean_a.device} as mean_a, got it on {value.device}")
-
-
-def _ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None) -> list[tuple[str, str]]:
-    """The pairs asked for and every self-pair, once each, sorted, the smaller name first."""
-    if pairs is None:
-        return [(a, b) for a in names for b in names if a <= b]
-    wanted = {(a, a) for a in names}
-    for pair in as_list(pairs, "pairs", "pairs of names"):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(f"pairs: expected pairs of names, got {came(pair)}")
-        a, b = pair
-        for name in (a, b):
-            require_known(name, names, "pairs")
-        wanted.add((min(a, b), max(a, b)))
-    return sorted(wanted)
-
-
-def _connected(names: Iterable[str], pairs: list[tuple[str, str]]) -> list[list[str]]:
-    """Groups of blocks joined by pairs, directly or through others, each in the order of the blocks."""
-    group = {name: {name} for name in names}
-    for a, b in pairs:
-        if group[a] is not group[b]:
-            joined = group[a] | group[b]
-            group.update(dict.fromkeys(joined, joined))
-    seen: dict[int, list[str]] = {}
-    for name in names:
-        seen.setdefault(id(group[name]), []).append(name)
-    return list(seen.values())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .checks import as_list, came, require_known
 from .precision import power_of_two
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
@@ -301,3 +302,31 @@ def runs_of(group: list[str], pairs: list[tuple[str, str]]) -> list[Run]:
                 runs.append(Run(a, run))
                 run = []
     return runs
+
+
+def ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None) -> list[tuple[str, str]]:
+    """The pairs asked for and every self-pair, once each, sorted, the smaller name first."""
+    if pairs is None:
+        return [(a, b) for a in names for b in names if a <= b]
+    wanted = {(a, a) for a in names}
+    for pair in as_list(pairs, "pairs", "pairs of names"):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"pairs: expected pairs of names, got {came(pair)}")
+        a, b = pair
+        for name in (a, b):
+            require_known(name, names, "pairs")
+        wanted.add((min(a, b), max(a, b)))
+    return sorted(wanted)
+
+
+def connected(names: Iterable[str], pairs: list[tuple[str, str]]) -> list[list[str]]:
+    """Groups of blocks joined by pairs, directly or through others, each in the order of the blocks."""
+    group = {name: {name} for name in names}
+    for a, b in pairs:
+        if group[a] is not group[b]:
+            joined = group[a] | group[b]
+            group.update(dict.fromkeys(joined, joined))
+    seen: dict[int, list[str]] = {}
+    for name in names:
+        seen.setdefault(id(group[name]), []).append(name)
+    return list(seen.values())

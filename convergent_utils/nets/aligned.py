@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import came, form_of, has_rows, is_count
+from .activations import ONE_PLACE, Positions
 
 _NUMBERS = ("keys", "images", "places")
 _STATE = ("size", "seed", "fractions", *_NUMBERS, "rows")
+_PLACES_ACROSS = 8  # and down
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 
@@ -60,16 +62,16 @@ class AlignedSample:
 
     def update(self, batch: Candidates, rows: Mapping[str, Tensor]) -> None:
         """Take up the rows (candidates, units) of every block. A row that falls out makes room for one that comes."""
-        before, kept = len(self), torch.cat([self.keys, batch.keys])
-        kept = torch.zeros_like(kept, dtype=torch.bool).index_fill_(0, kept.argsort()[: self.size], True)
-        came = kept[before:].nonzero()[:, 0]
-        room = torch.cat([(~kept[:before]).nonzero()[:, 0], torch.arange(before, int(kept.sum()))])
+        n, keys = len(self), torch.cat([self.keys, batch.keys])
+        kept = torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, keys.argsort()[: self.size], True)
+        taken = kept[n:].nonzero()[:, 0]
+        room = torch.cat([(~kept[:n]).nonzero()[:, 0], torch.arange(n, int(kept.sum()))])
         self.keys, self.images, self.places = (
-            _put(held, room, new[came])
+            _put(held, room, new[taken])
             for held, new in ((self.keys, batch.keys), (self.images, batch.images), (self.places, batch.places))
         )
         for name, new in rows.items():
-            self.rows[name] = _put(self.rows.get(name, new[:0]), room, new[came.to(new.device)])
+            self.rows[name] = _put(self.rows.get(name, new[:0]), room, new[taken.to(new.device)])
 
     def arranged(self) -> AlignedSample:
         """The same rows on the CPU, smallest key first."""
@@ -130,6 +132,16 @@ class AlignedSample:
             if not fits or len(value) != len(made):
                 raise ValueError(f"state: expected {len(made)} rows of {came(name, 60)}, got {form_of(value)}")
         return made
+
+
+def places_of(positions: Positions, seed: int) -> Tensor:
+    """Fractions (places, 2) of the map at which images have rows of the aligned sample: one in each cell of a grid."""
+    one = {"mean": 0.5, **ONE_PLACE}.get(positions)
+    if one is not None:
+        return torch.full((1, 2), one, dtype=torch.float64)
+    corners = np.stack(np.meshgrid(*[np.arange(_PLACES_ACROSS)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    within = np.random.default_rng([seed, 1]).random(corners.shape)
+    return torch.from_numpy((corners + within) / _PLACES_ACROSS)
 
 
 def row_keys(seed: int, images: Tensor, places: int) -> Tensor:

@@ -59,7 +59,8 @@ class Measurement:
         active: of each block (units,) float64, the share of rows that are not zero.
 
     `merge` makes the measurement of two parts, of other images. Laws: it commutes and is associative to rounding, and
-    any split of the images equals one measurement; samples and strongest stimuli are exactly equal.
+    any split of the images equals one measurement; samples and strongest stimuli exactly, where a network gives an
+    image the same numbers whatever others are in its batch.
     """
 
     images: Tensor

@@ -18,15 +18,13 @@ from ..kernels.checks import came
 from ..kernels.moments import Moments
 from ..kernels.precision import ordinary_tensors
 from .activations import (
-    ONE_PLACE,
-    Positions,
     captured,
     draw_places,
     flat_places,
     require_common_places,
     rows_of,
 )
-from .aligned import AlignedSample
+from .aligned import AlignedSample, places_of
 from .datasets import normalise
 from .distributed import merged, same_fate, share
 from .layers import Maps, unwrapped
@@ -37,7 +35,6 @@ _BATCH = 128
 _ROWS = 2048  # of a block that are taken up together; fewer wait for the next batch
 _ENTRIES = 1 << 22  # of these rows, at most, when there are fewer: 16 MB in float32
 _CANDIDATES = 1 << 19  # for the strongest stimuli that wait to be ranked
-_PLACES_ACROSS = 8  # and down, in the aligned sample
 _BATCHES = 32  # after which everything is taken up, where it may be kept
 _SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept, or, where that is more,
 _TIMES_AS_LONG = 20.0  # as keeping it took
@@ -63,7 +60,7 @@ class Pass:
         self.networks, self.images, self.layers, self.pairs, self.axes = dict(networks), images, layers, pairs, axes
         self.positions, self.n_folds, self.n_top, self.device, self.first = positions, folds, top, device, first
         self.drawn = draw_places(np.random.default_rng(seed), len(images), positions, before=first)
-        self.aligned = AlignedSample(sample, seed=seed, fractions=_sampled_places(positions, seed))
+        self.aligned = AlignedSample(sample, seed=seed, fractions=places_of(positions, seed))
         self.done, self.keep = done, None if keep is None else _Seldom(keep)
         self.moments: list[Moments] = [] if done is None else list(done.folds)
         self.blocks: dict[str, _Block] = {}
@@ -251,16 +248,6 @@ class _Seldom:
             self.keep(make())
             took = time.monotonic() - start
             self.again = start + took + max(_SECONDS_BETWEEN, _TIMES_AS_LONG * took)
-
-
-def _sampled_places(positions: Positions, seed: int) -> Tensor:
-    """Fractions (places, 2) of the map at which images have rows of the aligned sample: one in each cell of a grid."""
-    one = {"mean": 0.5, **ONE_PLACE}.get(positions)
-    if one is not None:
-        return torch.full((1, 2), one, dtype=torch.float64)
-    corners = np.stack(np.meshgrid(*[np.arange(_PLACES_ACROSS)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
-    within = np.random.default_rng([seed, 1]).random(corners.shape)
-    return torch.from_numpy((corners + within) / _PLACES_ACROSS)
 
 
 class _Rows(NamedTuple):
