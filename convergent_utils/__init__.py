@@ -26,7 +26,11 @@ from .kernels.filters import spatial_frequency
 from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
 from .kernels.mutual_information import JointHistogram, mutual_information
+from .kernels.neighbours import mutual_knn
+from .kernels.restricted import Rotation, best_rotation, matching_map
+from .kernels.rotation import random_rotation, rotated
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
+from .kernels.soft_matching import SoftMatch, soft_matching
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
 from .making.store import Store, load, save
 from .nets.activations import record
@@ -69,13 +73,16 @@ __all__ = [
     "PartialLeastSquares",
     "ReceptiveField",
     "Recipe",
+    "Rotation",
     "SgdRun",
+    "SoftMatch",
     "SpectralEmbedding",
     "Store",
     "Top",
     "Trained",
     "accuracy",
     "all_reduce",
+    "best_rotation",
     "best_subset_mapping",
     "bin_edges",
     "bipartite_matching",
@@ -97,9 +104,11 @@ __all__ = [
     "load",
     "load_dataset",
     "mapping_affinity",
+    "matching_map",
     "measure",
     "multiply_adds",
     "mutual_information",
+    "mutual_knn",
     "network_interval",
     "normalise",
     "pair_moments",
@@ -111,13 +120,16 @@ __all__ = [
     "project",
     "projected",
     "pwcca",
+    "random_rotation",
     "receptive_field",
     "record",
+    "rotated",
     "save",
     "semi_matching",
     "sgd_mapping",
     "sgd_mappings",
     "significant_correlations",
+    "soft_matching",
     "sparse_mapping",
     "spatial_frequency",
     "spectral_clustering",

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -281,3 +283,76 @@ def test_chance_of_more_numbers_than_torch_takes_quantiles_of(monkeypatch, gener
     left, a = iter([null[0], *null]), torch.ones(3, 1)
     found = cu.chance_level(lambda x, y: next(left), a, a, n_shuffles=40)
     assert np.allclose(torch.stack([found.low, found.high]), right, rtol=1e-14, atol=0)
+
+
+# calibrated
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.3])
+def test_a_calibrated_score_is_its_definition(generator, alpha):
+    null, observed = torch.rand(37, 4, generator=generator).double(), torch.tensor([0.2, 0.99, 0.8, 1.0]).double()
+    values = iter([observed, *null])
+    chance = cu.chance_level(lambda x, y: next(values), torch.zeros(3, 1), torch.zeros(3, 1), n_shuffles=37)
+    rank = math.ceil(round((1 - alpha) * 38, 9))
+    for k in range(4):
+        tau = sorted([float(observed[k]), *null[:, k].tolist()])[rank - 1]
+        wanted = max(0.0, (float(observed[k]) - tau) / (1.0 - tau)) if tau < 1 else 0.0
+        assert float(chance.calibrated(alpha=alpha)[k]) == pytest.approx(wanted, abs=1e-12)
+    limits = torch.tensor([0.1, 1.0, 2.0, 1.0])
+    assert chance.calibrated(limits)[0] == 0, "a limit that is not above tau"
+    assert chance.calibrated(2.0)[2] == pytest.approx(float(chance.calibrated(limits)[2]))
+
+
+def test_a_net_with_itself_is_calibrated_to_one_and_strangers_to_nothing(generator):
+    a, b = torch.randn(100, 40, generator=generator), torch.randn(100, 40, generator=generator)
+
+    def similarity(x, y):
+        return cu.cca(cu.pair_moments(x, y)).similarity
+
+    assert cu.chance_level(similarity, a, a, n_shuffles=19).calibrated() == pytest.approx(1)
+    strangers = cu.chance_level(similarity, a, b, n_shuffles=199)
+    assert strangers.observed > 0.3
+    assert strangers.calibrated() < 0.05
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 0}, {"alpha": 1}, {"alpha": None}, {"limit": None}, {"limit": [1, 2]},
+                                   {"limit": "x"}, {"limit": float("nan")}, {"limit": 1j}])  # fmt: skip
+def test_what_is_no_limit_is_refused(generator, wrong):
+    a = torch.randn(20, 2, generator=generator)
+    chance = cu.chance_level(lambda x, y: (x * y).mean(), a, a, n_shuffles=5)
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: expected"):
+        chance.calibrated(**wrong)
+
+
+# places
+
+
+def test_rows_are_exchanged_within_their_places(generator):
+    places = torch.tensor([[0.1, 0.2], [0.7, 0.2], [0.1, 0.9]])[torch.randint(0, 3, (200,), generator=generator)]
+    b = torch.cat([places, torch.arange(200)[:, None]], 1)
+    seen = []
+    cu.chance_level(lambda x, y: seen.append(y) or 0.0, b, b, places=places, n_shuffles=20)
+    for dealt in seen[1:]:
+        assert torch.equal(dealt[:, :2], places), "each keeps its place"
+        assert sorted(dealt[:, 2].tolist()) == list(range(200)), "each once"
+    moved = torch.stack([(dealt[:, 2] != b[:, 2]).double().mean() for dealt in seen[1:]])
+    assert moved.mean() > 0.9
+    assert len({tuple(dealt[:, 2].tolist()) for dealt in seen[1:]}) == 20
+
+
+def test_what_all_images_share_stays_in_the_null_of_places(generator):
+    layout = torch.randn(5, 3, generator=generator)
+    place = torch.randint(0, 5, (400,), generator=generator)
+    a, b = (layout[place] + 0.3 * torch.randn(400, 3, generator=generator) for _ in range(2))
+    within, anywhere = (cu.chance_level(mean_match, a, b, places=p, n_shuffles=30) for p in (place, None))
+    assert within.p_value > 0.05, "nothing beside the layout"
+    assert anywhere.p_value < 0.05
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3), torch.zeros(60, 2, 2), "x", 3, torch.full((60,), torch.nan)])
+def test_what_are_no_places_is_refused(generator, wrong):
+    a = torch.randn(60, 3, generator=generator)
+    with pytest.raises(ValueError, match="^places: expected"):
+        cu.chance_level(mean_match, a, a, places=wrong)
+    with pytest.raises(ValueError, match="^places: expected images or places, not both"):
+        cu.chance_level(mean_match, a, a, places=torch.zeros(60), images=torch.arange(60))

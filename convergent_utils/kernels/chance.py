@@ -63,6 +63,41 @@ class Chance:
     high: Tensor
     p_value: Tensor
 
+    def calibrated(self, limit: float | Tensor = 1.0, *, alpha: float = 0.05) -> Tensor:
+        r"""How far the observed value lies above what chance reaches, on a scale on which its limit is 1.
+
+        .. math:: \max\Big(0, \frac{s - \tau}{s_{max} - \tau}\Big)
+
+        where :math:`\tau` is the value of rank :math:`\lceil (1 - \alpha)(K + 1) \rceil` among the observed one and
+        those of the K shuffles.
+
+        Args:
+            limit: the largest value that the similarity can have, a number or one for each entry.
+            alpha: the share of shuffles that may lie above, between 0 and 1.
+
+        Returns:
+            float64, a number or a vector as `observed`, each entry by itself; 0 where limit is not above tau.
+
+        Raises:
+            ValueError: alpha is not between 0 and 1, limit is no such number.
+
+        Similarities grow by themselves with width; calibrated ones do not. Where many pairs of layers are compared and
+        the largest is read, let the similarity return that largest one.
+        Source: Gröger et al. 2026.
+        """
+        alpha = as_number(alpha, "alpha", "a share between 0 and 1", lambda share: 0 < share < 1)
+        read = tensor_of(limit, lists=True)
+        fits = read is not None and not read.is_complex() and read.dtype != torch.bool
+        if not fits or (read.ndim and read.shape != self.observed.shape) or not read.isfinite().all():
+            expected = f"a finite number or one for each entry {tuple(self.observed.shape)}"
+            raise ValueError(f"limit: expected {expected}, got {came(limit)}")
+        limit = read.to(self.observed.device, torch.float64)
+        together = torch.cat([self.observed[None], self.null])
+        rank = math.ceil(round((1 - alpha) * len(together), 9))
+        tau = together.kthvalue(max(1, rank), dim=0).values
+        room = limit - tau
+        return torch.where(room > 0, (self.observed - tau) / room.where(room > 0, 1.0), 0.0).clamp(min=0)
+
 
 def chance_level(
     similarity: Callable[[Tensor, Tensor], Tensor | float],
@@ -70,6 +105,7 @@ def chance_level(
     acts_b: Tensor,
     *,
     images: Tensor | None = None,
+    places: Tensor | None = None,
     n_shuffles: int = 100,
     seed: int = 0,
 ) -> Chance:
@@ -83,6 +119,8 @@ def chance_level(
             that what all images share (a dark border, a centred object) stays in the null: the layout baseline. Every
             image must have equally many rows, with its places in the same order. None: every row is its own image, the
             finite-sample baseline.
+        places: (samples,) or (samples, 2), the place of each row, as `Measurement.sample_places`. Given, rows are
+            exchanged with others at the same place: the layout baseline where images have unequally many rows.
         n_shuffles: number of shuffles, 10 million at most.
         seed: of the generator of the shuffles.
 
@@ -90,7 +128,8 @@ def chance_level(
         Chance.
 
     Raises:
-        ValueError: shapes that do not pair, images with unequal rows, n_shuffles < 1, a similarity that is not finite.
+        ValueError: shapes that do not pair, images with unequal rows, images and places both, n_shuffles < 1, a
+            similarity that is not finite.
 
     Source: Fisher 1935, the test by permutation; Phipson and Smyth 2010, why p counts the observed value, too.
     """
@@ -100,13 +139,14 @@ def chance_level(
     require_finite(acts_a, "acts_a")
     require_finite(acts_b, "acts_b")
     n_shuffles = as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
-    rows = rows_of_images(images, len(acts_b))
+    if images is not None and places is not None:
+        raise ValueError("places: expected images or places, not both; images are exchanged with all their places")
+    rows, groups = rows_of_images(images, len(acts_b)), _groups_of(places, len(acts_b))
     generator = torch.Generator().manual_seed(as_seed(seed))
     observed = _finite(similarity(acts_a, acts_b), "similarity")
     null = []
     for _ in range(n_shuffles):
-        order = torch.empty(len(acts_b), dtype=torch.int64)
-        order[rows.flatten()] = rows[torch.randperm(len(rows), generator=generator)].flatten()
+        order = _dealt(rows, groups, generator)
         null.append(_finite(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity", observed))
     return _beside(observed, null)
 
@@ -225,6 +265,26 @@ def groups_interval(
         expected = f"expected at least 3 networks in each group and at most {_MOST_NETWORKS}"
         raise ValueError(f"n_networks: {expected}, got {came(n_networks)}")
     return _interval(statistic, n_networks, _as_level(level), "statistic")
+
+
+def _groups_of(places: Tensor | None, n_samples: int) -> Tensor | None:
+    """(samples,) int64, equal for rows at the same place."""
+    if places is None:
+        return None
+    read = tensor_of(places, lists=True)
+    fits = read is not None and not read.is_complex() and read.ndim in (1, 2) and len(read) == n_samples
+    if not fits or not read.double().isfinite().all():
+        raise ValueError(f"places: expected the place of each of {n_samples} rows, got {form_of(places)}")
+    return read.detach().cpu().unique(dim=0, return_inverse=True)[1]
+
+
+def _dealt(rows: Tensor, groups: Tensor | None, generator: torch.Generator) -> Tensor:
+    """An order (samples,) in which images are exchanged with all their rows, or rows with others of their group."""
+    dealt = torch.randperm(len(rows), generator=generator)
+    held, given = rows.flatten(), rows[dealt].flatten()
+    if groups is not None:
+        held, given = groups.argsort(stable=True), dealt[groups[dealt].argsort(stable=True)]
+    return torch.empty_like(held).index_copy_(0, held, given)
 
 
 def _as_level(level: float) -> float:
