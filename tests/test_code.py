@@ -246,7 +246,7 @@ def test_networks_and_measurements_reach_what_makes_them():
     of_networks = {name for _, name in reached(Learned, stop=[Thing, Measured])}
     of_measurements = {name for _, name in reached(Measured, stop=[Thing, Learned])}
     assert {"Dataset", "normalise", "train", "Recipe", "build_network", "_KERNELS", "CHECKPOINTS"} <= of_networks
-    assert {"Dataset", "normalise", "run_pass", "Pass", "Moments", "Maps", "_PLACES_IN_SAMPLE"} <= of_measurements
+    assert {"Dataset", "normalise", "run_pass", "Pass", "Moments", "Maps", "_PLACES_ACROSS"} <= of_measurements
     assert not {"Store", "load_dataset", "configuration_hash", "measure"} & (of_networks | of_measurements)
     assert "Moments" not in of_networks
     assert "train" not in of_measurements
