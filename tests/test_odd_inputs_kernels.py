@@ -159,6 +159,8 @@ def quietly(call, *args):
 MASKED, SHOWN = (
     quietly(masked_tensor, A, spoilt(torch.ones_like(A, dtype=torch.bool), seen)) for seen in (False, True)
 )
+TURN = cu.best_rotation(PAIR)
+CHANCE = cu.chance_level(mean_difference, A, B, n_shuffles=3)
 NOT_DEFINITE = replace(PAIR, cov_aa=2 * torch.eye(3).double() - 1)
 UNLINKED = replace(EMBEDDING, degree=EMBEDDING.degree * 0)
 
@@ -178,10 +180,14 @@ ACTIVATIONS = [
     ("JointHistogram", "b", A, lambda x: joint(A, x)),
     ("CCAResult", "acts_a", A, lambda x: FOUND.variates_a(x)),
     ("MappingPath", "acts_a", A, lambda x: PATH.predict(x)),
+    ("Rotation", "acts_a", A, lambda x: TURN.predict(x)),
+    ("mutual_knn", "acts_a", A, lambda x: cu.mutual_knn(x, B, k=2)),
+    ("mutual_knn", "acts_b", B, lambda x: cu.mutual_knn(A, x, k=2)),
 ]
 TENSORS = [
     ("semi_matching", "score", SCORE, lambda x: cu.semi_matching(x).score),
     ("bipartite_matching", "score", SCORE, lambda x: cu.bipartite_matching(x).score),
+    ("soft_matching", "score", SCORE, lambda x: cu.soft_matching(x).score),
     ("spectral_embedding", "affinity", AFFINITY, lambda x: cu.spectral_embedding(x, 2).eigenvalues),
     ("spectral_clustering", "affinity", AFFINITY, lambda x: cu.spectral_clustering(x, 2)),
     ("spatial_frequency", "filters", FILTERS, cu.spatial_frequency),
@@ -203,6 +209,10 @@ PAIRS = {
     "best_subset_mapping": lambda pair: cu.best_subset_mapping(pair, 1),
     "CCAResult": FOUND.rho_on,
     "MappingPath": PATH.r2_on,
+    "Rotation": TURN.correlation_on,
+    "best_rotation": cu.best_rotation,
+    "matching_map": lambda pair: cu.matching_map(pair, cu.Match(torch.tensor([0, 1, -1]), torch.ones(3))),
+    "rotated": lambda pair: cu.rotated(pair, seed=0),
 }
 NO_PAIRS = {
     "activations": A,
@@ -235,6 +245,13 @@ NUMBERS = [
     ("sparse_mapping", "tolerance", lambda v: cu.sparse_mapping(PAIR, [0.1], tolerance=v), "one"),
     ("sparse_mapping", "penalties", lambda v: cu.sparse_mapping(PAIR, v), "list"),
     ("best_subset_mapping", "k", lambda v: cu.best_subset_mapping(PAIR, v), "one"),
+    ("rotated", "seed", lambda v: cu.rotated(PAIR, seed=v), "one negative"),
+    ("rotated", "share", lambda v: cu.rotated(PAIR, seed=0, share=v), "one None"),
+    ("random_rotation", "units", lambda v: cu.random_rotation(v, seed=0), "one"),
+    ("random_rotation", "seed", lambda v: cu.random_rotation(2, seed=v), "one negative"),
+    ("mutual_knn", "k", lambda v: cu.mutual_knn(A, B, k=v), "one"),
+    ("soft_matching", "mass", lambda v: cu.soft_matching(SCORE, mass=v), "one"),
+    ("Chance", "alpha", lambda v: CHANCE.calibrated(alpha=v), ""),
     ("bin_edges", "bins", lambda v: cu.bin_edges(A, bins=v), ""),
     ("mutual_information", "bins", lambda v: cu.mutual_information(A, B, bins=v), ""),
     ("dft_cca", "rank_tolerance", lambda v: cu.dft_cca(MAPS, MAPS, rank_tolerance=v), ""),

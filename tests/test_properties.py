@@ -27,6 +27,12 @@ def explained(mapping):
     return lambda a, b: mapping(cu.pair_moments(a, b)).r2.mean()
 
 
+def through_matches(a, b):
+    """Mean R^2 of each unit of net b by its partner alone."""
+    pair = cu.pair_moments(a, b)
+    return cu.matching_map(pair, cu.bipartite_matching(cu.correlation(pair).matrix)).r2.mean()
+
+
 def informed(binning):
     """Mean information that a unit has of its best partner, as a share of what it has of itself."""
 
@@ -79,6 +85,10 @@ RIGID = {"permutation", "scale of all units", "sign of some units", "shift", "ro
 INVARIANT = {
     "semi-matching": (matched(cu.semi_matching), UNITWISE),
     "bipartite matching": (matched(cu.bipartite_matching), UNITWISE),
+    "soft matching": (matched(cu.soft_matching), UNITWISE),
+    "best rotation": (explained(cu.best_rotation), SIGNED),
+    "a match as a map": (through_matches, UNITWISE),
+    "shared neighbours": (cu.mutual_knn, RIGID - {"shift"}),
     "sparse mapping, the predicted net": (explained(lambda pair: cu.sparse_mapping(pair, [0.1])), SIGNED),
     "sparse mapping, the predicting net": (explained(lambda pair: cu.sparse_mapping(pair.swap(), [0.1])), SIGNED),
     "best subset, the predicted net": (explained(lambda pair: cu.best_subset_mapping(pair, 2)), SIGNED),

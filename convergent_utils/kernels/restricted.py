@@ -109,6 +109,8 @@ def matching_map(pair: PairMoments, match: Match) -> MappingPath:
 
     Raises:
         ValueError: the match is of other numbers of units.
+
+    Source: Li et al. 2016, one-to-one alignment, as the map with the least freedom (Kapoor et al. 2025).
     """
     pair = as_pair(pair)
     units_a, units_b = pair.cov_ab.shape
