@@ -1,5 +1,5 @@
 # Two commands: `make paper` regenerates every result, `make test` checks every part. Both make their own environment.
-#   make paper PROFILE=smoke|paper|full DATASET=npz:my.npz SEED=0 ONLY="00 02" PARAMETERS="shown=conv3"
+#   make paper PROFILE=smoke|paper|full DATASET=npz:my.npz SEED=0 ONLY="00 02" PARAMETERS="shown=conv3" FROM=published
 #   PYTHON=path uses an environment that already has torch (conda, a CPU build) instead of making .venv.
 # ONLY and PARAMETERS are lists: a value that holds a space is given by `convergent paper --parameter 'NAME=a value'`.
 
@@ -12,7 +12,8 @@ override SEEDS := $(value SEEDS)
 override PROFILE := $(value PROFILE)
 override PYTHON := $(value PYTHON)
 override BASE := $(value BASE)
-export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE
+override FROM := $(value FROM)
+export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
@@ -40,7 +41,7 @@ paper: env  ## regenerate every result under build/ and print the table of claim
 	for name in $$ONLY; do set -- "$$@" --only="$$name"; done; \
 	for pair in $$PARAMETERS; do set -- "$$@" --parameter="$$pair"; done; \
 	exec $(RUN) -m convergent_utils.cli paper $${PROFILE:+--profile="$$PROFILE"} \
-	  $${DATASET:+--dataset="$$DATASET"} $${SEED:+--seed="$$SEED"} "$$@"
+	  $${DATASET:+--dataset="$$DATASET"} $${SEED:+--seed="$$SEED"} $${FROM:+--from="$$FROM"} "$$@"
 
 stability: env  ## the verdicts of notebooks 00 to 05 at two further base seeds (about half an hour; can be resumed)
 	$(RUN) -m convergent_utils.cli stability

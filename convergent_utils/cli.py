@@ -46,6 +46,9 @@ def _parser() -> _Parser:
         "--dataset", default="fashion-mnist", help="fashion-mnist, cifar10, imagenet, npz:PATH, folder:PATH"
     )
     paper.add_argument("--seed", type=int, default=0, help="base seed; net k has seed + k")
+    paper.add_argument(
+        "--from", dest="source", choices=["published"], help="take networks and results from data/, train none"
+    )
     paper.add_argument("--only", nargs="+", action="extend", help="numbers of notebooks, such as 00 02")
     paper.add_argument(
         "--parameter", nargs="+", action="extend", default=[], type=_pair, metavar="NAME=VALUE",
@@ -88,7 +91,7 @@ def _command(chosen: argparse.Namespace) -> int:
         raise ValueError(f"parameter: {twice!r} is given twice")
     return run(
         profile=chosen.profile, dataset=chosen.dataset, seed=chosen.seed, only=chosen.only,
-        parameters=dict(chosen.parameter),
+        parameters=dict(chosen.parameter), published=chosen.source == "published",
     )  # fmt: skip
 
 

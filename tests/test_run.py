@@ -344,3 +344,51 @@ def test_a_run_on_other_images_is_kept_beside_the_paper(tmp_path, monkeypatch, c
     for name in ("", "../mine", "a b", "a/b", "x" * 300):
         assert cli.main(["publish", "--beside", name]) == 2
         assert capsys.readouterr().err.startswith("convergent: beside: expected a short name")
+
+
+# what is published, without any training
+
+
+@pytest.fixture
+def from_published(tmp_path, monkeypatch):
+    """A run of the committed settings that makes and executes nothing, and what it would have made."""
+    asked = {}
+    monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("CONVERGENT_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(run, "compile_kernels", lambda: None)
+    monkeypatch.setattr(run, "_execute_all", lambda jobs, folder: [])
+    monkeypatch.setattr(run, "_gate", lambda *_: 0)
+
+    def prepared(*names, **settings):
+        asked.update(names=list(names), **{k: os.environ[k] for k in ("CONVERGENT_RUN", "CONVERGENT_STORE")})
+
+    monkeypatch.setattr(run, "prepare", prepared)
+    return asked
+
+
+def test_from_what_is_published_notebooks_that_would_train_are_left_out_by_name(from_published, tmp_path, capfd):
+    assert cli.main(["paper", "--from", "published"]) == 0
+    assert [name[:2] for name in from_published["names"]] == ["00", "01", "02", "03", "04", "05", "06"]
+    assert "07_pwcca is left out: it would have to train 54 networks" in capfd.readouterr().err
+    assert from_published["CONVERGENT_RUN"] == "published"
+    assert from_published["CONVERGENT_STORE"] == str(tmp_path / "store" / "published"), "what is made lies apart"
+    assert cli.main(["publish"]) == 2, "it is not a run that could be published"
+    assert "the last run was not `make paper` with the committed parameters" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seed", "1"], "from: what is published is of dataset fashion-mnist, seed 0, profile paper"),
+        (["--profile", "smoke"], "from: what is published is of"),
+        (["--only", "07"], "from: all of these notebooks would have to train networks"),
+    ],
+)
+def test_from_what_is_published_no_other_networks_can_be_had(from_published, capfd, arguments, said):
+    assert cli.main(["paper", "--from", "published", *arguments]) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_from_anything_else_is_refused(capfd):
+    assert cli.main(["paper", "--from", "somewhere"]) == 2
+    assert "--from" in capfd.readouterr().err

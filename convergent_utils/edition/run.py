@@ -22,9 +22,10 @@ from ..kernels.moments import pair_moments
 from ..kernels.mutual_information import mutual_information
 from ..kernels.sparse_mapping import sparse_mapping
 from ..making.pool import environment, n_cores, workers
+from ..making.store import Store
 from ..nets.datasets import absolute_name
 from ..paper.claims import as_text, build_folder, differences, gather, write_json
-from ..paper.prepare import prepare, require_settings
+from ..paper.prepare import FROM_PUBLISHED, prepare, require_settings, to_train
 from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, notebook_names
 
 _CELL_TIMEOUT = 900  # seconds
@@ -48,6 +49,7 @@ def run(
     seed: int = 0,
     only: Sequence[str] | None = None,
     parameters: Mapping[str, object] | None = None,
+    published: bool = False,
 ) -> int:
     """Regenerate the paper under the build folder and print the table of claims.
 
@@ -55,6 +57,8 @@ def run(
         profile, dataset, seed: handed to every notebook.
         only: numbers or names of notebooks; None means all.
         parameters: further parameters for the notebooks that know them.
+        published: take networks and results from data/ instead of making them; notebooks that need others are left out,
+            by name. What is made from them is kept apart, in a store of its own.
 
     Returns:
         0; or 1 when a notebook failed, or, with the committed parameters, when a claim contradicts the published one.
@@ -70,18 +74,42 @@ def run(
     for parameter in settings:
         require_known(parameter, sorted(set().union(*known.values())), "parameter")
     _require_writable(build)
+    seen = {"CONVERGENT_BUILD": str(build), "CONVERGENT_RUN": "1"}  # as the notebooks shall see it
+    if published:
+        store = Store(Store().path / FROM_PUBLISHED)
+        seen |= {"CONVERGENT_RUN": FROM_PUBLISHED, "CONVERGENT_STORE": str(store.path)}
+        notebooks = _without_training(notebooks, settings, store)
     jobs = {
         name: {k: v for k, v in settings.items() if k in known[name] and v != DEFAULTS.get(k)} for name in notebooks
     }
-    with environment({"CONVERGENT_BUILD": str(build), "CONVERGENT_RUN": "1"}):  # as the notebooks shall see it
+    with environment(seen):
         compile_kernels()
         prepare(*notebooks, **{name: settings[name] for name in DEFAULTS})
-        _clear(build, settings, notebooks)
+        _clear(build, {**settings, "from": FROM_PUBLISHED} if published else settings, notebooks)
         outcomes = _execute_all(jobs, build / "notebooks")
     rows = gather(build)
     print(f"\n{as_text(rows)}\n\n{len(rows)} claims in {build / 'results' / 'claims.json'}")
     failed = [outcome for outcome in outcomes if outcome.error]
     return 1 if failed else _gate(rows, settings, notebooks)
+
+
+def _without_training(notebooks: list[str], settings: dict[str, object], store: Store) -> list[str]:
+    """The notebooks for which no network has to be trained; the others are named.
+
+    Raises:
+        ValueError: other settings than those of what is published, or nothing is left.
+    """
+    if any(settings[name] != value for name, value in DEFAULTS.items()):
+        wanted = ", ".join(f"{name} {value}" for name, value in DEFAULTS.items())
+        raise ValueError(f"from: what is published is of {wanted}; leave these as they are, or leave out FROM")
+    lacking = to_train(notebooks, store, **{name: settings[name] for name in DEFAULTS})
+    for name, count in lacking.items():
+        if count:
+            print(f"{name} is left out: it would have to train {count} networks", file=sys.stderr)
+    left = [name for name, count in lacking.items() if not count]
+    if not left:
+        raise ValueError("from: all of these notebooks would have to train networks; leave out FROM")
+    return left
 
 
 def _further(parameters: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, object]:

@@ -6,10 +6,10 @@ import importlib
 import os
 import pkgutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +31,7 @@ from ..nets.training import Trained
 from .claims import Ledger
 from .networks import PROFILES, REORDERED, Profile, Setting
 
+FROM_PUBLISHED = "published"  # what CONVERGENT_RUN is inside a run to which what is published may serve
 PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
 EXPERIMENTS_PUBLISHED = Path(__file__).parents[2] / "data" / "results" / "experiments"
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
@@ -226,7 +227,8 @@ def prepare(
         seed: base seed; net k has seed `seed + k`, for its weights and for the order of its images.
         profile: "paper", "smoke" (small and planted, for tests), or "full" (what "paper" does on a part, on the whole).
         store: where results are kept; default: see `Store`.
-        published: whether the networks and results in data/ may serve; default: yes, except inside `make paper`.
+        published: whether the networks and results in data/ may serve; default: yes, except inside `make paper`
+            without FROM=published.
 
     Raises:
         ValueError: unknown names, a data set that cannot be read, a store that cannot be written, or a network that did
@@ -239,7 +241,7 @@ def prepare(
         require_known(notebook, notebooks(), "notebooks")
     if not isinstance(store, Store | None):
         raise ValueError(f"store: expected a Store, such as Store({str(store)!r:.80}), got {type(store).__name__}")
-    published = os.environ.get("CONVERGENT_RUN") is None if published is None else published
+    published = os.environ.get("CONVERGENT_RUN") in (None, FROM_PUBLISHED) if published is None else published
     result = _prepared(store or Store(), dataset, seed, profile, published, asked[0] if len(asked) == 1 else "")
     read = [thing for name in asked or notebooks() for thing in notebooks()[name].things(result.setting).values()]
     least = _LEAST_ACCURACY.get(dataset, 2 / result.setting.classes)
@@ -251,6 +253,23 @@ def prepare(
             pool.run([_job(result, thing) for thing in made], extra=int(number == 0))
     _require_learned(result, least)
     return result
+
+
+def to_train(asked: Iterable[str], store: Store | None = None, **settings: object) -> dict[str, int]:
+    """How many networks would have to be trained for each of these notebooks, where what is published may serve.
+
+    Args:
+        asked: names of notebooks.
+        store: as for `prepare`.
+        settings: dataset, seed and profile, as for `prepare`.
+    """
+    prepared = _prepared(store or Store(), **settings, published=True)
+    found = {}
+    for name in asked:
+        things = [*prepared.setting.learned.values(), *notebooks()[name].things(prepared.setting).values()]
+        made = prepared.shelf.rounds(things)
+        found[name] = sum(thing.title.startswith("training") for thing in chain.from_iterable(made))
+    return found
 
 
 @cache
