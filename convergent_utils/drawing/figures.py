@@ -22,6 +22,7 @@ ROLES = {
     "trained": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "layout": {"color": _WIDE[1], "linestyle": "--", "marker": "^"},
     "untrained": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "rotated": {"color": _WIDE[2], "linestyle": "--", "marker": "P"},
     "finite sample": {"color": "0.7", "linestyle": ":", "marker": "."},
     "same start": {"color": _WIDE[5], "linestyle": "-", "marker": "*"},
     "within a net": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
@@ -154,10 +155,11 @@ def distributions(ax: Axes, values: Mapping[str, Tensor], *, xlabel: str, bins: 
 
 
 def sorted_matches(
-    ax: Axes, scores: Mapping[str, Tensor], *, layout: Tensor | None = None, untrained: Tensor | None = None
-) -> Axes:
-    """Each unit's correlation with its partner, best first, beside what layout alone and untrained networks give."""
-    baselines = {"layout": layout, "untrained": untrained}
+    ax: Axes, scores: Mapping[str, Tensor], *, layout: Tensor | None = None, untrained: Tensor | None = None,
+    rotated: Tensor | None = None,
+) -> Axes:  # fmt: skip
+    """Each unit's correlation with its partner, best first, beside what it is by layout, untrained, or turned."""
+    baselines = {"layout": layout, "untrained": untrained, "rotated": rotated}
     curves = {**{name: values for name, values in baselines.items() if values is not None}, **scores}
     for name, values in curves.items():
         look = {**ROLES.get(name, {}), "markersize": 4}
