@@ -33,6 +33,7 @@ ROLES = {
     "all positions": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "layout taken out": {"color": _WIDE[9], "linestyle": "-", "marker": "P"},
     "best single unit": {"color": "black", "linestyle": ":", "marker": "."},
+    "refitted": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
     "random start": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "zero start": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
     "exact": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
