@@ -100,9 +100,17 @@ def measure(
     if all(gather(found is not None)):
         _forget_parts(store, configuration)
         return found
+    return _anew(networks, images, layers, {**options, "device": place}, store, configuration)
+
+
+def _anew(
+    networks: Mapping[str, nn.Module], images: Tensor, layers: list[str], options: Mapping[str, object],
+    store: Store | None, configuration: Mapping[str, object] | None,
+) -> Measurement:  # fmt: skip
+    """Measure, from where an interrupted run has come, and keep what is found."""
     with same_fate():
         parts = {} if store is None else _parts(store, configuration)
-    found = Pass(networks, images, layers, device=place, **options, **parts).run()
+    found = Pass(networks, images, layers, **options, **parts).run()
     with same_fate():
         if store is not None and rank() == 0:
             store.keep("measurement", configuration, found)
