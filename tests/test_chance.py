@@ -356,3 +356,27 @@ def test_what_are_no_places_is_refused(generator, wrong):
         cu.chance_level(mean_match, a, a, places=wrong)
     with pytest.raises(ValueError, match="^places: expected images or places, not both"):
         cu.chance_level(mean_match, a, a, places=torch.zeros(60), images=torch.arange(60))
+
+
+def chance_of(observed, null):
+    values = iter(torch.tensor([observed, *null], dtype=torch.float64))
+    return cu.chance_level(lambda x, y: next(values), torch.zeros(3, 1), torch.zeros(3, 1), n_shuffles=len(null))
+
+
+def test_calibrated_scores_near_the_largest_number_are_right_or_refused():
+    assert chance_of(1e308, [-1e308] * 39).calibrated(1.7e308) == pytest.approx(2 / 2.7)
+    assert chance_of(1.7e308, [-1.7e308] * 39).calibrated(1.7e308) == pytest.approx(1)
+    with pytest.raises(ValueError, match="^limit: expected one that chance does not come so near to"):
+        chance_of(1.7e308, [0.0] * 39).calibrated(1e-5)
+
+
+def test_places_of_no_coordinates_are_refused(generator):
+    a = torch.randn(12, 2, generator=generator)
+    with pytest.raises(ValueError, match="^places: expected"):
+        cu.chance_level(mean_match, a, a, places=torch.zeros(12, 0))
+
+
+def test_a_chance_made_by_hand_of_unlike_shapes_is_refused(generator):
+    made = cu.Chance(*torch.zeros(2, 3).double(), *torch.zeros(4, 3).double())
+    with pytest.raises(ValueError, match="^null: expected shuffles"):
+        made.calibrated()

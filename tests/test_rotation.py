@@ -379,4 +379,77 @@ def test_it_sees_directions_alone_and_is_rare_by_chance(generator):
     assert cu.mutual_knn(a, a * lengths) == 1
     assert abs(float(cu.mutual_knn(a, b)) - 10 / 299) < 0.01
     assert cu.mutual_knn(a, a @ cu.random_rotation(12, seed=1).float()) > 0.999
-    assert cu.mutual_knn(torch.zeros(5, 3), torch.zeros(5, 2), k=2) == 1
+    assert cu.mutual_knn(torch.zeros(5, 3), torch.zeros(5, 2), k=2) == 0, "dead units alone"
+    assert cu.mutual_knn(torch.ones(5, 3), torch.randn(5, 2), k=2) == 0, "all rows alike"
+
+
+# what a hostile tester found
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(1.0, 1e-7), (1e6, 1.0), (1e7, 1.0)])
+def test_neighbours_of_rows_that_are_nearly_parallel_are_right(generator, mean, spread):
+    a, b = (mean + spread * torch.randn(80, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    near = []
+    for acts in (a, b):
+        exact = acts.numpy().astype(np.longdouble)
+        rows = exact / np.sqrt((exact**2).sum(1, keepdims=True))
+        distance = ((rows[:, None] - rows) ** 2).sum(2)
+        np.fill_diagonal(distance, np.inf)
+        near.append(distance.argsort(1)[:, :5])
+    wanted = np.mean([len(set(x) & set(y)) / 5 for x, y in zip(*near, strict=True)])
+    assert float(cu.mutual_knn(a, b, k=5)) == pytest.approx(wanted, abs=0.01)
+
+
+def test_whitening_keeps_every_direction_that_float64_holds(generator):
+    h = torch.randn(500, 3, generator=generator, dtype=torch.float64)
+    pair = cu.pair_moments(h, torch.stack([h[:, 0], h[:, 0] + 1e-4 * h[:, 1], h[:, 2]], 1))
+    assert torch.allclose(cu.cca(cu.rotated(pair, seed=0, whiten=True)).rho, cu.cca(pair).rho, atol=1e-6)
+    for wrong in (1, "no", None, torch.tensor([True, False])):
+        with pytest.raises(ValueError, match="^whiten: expected True or False"):
+            cu.rotated(pair, seed=0, whiten=wrong)
+
+
+@pytest.mark.parametrize(("of_fit", "of_other"), [(0, 0), (-300, 300), (300, -300), (400, -400)])
+def test_correlations_of_a_rotation_have_any_scale(generator, of_fit, of_other):
+    a = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    b = a @ cu.random_rotation(3, seed=1) + torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    spread = torch.exp2(torch.tensor([250.0, 0, -250], dtype=torch.float64))
+    found = cu.best_rotation(cu.pair_moments(a * 2.0**of_fit, b)).correlation_on(cu.pair_moments(a * 2.0**of_other, b))
+    assert torch.allclose(
+        found, cu.best_rotation(cu.pair_moments(a, b)).correlation_on(cu.pair_moments(a, b)), atol=1e-12
+    )
+    wide = cu.pair_moments(a * spread, b * spread)
+    assert torch.allclose(cu.best_rotation(wide).correlation_on(wide), found, atol=1e-12)
+
+
+def test_soft_matching_of_the_largest_and_of_unlike_numbers(generator):
+    most = torch.finfo(torch.float64).max
+    cases = [([[most, -most], [-most, most]], most), ([[most] * 3] * 2, most), ([[most, most, -1e308]], 8.6513e307)]
+    for score, mean in cases:
+        found = cu.soft_matching(torch.tensor(score, dtype=torch.float64))
+        assert float(found.mean) == pytest.approx(mean, rel=1e-4)
+        assert found.plan.isfinite().all()
+    for far in (1e12, -1e14, 1e16):
+        score = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+        score[0] = far + 1000 * score[0]
+        soft, hard = cu.soft_matching(score), cu.bipartite_matching(score)
+        assert torch.allclose(6 * soft.plan, torch.eye(6, dtype=torch.float64)[hard.index], atol=1e-9)
+    for mass in (1e-17, 5e-324):
+        with pytest.raises(ValueError, match="^mass: expected a share from 1e-9 to 1"):
+            cu.soft_matching(torch.ones(2, 2), mass=mass)
+    assert float(cu.soft_matching(torch.ones(2, 2), mass=1e-9).plan.sum()) == pytest.approx(1e-9, rel=1e-6)
+
+
+def test_a_match_with_scores_that_are_none_is_refused(generator):
+    pair = cu.pair_moments(*nets(generator))
+    score = torch.ones(12)
+    score[3] = torch.nan
+    with pytest.raises(ValueError, match="^match: expected finite scores"):
+        cu.matching_map(pair, cu.Match(torch.arange(12), score))
+
+
+def test_moments_that_no_activations_have_are_refused():
+    cov = torch.full((3, 3), -0.9, dtype=torch.float64).fill_diagonal_(1.0)
+    pair = cu.PairMoments(100, torch.zeros(3).double(), torch.zeros(3).double(), torch.eye(3).double(), cov * 0, cov)
+    with pytest.raises(ValueError, match="^pair: expected covariances that some activations have"):
+        [cu.rotated(pair, seed=k) for k in range(20)]

@@ -70,15 +70,14 @@ def run(
     notebooks, build = notebook_names(only), build_folder()
     settings = {"dataset": absolute_name(dataset), "seed": int(seed), "profile": profile}
     settings |= _further(parameters or {}, settings)
+    notebooks = _without_training(notebooks, settings, _of_published()) if published else notebooks
     known = {name: _known_parameters(name) for name in notebooks}
     for parameter in settings:
         require_known(parameter, sorted(set().union(*known.values())), "parameter")
     _require_writable(build)
     seen = {"CONVERGENT_BUILD": str(build), "CONVERGENT_RUN": "1"}  # as the notebooks shall see it
     if published:
-        store = Store(Store().path / FROM_PUBLISHED)
-        seen |= {"CONVERGENT_RUN": FROM_PUBLISHED, "CONVERGENT_STORE": str(store.path)}
-        notebooks = _without_training(notebooks, settings, store)
+        seen |= {"CONVERGENT_RUN": FROM_PUBLISHED, "CONVERGENT_STORE": str(_of_published().path)}
     jobs = {
         name: {k: v for k, v in settings.items() if k in known[name] and v != DEFAULTS.get(k)} for name in notebooks
     }
@@ -91,6 +90,11 @@ def run(
     print(f"\n{as_text(rows)}\n\n{len(rows)} claims in {build / 'results' / 'claims.json'}")
     failed = [outcome for outcome in outcomes if outcome.error]
     return 1 if failed else _gate(rows, settings, notebooks)
+
+
+def _of_published() -> Store:
+    """Where what is made from published networks is kept, apart from what is made from others."""
+    return Store(Store().path / FROM_PUBLISHED)
 
 
 def _without_training(notebooks: list[str], settings: dict[str, object], store: Store) -> list[str]:

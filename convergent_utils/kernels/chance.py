@@ -79,7 +79,7 @@ class Chance:
             float64, a number or a vector as `observed`, each entry by itself; 0 where limit is not above tau.
 
         Raises:
-            ValueError: alpha is not between 0 and 1, limit is no such number.
+            ValueError: alpha is not between 0 and 1, limit is no such number, or so near to chance that no score fits.
 
         Similarities grow by themselves with width; calibrated ones do not. Where many pairs of layers are compared and
         the largest is read, let the similarity return that largest one.
@@ -91,12 +91,18 @@ class Chance:
         if not fits or (read.ndim and read.shape != self.observed.shape) or not read.isfinite().all():
             expected = f"a finite number or one for each entry {tuple(self.observed.shape)}"
             raise ValueError(f"limit: expected {expected}, got {came(limit)}")
-        limit = read.to(self.observed.device, torch.float64)
+        limit = read.detach().to(self.observed.device, torch.float64)
+        if self.null.shape[1:] != self.observed.shape or not len(self.null):
+            raise ValueError(f"null: expected shuffles of {tuple(self.observed.shape)}, got {form_of(self.null)}")
         together = torch.cat([self.observed[None], self.null])
+        power = power_of_two(torch.maximum(together.abs().amax(0), limit.abs())) * 2  # so that no difference overflows
         rank = math.ceil(round((1 - alpha) * len(together), 9))
-        tau = together.kthvalue(max(1, rank), dim=0).values
-        room = limit - tau
-        return torch.where(room > 0, (self.observed - tau) / room.where(room > 0, 1.0), 0.0).clamp(min=0)
+        tau = (together / power).kthvalue(max(1, rank), dim=0).values
+        room = limit / power - tau
+        found = torch.where(room > 0, (self.observed / power - tau) / room.where(room > 0, 1.0), 0.0).clamp(min=0)
+        if not found.isfinite().all():
+            raise ValueError("limit: expected one that chance does not come so near to, got a score above all floats")
+        return found
 
 
 def chance_level(
@@ -273,7 +279,7 @@ def _groups_of(places: Tensor | None, n_samples: int) -> Tensor | None:
         return None
     read = tensor_of(places, lists=True)
     fits = read is not None and not read.is_complex() and read.ndim in (1, 2) and len(read) == n_samples
-    if not fits or not read.double().isfinite().all():
+    if not fits or read.numel() == 0 or not read.double().isfinite().all():
         raise ValueError(f"places: expected the place of each of {n_samples} rows, got {form_of(places)}")
     return read.detach().cpu().unique(dim=0, return_inverse=True)[1]
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from .checks import came, require_fields
 from .matching import Match
 from .moments import PairMoments, as_pair, standardised
-from .precision import full_precision
+from .precision import full_precision, power_of_two
 from .sparse_mapping import MappingPath, path_of
 
 
@@ -49,14 +49,15 @@ class Rotation(MappingPath):
         pair = as_pair(pair, on=self.matrix.device)
         if pair.cov_ab.shape != self.matrix.shape:
             raise ValueError(f"pair: expected units {tuple(self.matrix.shape)}, got {tuple(pair.cov_ab.shape)}")
-        pair, power, _ = pair.at_common_scale()
+        gram, cross, scale, _ = standardised(pair)
         live = self.scale_a > 0
-        weights = torch.where(live, power / self.scale_a.where(live, 1.0), 0.0)[:, None] * self.matrix
+        weights = torch.where(live, scale / self.scale_a.where(live, 1.0), 0.0)[:, None] * self.matrix
+        weights = weights / power_of_two(weights.abs().amax(0))
         with full_precision():
-            across = (weights * pair.cov_ab).sum(0)
-            variance = (weights * (pair.cov_aa @ weights)).sum(0).clamp(min=0)
-        own = (variance * pair.cov_bb.diagonal()).sqrt()
-        return torch.where(own > 0, across / own.where(own > 0, 1.0), 0.0).clamp(-1, 1) * (self.scale_b > 0)
+            across = (weights * cross).sum(0)
+            own = (weights * (gram @ weights)).sum(0).clamp(min=0).sqrt()
+        predicted = (own > 0) & (self.coefficients[0] != 0).any(0)
+        return torch.where(predicted, across / own.where(own > 0, 1.0), 0.0).clamp(-1, 1)
 
 
 def best_rotation(pair: PairMoments) -> Rotation:
@@ -64,11 +65,12 @@ def best_rotation(pair: PairMoments) -> Rotation:
 
     .. math:: R = U V^\top, \qquad C_{ab} = U S V^\top
 
-    with :math:`C_{ab}` the correlations of live units. It has the largest sum of correlations of predicted with true
-    units, :math:`\operatorname{tr} R^\top C_{ab} = \sum_k s_k`.
+    with :math:`C_{ab}` the correlations of live units. Of all rotations it has the largest sum of covariances of turned
+    with true units, :math:`\operatorname{tr} R^\top C_{ab} = \sum_k s_k`, and so the smallest mean squared distance.
 
     Args:
-        pair: moments of a and b, any widths. Of unequal widths, R has orthonormal rows or columns.
+        pair: moments of a and b, any widths. Of unequal widths, R has orthonormal rows or columns, and is nearest once
+            the narrower net is filled up with dead units.
 
     Returns:
         Rotation. Dead units of b are predicted by their mean.
@@ -108,7 +110,7 @@ def matching_map(pair: PairMoments, match: Match) -> MappingPath:
         MappingPath with one entry. Units of b that are nobody's partner are predicted by their mean.
 
     Raises:
-        ValueError: the match is of other numbers of units.
+        ValueError: the match is of other numbers of units, or its scores are not finite.
 
     Source: Li et al. 2016, one-to-one alignment, as the map with the least freedom (Kapoor et al. 2025).
     """
@@ -120,7 +122,9 @@ def matching_map(pair: PairMoments, match: Match) -> MappingPath:
     if len(index) != units_a or index.device != pair.cov_ab.device or not (index < units_b).all():
         raise ValueError(f"match: expected partners of {units_a} units among {units_b}, got {came(index)}")
     chosen = pair.cov_ab.new_zeros(units_a, units_b)
-    order = match.score.argsort(stable=True)  # the best is written last
+    if not isinstance(match.score, FakeTensor) and not match.score.isfinite().all():
+        raise ValueError("match: expected finite scores, got NaN or infinity")
+    order = match.score.double().argsort(stable=True)  # the best is written last
     for unit in order[index[order] >= 0].tolist():
         chosen[:, index[unit]] = 0
         chosen[unit, index[unit]] = 1

@@ -15,13 +15,16 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_count, as_seed, as_share
+from .checks import as_count, as_seed, as_share, came
 from .moments import PairMoments, as_pair, standardised
 from .precision import full_precision
 
+_ROUNDING = 1e-6  # of a variance of 1
 _MOST_UNITS = 10**5  # have rotations of eighty gigabytes
-_LEAST_SHARE = 1e-7  # of the largest eigenvalue: directions with less carry rounding alone
+_LEAST_SHARE = {True: 1e-5, False: 1e-10}  # of the largest eigenvalue, of coarse rows and of float64: less is rounding
+_COARSE = 1e-10  # resolution from which rows are coarse
 
 
 def random_rotation(units: int, *, seed: int) -> Tensor:
@@ -66,29 +69,39 @@ def rotated(pair: PairMoments, *, seed: int, share: float | None = None, whiten:
         seeds.
 
     Raises:
-        ValueError: seed is none, share is not between 0 and 1.
+        ValueError: seed is none, share is not from 0 to 1, whiten is not True or False; covariances that no activations
+            have.
 
     Source: Khosla et al. 2024 and Gurnee et al. 2024, a random rotation as the null of unit matching. `share` and
     `whiten` are milder and stricter forms of it.
     """
     pair, seed = as_pair(pair), as_seed(seed)
     share = None if share is None else as_share(share, "share", "a share of variance from 0 to 1")
+    if not isinstance(whiten, bool):
+        raise ValueError(f"whiten: expected True or False, got {came(whiten)}")
     gram, _, scale, _ = standardised(pair.swap())
     live = scale > 0
     inverse = torch.where(live, 1 / scale.where(live, 1.0), 0.0)
     with full_precision():
-        turn = _turn(gram, live, seed, share, whiten)
+        least = _LEAST_SHARE[pair.resolution > _COARSE]
+        turn = _turn(gram, live, seed, share, least if whiten else None)
         matrix = inverse[:, None] * turn
         within = matrix.T @ pair.cov_bb @ matrix
-        return replace(pair, mean_b=pair.mean_b @ matrix, cov_ab=pair.cov_ab @ matrix, cov_bb=(within + within.T) / 2)
+        within, mean, across = (within + within.T) / 2, pair.mean_b @ matrix, pair.cov_ab @ matrix
+    if not isinstance(within, FakeTensor) and (within.diagonal() < -_ROUNDING).any():
+        raise ValueError("pair: expected covariances that some activations have, got cov_bb with a negative variance")
+    return replace(pair, mean_b=mean, cov_ab=across, cov_bb=within)
 
 
-def _turn(gram: Tensor, live: Tensor, seed: int, share: float | None, whiten: bool) -> Tensor:
-    """What standardised units (units,) with these correlations are multiplied by; zeros for dead ones."""
+def _turn(gram: Tensor, live: Tensor, seed: int, share: float | None, whiten: float | None) -> Tensor:
+    """What standardised units (units,) with these correlations are multiplied by; zeros for dead ones.
+
+    With `whiten`, directions with less than this share of the largest eigenvalue are left out.
+    """
     drawn = _gaussian(len(gram), seed).to(gram.device)
     among = live[:, None] & live
     turn = _orthogonal(torch.where(among, drawn, torch.eye(len(gram)).to(drawn)))  # dead units turn to themselves
-    if share is None and not whiten:
+    if share is None and whiten is None:
         return turn * among
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
@@ -98,8 +111,8 @@ def _turn(gram: Tensor, live: Tensor, seed: int, share: float | None, whiten: bo
         among_leading = leading[:, None] & leading
         own = torch.eye(len(gram)).to(drawn)
         turn = vectors @ _orthogonal(torch.where(among_leading, drawn, own)) @ vectors.T
-    if whiten:
-        varies = values > _LEAST_SHARE * values[0]
+    if whiten is not None:
+        varies = values > whiten * values[0]
         turn = (vectors * torch.where(varies, values.where(varies, 1.0).rsqrt(), 0.0)) @ vectors.T @ turn
     return turn * among
 

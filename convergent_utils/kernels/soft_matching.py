@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import as_live, as_number, as_score, require_fields
+from .precision import power_of_two
 
 _MOST_STEPS = 10**8  # of the solver, which stops long before
 
@@ -51,13 +52,13 @@ def soft_matching(
     Args:
         score: (units_a, units_b), any widths, floating, finite, any device; larger is more alike.
         live_a, live_b: (units_a,), (units_b,) bool; a dead unit is matched with none.
-        mass: how much is matched, above 0 and at most 1.
+        mass: how much is matched, from 1e-9 to 1.
 
     Returns:
         SoftMatch, on the device of `score`; the problem is solved on the CPU (network simplex of POT, exact).
 
     Raises:
-        ValueError: `score` is not a finite matrix, a mask does not fit it, mass is not above 0 and at most 1.
+        ValueError: `score` is not a finite matrix, a mask does not fit it, mass is not from 1e-9 to 1.
 
     At equal numbers of live units it is `bipartite_matching`. With correlations as scores,
     :math:`\sqrt{2 (1 - \text{mean})}` is a metric between nets, the soft matching distance.
@@ -70,19 +71,22 @@ def soft_matching(
     """
     score = as_score(score)
     live_a, live_b = as_live(live_a, len(score), "live_a", score), as_live(live_b, score.shape[1], "live_b", score)
-    mass = as_number(mass, "mass", "a share above 0 and at most 1", lambda share: 0 < share <= 1)
+    mass = as_number(mass, "mass", "a share from 1e-9 to 1", lambda share: 1e-9 <= share <= 1)
     rows, columns = np.flatnonzero(live_a.cpu()), np.flatnonzero(live_b.cpu())
     double = score.detach().cpu().double()
+    power = power_of_two(double.abs().amax()) if double.numel() else double.new_ones(())
+    double = double / power
     plan = np.zeros(score.shape)
     if len(rows) and len(columns):
         plan[np.ix_(rows, columns)] = _transport(double.numpy()[np.ix_(rows, columns)], mass)
     plan = torch.from_numpy(plan)
+    ends = (double.min(), double.max()) if double.numel() else (0.0, 0.0)  # no mean lies beyond, but for rounding
     matched_a, matched_b, total = plan.sum(1), plan.sum(0), plan.sum()
     sums = (plan * double).sum(1)
     found = SoftMatch(
         plan=plan,
-        score=torch.where(matched_a > 0, sums / matched_a.where(matched_a > 0, 1.0), 0.0),
-        mean=sums.sum() / total if total > 0 else total,
+        score=power * torch.where(matched_a > 0, (sums / matched_a.where(matched_a > 0, 1.0)).clamp(*ends), 0.0),
+        mean=power * (sums.sum() / total).clamp(*ends) if total > 0 else total,
         unmatched_a=(1 - len(rows) * matched_a).clamp(0, 1),
         unmatched_b=(1 - len(columns) * matched_b).clamp(0, 1),
     )
@@ -94,8 +98,9 @@ def _transport(score: np.ndarray, mass: float) -> np.ndarray:
     import ot  # takes a second
 
     shares = [np.full(units, 1 / units) for units in score.shape]
-    span = max(float(np.ptp(score)), np.finfo(float).tiny)
-    cost = (score.max() - score) / span
+    best = score.max(1, keepdims=True) if mass == 1 else score.max()  # all of a row's mass is matched somewhere
+    cost = best - score
+    cost = cost / max(float(cost.max()), np.finfo(float).tiny)
     if mass < 1:
         cost = np.pad(cost, (0, 1), constant_values=0.0)
         cost[-1, -1] = 2 * 2

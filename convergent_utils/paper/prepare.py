@@ -268,7 +268,7 @@ def to_train(asked: Iterable[str], store: Store | None = None, **settings: objec
     for name in asked:
         things = [*prepared.setting.learned.values(), *notebooks()[name].things(prepared.setting).values()]
         made = prepared.shelf.rounds(things)
-        found[name] = sum(thing.title.startswith("training") for thing in chain.from_iterable(made))
+        found[name] = sum("training" in thing.title for thing in chain.from_iterable(made))
     return found
 
 
