@@ -10,7 +10,7 @@ from .kernels.affinities import correlation_affinity, mapping_affinity, subspace
 from .kernels.alignment import PartialLeastSquares, debiased_cka, linear_cka, partial_least_squares, procrustes
 from .kernels.binning import BinEdges, bin_edges
 from .kernels.cca import CCAResult, CorrelationCount, cca, pwcca, significant_correlations, svcca
-from .kernels.chance import Chance, Interval, chance_level, groups_interval, label_chance, network_interval
+from .kernels.chance import Chance, Interval, chance_level, label_chance
 from .kernels.clustering import (
     MergeTree,
     SpectralEmbedding,
@@ -23,6 +23,7 @@ from .kernels.clustering import (
 from .kernels.correlation import Correlation, correlation
 from .kernels.dft_cca import DFTCCA, dft_cca
 from .kernels.filters import spatial_frequency
+from .kernels.intervals import groups_interval, network_interval
 from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
 from .kernels.mutual_information import JointHistogram, mutual_information

@@ -1,0 +1,221 @@
+"""How far would a number move with other networks of the same kind? Intervals by leaving one network out at a time."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from .chance import Interval
+from .checks import as_number, as_whole, came, form_of, require_callable, require_known, tensor_of
+
+_MOST_NETWORKS = 10**4
+
+
+class _Scale(NamedTuple):
+    """The range of a number, and the way to where it has none, and back."""
+
+    low: float
+    high: float
+    there: Callable[[float], float] | None
+    back: Callable[[float], float] | None
+
+
+def _logit(share: float) -> float:
+    return math.log(share) - math.log1p(-share)
+
+
+def _logistic(number: float) -> float:
+    return (1 + math.tanh(number / 2)) / 2
+
+
+def _exponential(number: float) -> float:
+    """It may be infinite, which is refused as such."""
+    return math.exp(number) if number < _MOST_LOG else math.inf
+
+
+_MOST_LOG = 709.0  # its exponential is near the largest float
+_SCALES = {
+    "plain": _Scale(-math.inf, math.inf, None, None),
+    "arctanh": _Scale(-1.0, 1.0, math.atanh, math.tanh),
+    "logit": _Scale(0.0, 1.0, _logit, _logistic),
+    "log": _Scale(0.0, math.inf, math.log, _exponential),
+}
+
+
+def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95, scale: str = "plain") -> Interval:
+    r"""Mean over pairs of networks, with an interval for other networks of the same kind.
+
+    The leave-one-network-out jackknife: with :math:`\theta_{(k)}` the mean without network k,
+
+    .. math:: \theta \pm t_{n-1} \sqrt{\frac{n-1}{n} \sum_k (\theta_{(k)} - \theta)^2}.
+
+    Pairs that share a network are not independent, so a bootstrap over pairs (or over so few networks) is too narrow.
+
+    Args:
+        values: (nets, nets), finite off the diagonal; [i, j] compares net i with net j; the diagonal is ignored.
+        level: coverage, between 0 and 1.
+        scale: on which the interval is made, so that it cannot leave the possible range: "arctanh" for numbers between
+            -1 and 1, "logit" between 0 and 1, "log" above 0, or "plain". Where the mean of all networks, or of all but
+            one, lies at an end of the range, the plain interval is cut there.
+
+    Returns:
+        Interval of the mean over all ordered pairs of different networks.
+
+    Raises:
+        ValueError: not a square matrix, fewer than 3 networks, NaN or infinity, an interval that float64 cannot hold,
+            level outside (0, 1), an unknown scale, a mean out of its range.
+
+    Source: Tukey 1958, the jackknife.
+    """
+    values = _between_networks(values)
+    n = values.shape[0] if values.ndim else 0
+    if values.shape != (n, n) or n < 3:
+        raise ValueError(f"values: expected (nets, nets) with at least 3 networks, got {values.shape}")
+    between = ~np.eye(n, dtype=bool)
+    if not np.isfinite(values[between]).all():
+        raise ValueError("values: expected finite values between different networks, got NaN or infinity")
+    power = _power(values[between].tolist())
+    values = values / power  # so that no sum overflows
+
+    def mean(nets: list[int]) -> float:
+        """Over all ordered pairs of different ones among these."""
+        return values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean()
+
+    return _interval(mean, [n], _as_level(level), "values", power, _as_scale(scale))
+
+
+def groups_interval(
+    statistic: Callable[..., float | Tensor],
+    n_networks: Sequence[int],
+    *,
+    level: float = 0.95,
+    scale: str = "plain",
+) -> Interval:
+    r"""A number of one or several groups of networks, with an interval for other networks of the same groups.
+
+    The leave-one-network-out jackknife, one network of one group at a time: with :math:`\theta_{(gk)}` the number
+    without network k of the :math:`n_g` of group g,
+
+    .. math:: v_g = \frac{n_g - 1}{n_g} \sum_k (\theta_{(gk)} - \theta)^2, \quad
+        \theta \pm t_\nu \sqrt{\textstyle\sum_g v_g}, \quad \nu = \frac{(\sum_g v_g)^2}{\sum_g v_g^2 / (n_g - 1)}.
+
+    Args:
+        statistic: called with one list of indices of networks per group, such as ``[0, 2, 3], [0, 1, 2, 3]``.
+        n_networks: of each group.
+        level: coverage, between 0 and 1.
+        scale: on which the interval is made, see `network_interval`.
+
+    Returns:
+        Interval of the statistic of all networks.
+
+    Raises:
+        ValueError: no group, fewer than 3 networks in one, a statistic that is not finite or whose interval float64
+            cannot hold, level outside (0, 1), an unknown scale, a statistic out of its range.
+
+    The sum over groups and its degrees of freedom take the groups to be independent:
+    no network of one may share its start with one of another. With one group it is `network_interval`. Deviations are
+    from the number of all networks, not from the mean of those without one: for means over pairs these are the same;
+    for counts and other numbers that move in steps the interval is wider. Give a number that cannot leave a range,
+    such as a correlation, its scale, or the interval may.
+    Source: Tukey 1958, the jackknife; Welch 1938 and Satterthwaite 1946, the degrees of freedom.
+    """
+    require_callable(statistic, "statistic")
+    n_networks = as_whole(n_networks, "n_networks", what="a row of whole numbers, one for each group").tolist()
+    if not n_networks or min(n_networks) < 3 or max(n_networks) > _MOST_NETWORKS:
+        expected = f"expected at least 3 networks in each group and at most {_MOST_NETWORKS}"
+        raise ValueError(f"n_networks: {expected}, got {came(n_networks)}")
+    return _interval(statistic, n_networks, _as_level(level), "statistic", scale=_as_scale(scale))
+
+
+def _as_level(level: float) -> float:
+    return as_number(level, "level", "a coverage between 0 and 1", lambda share: 0 < share < 1)
+
+
+def _as_scale(scale: str) -> _Scale:
+    require_known(scale, _SCALES, "scale")
+    return _SCALES[scale]
+
+
+def _interval(
+    statistic: Callable[..., float | Tensor],
+    n_networks: Sequence[int],
+    level: float,
+    argument: str,
+    unit: float = 1.0,
+    scale: _Scale | None = None,
+) -> Interval:
+    """The interval of a statistic in units of a power of two, on a scale; errors blame the argument."""
+    everyone = [list(range(n)) for n in n_networks]
+    estimate, without = _number(statistic(*everyone)), []
+    for g, n in enumerate(n_networks):
+        left_out = [
+            _number(statistic(*everyone[:g], [k for k in range(n) if k != out], *everyone[g + 1 :])) for out in range(n)
+        ]
+        if not np.isfinite([estimate, *left_out]).all():
+            finding = f"{estimate} and, without one of group {g}, {came(left_out)}"
+            raise ValueError(f"{argument}: expected finite numbers, got {finding}")
+        without.append(left_out)
+    scale = scale or _SCALES["plain"]
+    numbers = [estimate * unit, *(value * unit for left_out in without for value in left_out)]
+    if not scale.low <= min(numbers) <= max(numbers) <= scale.high:
+        within = f"numbers from {scale.low:g} to {scale.high:g}"
+        raise ValueError(f"{argument}: expected {within}, as the scale has them, got {came(numbers, 60)}")
+    if scale.low < min(numbers) and max(numbers) < scale.high and scale.there is not None:
+        there = [[scale.there(value * unit) for value in left_out] for left_out in without]
+        middle = scale.there(numbers[0])
+        half = _half_width(middle, there, level)
+        found = Interval(numbers[0], scale.back(middle - half), scale.back(middle + half))
+    else:
+        half = _half_width(estimate, without, level) * unit
+        found = Interval(numbers[0], max(numbers[0] - half, scale.low), min(numbers[0] + half, scale.high))
+    if not np.isfinite([found.low, found.high]).all():
+        width = f"{found.estimate} plus or minus {half}"
+        raise ValueError(f"{argument}: expected numbers whose interval float64 can hold, got {width}")
+    return found
+
+
+def _half_width(estimate: float, without: Sequence[Sequence[float]], level: float) -> float:
+    """Half the interval, from the numbers without each network of each group."""
+    unit = _power([estimate, *chain(*without)])
+    apart = [[value / unit - estimate / unit for value in left_out] for left_out in without]
+    power = _power(chain(*apart))
+    variances = [(len(d) - 1) / len(d) * sum((value / power) ** 2 for value in d) for d in apart]
+    variance = sum(variances)
+    if variance == 0:
+        return 0.0
+    freedom = variance**2 / sum(v**2 / (len(d) - 1) for v, d in zip(variances, apart, strict=True))
+    above, below = (1 + level) / 2, (1 - level) / 2
+    times = stdtrit(freedom, above) if above < 1 else -stdtrit(freedom, below)  # the same, where one rounds to 1
+    return float(times) * math.sqrt(variance) * power * unit
+
+
+def _power(numbers: Iterable[float]) -> float:
+    """A power of two near the largest of the numbers; 1 where even the squares of their squares are ordinary."""
+    largest = max(map(abs, numbers))
+    return 1.0 if largest == 0 or 1e-60 < largest < 1e60 else 2.0 ** (math.frexp(largest)[1] - 1)
+
+
+def _between_networks(values: Tensor | np.ndarray) -> np.ndarray:
+    """Real numbers in float64; None, as it may stand on the diagonal, becomes NaN."""
+    read = tensor_of(values, lists=True)
+    if read is None and not isinstance(values, Tensor) and not np.ma.is_masked(values):
+        with suppress(Exception):
+            read = tensor_of([[math.nan if value is None else value for value in row] for row in values], lists=True)
+    if read is None or read.is_complex() or read.dtype == torch.bool:
+        raise ValueError(f"values: expected real numbers (nets, nets), got {form_of(values)}")
+    return read.detach().cpu().double().numpy()
+
+
+def _number(value: Tensor | float) -> float:
+    """What a statistic of networks returned."""
+    with suppress(Exception):
+        value = value.item() if isinstance(value, (Tensor, np.ndarray)) else value  # float would warn of some
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    raise ValueError(f"statistic: expected a function that returns a number, got {came(value)}")
