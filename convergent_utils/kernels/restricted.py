@@ -34,6 +34,11 @@ class Rotation(MappingPath):
         super().__post_init__()
         require_fields(self, matrix="ab", coefficients="pab")
 
+    @property
+    def live(self) -> Tensor:
+        """(units_b,) bool, the units that were not dead on the data of the fit: a mean is of these."""
+        return self.scale_b > 0
+
     def correlation_on(self, pair: PairMoments) -> Tensor:
         """How well each unit of b correlates with what the rotation predicts of it, on other data.
 

@@ -72,6 +72,8 @@ def rotated(pair: PairMoments, *, seed: int, share: float | None = None, whiten:
         ValueError: seed is none, share is not from 0 to 1, whiten is not True or False; covariances that no activations
             have.
 
+    A turned unit may stand for a direction or for its opposite: where units have a sign, as behind a ReLU, compare also
+    with the absolute scores of the turned net.
     Source: Khosla et al. 2024 and Gurnee et al. 2024, a random rotation as the null of unit matching. `share` and
     `whiten` are milder and stricter forms of it.
     """

@@ -46,7 +46,7 @@ class Top:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `measure` keeps. Blocks are named "network.layer"; activations are after the layer's non-linearity.
+    """What `measure` keeps. Blocks are named "network.layer"; activations are what the module of that name gives.
 
     Attributes:
         images: (n_images,) int64, the numbers of the images, ascending.
@@ -281,6 +281,9 @@ class Measurement:
 
     def sample(self, block: str) -> Tensor:
         """(rows, units) of the aligned sample; row k is the same image and place in every block.
+
+        An image can have several rows. Where a layer has one place alone, these are the same row again; take one each,
+        such as `np.unique(measured.sample_images, return_index=True)[1]`, before rows are counted.
 
         In float32, or in float64 where the network is.
 
