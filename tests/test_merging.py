@@ -153,12 +153,13 @@ OTHERS = [
     ({"pairs": [("a.row", "b.row")]}, "the same blocks"),
     ({"first": 39}, "got number 39 in both; say with `first` where the numbers of a part begin"),
     ({"first": 0}, "got number 0 in both"),
+    ({"networks": {"a": Small(1), "b": Small(3)}}, "of the same networks, got other weights of 'b'"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), OTHERS, ids=[str(change) for change, _ in OTHERS])
 def test_parts_that_do_not_fit_are_refused(networks, images, change, message):
-    def part(start, *, layers=LAYERS, **options):
+    def part(start, *, layers=LAYERS, networks=networks, **options):
         return cu.measure(networks, images[start : start + 40], layers, **{"first": start, **OPTIONS, **options})
 
     with pytest.raises(ValueError, match="other: ") as refused:

@@ -319,9 +319,9 @@ MERGE = [
     ("its state", lambda: cu.Measurement.from_state(measured().state()), as_usual),
     *(
         (f"a state whose {name} is {wrong!r:.20}", partial(broken, name, wrong), "state")
-        for name in ("images", "positions", "folds", "aligned", "n_top", "tops", "maps", "active")
+        for name in ("networks", "images", "positions", "folds", "aligned", "n_top", "tops", "maps", "active")
         for wrong in (None, 3.5, "x", [], {}, {"a.0": None}, torch.zeros(2))
-        if (name, wrong) != ("positions", "x")
+        if (name, wrong) not in (("positions", "x"), ("networks", {}))
     ),
 ]
 PAIR = [

@@ -49,6 +49,7 @@ class Measurement:
     """What `measure` keeps. Blocks are named "network.layer"; activations are what the module of that name gives.
 
     Attributes:
+        networks: of each network a checksum of its weights.
         images: (n_images,) int64, the numbers of the images, ascending.
         positions: as given to `measure`.
         folds: moments of the images of each fold.
@@ -63,6 +64,7 @@ class Measurement:
     image the same numbers whatever others are in its batch.
     """
 
+    networks: dict[str, str]
     images: Tensor
     positions: Positions
     folds: tuple[Moments, ...]
@@ -100,7 +102,7 @@ class Measurement:
             )
 
         Raises:
-            ValueError: other blocks, pairs or options; an image that is in both.
+            ValueError: other networks, blocks, pairs or options; an image that is in both.
         """
         self._require_mergeable(other)
         return self.beside(other, tuple(mine.merge(it) for mine, it in zip(self.folds, other.folds, strict=True)))
@@ -131,6 +133,10 @@ class Measurement:
             k: v.shape for k, v in other.maps.items()
         }:
             raise ValueError("other: expected a measurement of the same blocks, of as many units and places")
+        differs = [name for name, found in self.networks.items() if other.networks.get(name) != found]
+        if differs or len(self.networks) != len(other.networks):
+            named = came(differs[0], 60) if differs else "all networks"
+            raise ValueError(f"other: expected a measurement of the same networks, got other weights of {named}")
         mine, theirs = ((m.positions, len(m.folds), m.n_top) for m in (self, other))
         if mine != theirs:
             raise ValueError(f"other: expected the same positions, folds and top {mine}, got {theirs}")
@@ -142,6 +148,7 @@ class Measurement:
     def state(self) -> dict[str, object]:
         """Everything in dicts, tuples and tensors, to be saved, sent or gone on from; `from_state` is its inverse."""
         return {
+            "networks": dict(self.networks),
             "images": self.images.clone(),
             "positions": self.positions,
             "folds": tuple(fold.state() for fold in self.folds),
@@ -178,6 +185,8 @@ class Measurement:
             (f.blocks, f.pairs) != (self.folds[0].blocks, self.folds[0].pairs) for f in self.folds
         ):
             raise ValueError("folds: expected at least one, all of the same blocks")
+        if not all(isinstance(value, str) for pair in self.networks.items() for value in pair):
+            raise ValueError("networks: expected checksums by name")
         require_fields(self, whole=("images",), images="n")
         if not (self.images.diff() > 0).all() or (self.images < 0).any() or not self._counts_fit():
             raise ValueError("images: expected ascending numbers, as many in each fold as there are moments of")

@@ -17,6 +17,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from ..kernels.checks import came
 from ..kernels.moments import Moments
 from ..kernels.precision import ordinary_tensors
+from ..making.checksums import checksum
 from .activations import (
     captured,
     draw_places,
@@ -58,6 +59,7 @@ class Pass:
         done: Measurement | None = None, keep: Callable[[Measurement], None] | None = None,
     ):  # fmt: skip
         self.networks, self.images, self.layers, self.pairs, self.axes = dict(networks), images, layers, pairs, axes
+        self.weights = {name: checksum(network.state_dict()) for name, network in networks.items()}
         self.positions, self.n_folds, self.n_top, self.device, self.first = positions, folds, top, device, first
         self.drawn = draw_places(np.random.default_rng(seed), len(images), positions, before=first)
         self.aligned = AlignedSample(sample, seed=seed, fractions=places_of(positions, seed))
@@ -217,6 +219,7 @@ class Pass:
             return self.done
         blocks, seen = self.blocks, torch.cat(self.seen)
         found = Measurement(
+            networks=self.weights,
             images=seen.sort().values,
             positions=self.positions,
             folds=tuple(map(self._on_cpu, self.moments)),
