@@ -462,10 +462,14 @@ def test_parts_of_networks_of_another_precision_are_refused(images):
         return cu.measure({"a": network}, images[:20], "1", first=k, device="cpu")
 
     for one, other in ((torch.float32, torch.float64), (torch.float64, torch.bfloat16)):
-        with pytest.raises(
-            ValueError, match="other: expected an aligned sample of the same blocks, as wide and as prec"
-        ):
+        with pytest.raises(ValueError, match="other: expected a measurement of the same networks"):
             part(one, 0).merge(part(other, 20))
+    coarse, fine = sample_of(range(4)), sample_of(range(4, 8))
+    coarse.rows = {name: rows.float() for name, rows in coarse.rows.items()}
+    with pytest.raises(
+        ValueError, match="other: expected an aligned sample of the same blocks, as wide and as precise"
+    ):
+        coarse.merge(fine)
 
 
 def spoilt_states(found):
