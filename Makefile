@@ -86,7 +86,7 @@ kills: env  ## kill the paper on planted networks ten times and see what it leav
 	$(RUN) -m pytest -m kills -s tests/test_resume.py
 
 bench: env  ## ratios of timings against the usual tools
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks tests/test_intervals.py
 
 clean:  ## remove everything that was made, but the environment
 	rm -rf build/notebooks build/results build/stability build/site* build/screenshots build/course build/store

@@ -392,3 +392,12 @@ def test_from_what_is_published_no_other_networks_can_be_had(from_published, cap
 def test_from_anything_else_is_refused(capfd):
     assert cli.main(["paper", "--from", "somewhere"]) == 2
     assert "--from" in capfd.readouterr().err
+
+
+def test_whatever_trains_networks_counts_as_training(tmp_path, monkeypatch):
+    """Where the results of notebook 06 are not at hand, its nine networks that train on count."""
+    module = sys.modules["convergent_utils.paper.prepare"]
+    monkeypatch.setattr(module, "EXPERIMENTS_PUBLISHED", tmp_path / "nothing")
+    settings = {"dataset": "fashion-mnist", "seed": 0, "profile": "paper"}
+    found = module.to_train(["04_sparse_mapping", "06_svcca"], Store(tmp_path / "store"), **settings)
+    assert found == {"04_sparse_mapping": 0, "06_svcca": 9}
