@@ -152,7 +152,7 @@ def _gate(rows: list[dict], settings: dict[str, object], notebooks: list[str]) -
 def _execute_all(jobs: dict[str, dict[str, object]], folder: Path) -> list[Outcome]:
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = []
-    with workers(max(1, min(len(jobs), n_cores())), preload=("papermill",)) as pool:
+    with workers(max(1, min(len(jobs), n_cores())), preload=("papermill",), one_way=False) as pool:
         futures = [pool.submit(execute, NOTEBOOKS / f"{name}.ipynb", folder, values) for name, values in jobs.items()]
         for future in as_completed(futures):
             outcome = future.result()

@@ -26,6 +26,8 @@ import torch
 if sys.platform == "linux":
     from multiprocessing import forkserver
 
+# One way of computing for all x86 processors with AVX2, whatever else they have: the same bits from the same seeds.
+ONE_WAY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE"}
 _SCRATCH = "cl-run-"  # how the names of folders for passing files begin
 _LONGEST = 59  # characters of the temporary folder: names of sockets below it may have 107
 _SECONDS_TO_END = 5.0  # before a process that was asked to end is killed
@@ -34,20 +36,32 @@ _reports: multiprocessing.Queue | None = None
 
 @contextlib.contextmanager
 def workers(
-    count: int, *, start: Callable[..., None] | None = None, arguments: tuple = (), preload: tuple[str, ...] = ()
+    count: int,
+    *,
+    start: Callable[..., None] | None = None,
+    arguments: tuple = (),
+    preload: tuple[str, ...] = (),
+    one_way: bool = True,
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each, which end with the process that started them, even if it is killed.
 
     On Linux they are forked from one that imports the package once and computes nothing; elsewhere each imports it.
     `start` is called in each with the arguments before its first job. What all jobs import can be named in `preload`,
-    for the first pool of a process.
+    for the first pool of a process. They compute with the instructions that all x86 processors with AVX2 have, so
+    that the same seeds give the same bits on all of them; what they start may use all that there are, if not `one_way`.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    with one_thread_each(), environment({"TMPDIR": str(scratch())}):  # libraries read them when they are imported
-        if sys.platform == "linux":
+    values = dict(os.environ)
+    with one_thread_each(), environment({"TMPDIR": str(scratch()), **one_way_of_computing()}):
+        if sys.platform == "linux":  # libraries read these values when they are loaded
             context.set_forkserver_preload([__name__.partition(".")[0], *preload])
             _start_forkserver()
-        executor = _Executor(count, context, _begin, (dict(os.environ), start, arguments))
+        passed = dict(os.environ)
+        if not one_way:
+            passed = {k: v for k, v in passed.items() if k not in ONE_WAY} | {
+                k: values[k] for k in ONE_WAY if k in values
+            }
+        executor = _Executor(count, context, _begin, (passed, start, arguments))
         try:
             yield executor
         except BaseException:
@@ -333,6 +347,11 @@ def one_thread_each() -> Iterator[None]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     with environment(dict.fromkeys(names, "1")):
         yield
+
+
+def one_way_of_computing() -> dict[str, str]:
+    """The environment variables that choose it where the processor can; elsewhere none."""
+    return ONE_WAY if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else {}
 
 
 @contextlib.contextmanager

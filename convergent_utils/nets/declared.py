@@ -18,6 +18,7 @@ from .networks import Network, build_network, permuted_copy, weighted
 from .training import Recipe, Trained, train
 
 _LOADED: dict[tuple[str, str, int | None], Dataset] = {}  # what this process has read
+CURVE = 2000  # test images on which learning curves are drawn; their last point is of all
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
 
 
@@ -131,7 +132,7 @@ class Learned(Thing):
     Attributes:
         start: the network before its first step.
         images: those that it learns.
-        test: those that it is judged on after each epoch.
+        test: those that it is judged on: on `CURVE` of them after each epoch, on all in the end.
         recipe: see `train`.
         order: seed of the order of the images.
         name: what it is called.
@@ -155,7 +156,7 @@ class Learned(Thing):
     def make(self, get: Get, report: Report) -> Trained:
         """Train it."""
         network, data, test = self.start.network(), self.images.load(), self.test.load()
-        return train(network, data, self.recipe, seed=self.order, test=test, report=report)
+        return train(network, data, self.recipe, seed=self.order, test=test, curve=CURVE, report=report)
 
     def network(self, get: Get) -> nn.Module:
         """The network in the end."""

@@ -37,8 +37,8 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(Recipe(epochs=3), n_networks=3, train_limit=2048, test_limit=512, sample=1024, planted=True),
-    "paper": Profile(Recipe(), n_networks=4),
-    "full": Profile(Recipe(), n_networks=4),
+    "paper": Profile(Recipe(), n_networks=8),
+    "full": Profile(Recipe(), n_networks=8),
 }
 
 

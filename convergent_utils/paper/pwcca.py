@@ -17,7 +17,7 @@ from ..kernels.checks import require_known
 from ..making.code import apart
 from ..making.things import Get, Report, Thing
 from ..nets.datasets import Dataset
-from ..nets.declared import Declared, Images, Measured, training_seconds
+from ..nets.declared import CURVE, Declared, Images, Measured, training_seconds
 from ..nets.networks import Network, build_network, weighted, with_units
 from ..nets.predicting import accuracy
 from ..nets.training import Recipe, train
@@ -170,7 +170,7 @@ class Followed(Member):
     """A network that is kept on its way.
 
     In its dict are beside the others "on the way", its weights by the number of the time, from 0 before the first step
-    on, and "curve" (times + 1,), the share of test images classified rightly then.
+    on, and "curve" (times + 1,), the share of test images classified rightly then (of `CURVE` images before the end).
 
     Attributes:
         times: how often its weights are kept, evenly.
@@ -183,7 +183,7 @@ class Followed(Member):
     def make(self, get: Get, report: Report) -> dict[str, object]:
         """Train it."""
         data, test, kept = self.images.load(), self.test.load(), {}
-        options = {"test": test, "rate": (lambda share: 1.0) if self.constant else None}
+        options = {"test": test, "curve": CURVE, "rate": (lambda share: 1.0) if self.constant else None}
         keep = _keeping(kept, self.times)
         trained = train(self.start.network(get), data, self.recipe, seed=self.order, intervene=keep, **options)
         kept[self.times] = trained.network.state_dict()
