@@ -244,7 +244,7 @@ def test_intervals_of_numbers_of_any_scale(exponent):
         (cu.network_interval(values), cu.network_interval(values * scale)),
         (cu.groups_interval(difference, [5, 4]), cu.groups_interval(lambda a, b: difference(a, b, scale), [5, 4])),
     ):
-        ends = [(end * scale, getattr(found, name)) for name, end in vars(right).items()]
+        ends = [(end * scale, getattr(found, name)) for name, end in vars(right).items() if isinstance(end, float)]
         assert all(end == pytest.approx(wanted, rel=1e-14, abs=0) for wanted, end in ends)
 
 

@@ -166,8 +166,8 @@ def test_a_second_run_makes_the_same_claims(smoke, ran, name):
     first, second = claims(smoke[0] / "build", name), claims(os.environ["CONVERGENT_BUILD"], name)
     for row, again in zip(first, second, strict=True):
         assert again["interval"] == pytest.approx(row["interval"], rel=1e-4, abs=1e-6), row["id"]
-        assert {**again, "interval": 0, "our_value": 0, "baseline": 0} == {
-            **row, "interval": 0, "our_value": 0, "baseline": 0
+        assert {**again, "interval": 0, "ours": 0, "baseline": 0} == {
+            **row, "interval": 0, "ours": 0, "baseline": 0
         }  # fmt: skip
 
 
@@ -177,10 +177,10 @@ def test_the_claims_are_those_that_are_published(ran, name):
     ran(name)
     made = claims(os.environ["CONVERGENT_BUILD"], name)
     published = [row for row in json.loads((RESULTS / "claims.json").read_text("utf-8")) if row["notebook"] == name]
-    for what in ("id", "statement", "source", "paper_value", "rule"):
+    for what in ("id", "statement", "source", "published", "rule", "primary", "check"):
         assert [row[what] for row in made] == [row[what] for row in published], "run `make paper` and `make publish`"
-    verdicts = {row["id"]: row["verdict"] for row in made}
-    assert verdicts.get("02.shuffle-undone", "new: holds") == "new: holds", "the shuffle was planted"
+    said = {row["id"]: row["holds"] for row in made}
+    assert said.get("02.shuffle-undone", "holds") == "holds", "the shuffle was planted"
 
 
 def drawn(draw, chosen):

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 import convergent_utils as cu
+from convergent_utils.kernels.intervals import p_value, paired_difference
 
 TRIALS = 600
 LEAST = 0.92
@@ -164,3 +165,59 @@ def test_what_is_out_of_its_range_is_refused(scale, value, named):
     if named == "values":
         with pytest.raises(ValueError, match="^statistic: expected numbers from"):
             cu.groups_interval(lambda nets: value, [4], scale=scale)
+
+
+def test_p_values_are_those_of_students_and_of_welchs_tests():
+    """Where a pair counts as the mean of its two, the jackknife of pairs is Student's of the networks."""
+    dice = np.random.default_rng(3)
+    first, second = dice.normal(1, 1, 6), dice.normal(0, 3, 4)
+    found = cu.network_interval(np.add.outer(first, first) / 2)
+    for number in (-1.0, 0.5, 4.0):
+        assert p_value(found, number) == pytest.approx(stats.ttest_1samp(first, number).pvalue, rel=1e-9)
+    apart = cu.groups_interval(lambda a, b: first[a].mean() - second[b].mean(), [6, 4])
+    assert p_value(apart, 0.0) == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", ["plain", "arctanh", "logit", "log"])
+def test_an_interval_reaches_a_number_at_the_level_of_its_p_value(scale):
+    values = np.random.default_rng(4).uniform(0.2, 0.9, (5, 5))
+    found = cu.network_interval(values, scale=scale)
+    for number in (0.3, 0.8):
+        wide = cu.network_interval(values, scale=scale, level=1 - p_value(found, number))
+        assert (wide.low if number < found.estimate else wide.high) == pytest.approx(number, rel=1e-6)
+    assert p_value(found, found.low) == pytest.approx(0.05, rel=1e-6)
+    if scale != "plain":
+        assert p_value(found, -1.0) == 0.0, "where the number cannot be"
+
+
+def test_p_values_of_numbers_that_do_not_vary_and_of_other_intervals():
+    exact, skewed = cu.Interval(0.5, 0.5, 0.5), cu.Interval(1.0, 0.5, 3.0)
+    assert (p_value(exact, 0.5), p_value(exact, 0.4)) == (1.0, 0.0)
+    assert p_value(skewed, 0.5) == p_value(skewed, 3.0) == pytest.approx(0.05)
+    assert p_value(skewed, 2.0) > 0.05 > p_value(skewed, 0.4)
+    alike = cu.network_interval(np.full((4, 4), 0.25))
+    assert (p_value(alike, 0.25), p_value(alike, 0.3)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("scale", ["plain", "logit"])
+def test_a_paired_difference_is_the_interval_of_the_differences(scale):
+    dice = np.random.default_rng(5)
+    first, second = dice.uniform(0.1, 0.9, (2, 5, 5))
+    ours, baseline = (cu.network_interval(values, scale=scale) for values in (first, second))
+    found, right = paired_difference(ours, baseline), cu.network_interval(first - second)
+    for name in ("estimate", "low", "high"):
+        assert getattr(found, name) == pytest.approx(getattr(right, name), rel=1e-9)
+    swapped = paired_difference(baseline, ours)
+    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
+    assert paired_difference(ours, ours) == cu.Interval(0.0, 0.0, 0.0)
+    shifted = paired_difference(ours, 0.5)
+    assert (shifted.estimate, shifted.low) == pytest.approx((ours.estimate - 0.5, ours.low - 0.5))
+
+
+def test_intervals_of_other_networks_are_not_paired():
+    five, four = (cu.network_interval(np.random.default_rng(6).normal(size=(n, n))) for n in (5, 4))
+    for ours, baseline in ((five, four), (cu.Interval(0.0, -1.0, 1.0), five), (five, cu.Interval(0.0, -1.0, 1.0))):
+        with pytest.raises(
+            ValueError, match="^baseline: expected an interval that network_interval or groups_interval"
+        ):
+            paired_difference(ours, baseline)

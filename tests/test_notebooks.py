@@ -7,9 +7,10 @@ import pytest
 
 from convergent_utils.edition import environment
 from convergent_utils.edition.places import NOTEBOOKS, RESULTS, ROOT, notebook_names
-from convergent_utils.edition.publish import code_hash, normalised, with_claims
+from convergent_utils.edition.publish import code_hash, in_colour, normalised, with_claims
 from convergent_utils.edition.site import PAGES
 from convergent_utils.paper.prepare import notebooks
+from convergent_utils.paper.tables import word
 
 NAMES = notebook_names()
 
@@ -64,30 +65,30 @@ def test_form(name):
 def test_the_published_claims_stand_in_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))
-    assert with_claims(text, rows) == text, "run `make publish`"
+    assert with_claims(text, rows, in_colour()) == text, "run `make publish`"
     assert {row["notebook"] for row in rows} == set(NAMES)
     assert (RESULTS / "answer.png").stat().st_size > 10_000
-    beside = {row["id"]: row["verdict"] for row in json.loads((RESULTS / "claims-cifar10.json").read_text("utf-8"))}
-    kept = sum(beside[row["id"]] == row["verdict"] for row in rows if row["id"] in beside)
-    assert f"and {kept} of {len(beside)} verdicts are the same" in text
+    beside = {row["id"]: row["holds"] for row in in_colour()}
+    apart = sum(word(row, {"holds": beside[row["id"]]}) != row["holds"] for row in rows if row["id"] in beside)
+    assert f"and {apart} of {len(beside)} claims depend on the images" in text
     assert set(beside) <= {row["id"] for row in rows}
     at_seeds = json.loads((RESULTS / "stability.json").read_text(encoding="utf-8"))
     agree = all(line["stable"] for line in at_seeds)
-    assert ("no verdict contradicts another" in text) == agree
-    assert ("No verdict was ever contradicted" in (PAGES / "index.md").read_text(encoding="utf-8")) == agree
+    assert ("no answer contradicts another" in text) == agree
+    assert ("No answer was ever contradicted" in (PAGES / "index.md").read_text(encoding="utf-8")) == agree
 
 
 def test_the_abstract_has_five_sentences_and_each_is_a_claim():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    verdicts = {row["id"]: row["verdict"] for row in json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))}
+    said = {row["id"]: row["holds"] for row in json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))}
     abstract = re.search(r"in five sentences:\n\n(.*?)\n\n!\[", text, re.DOTALL)[1]
     sentences = re.findall(r"([A-Z][^<.]+\.) <!-- (.+?) -->", abstract)
     assert len(sentences) == abstract.count("<!--") == 5
     assert not re.sub(r"[A-Z][^<.]+\. <!-- .+? -->", "", abstract).strip(), "nothing else is said"
     for _sentence, claims in sentences:
         for claim in claims.split("; "):
-            id, _, verdict = claim.partition(" ")
-            assert verdicts[id] == verdict, f"{id} is {verdicts[id]} now: does the sentence still say so?"
+            id, _, word = claim.partition(" ")
+            assert said[id] == word, f"{id} {said[id]} now: does the sentence still say so?"
 
 
 def test_environment_follows_pyproject():

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -6,8 +7,9 @@ import filelock
 import pytest
 import torch
 
+import convergent_utils as cu
 from convergent_utils.making import pool as module
-from convergent_utils.making.pool import scratch, workers
+from convergent_utils.making.pool import one_way_of_computing, scratch, workers
 
 
 def seen(name):
@@ -83,3 +85,29 @@ def test_workers_are_set_up_before_their_first_job():
     with workers(1, start=take, arguments=("a", 2)) as pool:
         assert pool.submit(given).result(120) == ["a", 2]
     assert _given == [], "in a process of its own"
+
+
+def weights():
+    """A checksum of a network after 40 steps, and with which instructions it was trained."""
+    images = cu.load_dataset("fashion-mnist", split="train", limit=2560)
+    trained = cu.train(cu.build_network("alexnet", seed=1), images, cu.Recipe(epochs=1), seed=1).network
+    content = b"".join(value.numpy().tobytes() for value in trained.state_dict().values())
+    return hashlib.sha256(content).hexdigest()[:12], torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.skipif(not one_way_of_computing(), reason="no x86 processor with AVX2")
+def test_the_same_seed_gives_the_same_bits_on_all_x86_processors():
+    """The number is that of three machines, with AVX-512 and without; other versions of torch may have another."""
+    with workers(1) as pool:
+        checksum, instructions = pool.submit(weights).result(120)
+    assert instructions == "AVX2"
+    if torch.__version__.startswith("2.14.1"):
+        assert checksum == "554e06300ca5"
+
+
+def test_what_workers_start_may_use_all_instructions(monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "AUTO")
+    for one_way in (True, False):
+        with workers(1, one_way=one_way) as pool:
+            now = {name: pool.submit(seen, name).result(120)[0] for name in module.ONE_WAY}
+        assert now == ({**module.ONE_WAY} if one_way else {**dict.fromkeys(module.ONE_WAY), "MKL_CBWR": "AUTO"})

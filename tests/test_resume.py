@@ -48,8 +48,8 @@ CLAIM = """import json, os, pathlib, tempfile, time
 kept = tempfile.mkdtemp(), tempfile.mkstemp()  # what a library might leave
 for step in range(20):
     time.sleep(0.1)
-row = dict(id=f"{name}.x", notebook=name, verdict="open", paper_value=None, our_value=1.0, interval=[0, 2],
-           baseline=None, rule="above 1")
+row = dict(id=f"{name}.x", notebook=name, holds="imprecise", beyond_baseline="-", check=False, published=None, ours=1.0,
+           interval=[0, 2], baseline=None, rule="above 1")
 rows = pathlib.Path(os.environ["CONVERGENT_BUILD"], "results", "rows")
 rows.mkdir(parents=True, exist_ok=True)
 (rows / f"{name}.json").write_text(json.dumps([row]))"""

@@ -319,7 +319,7 @@ def test_what_is_published_is_renamed_after_an_edit_that_changes_no_number(tmp_p
     before = {path.name for path in experiments.iterdir()}
     monkeypatch.setattr(things, "_code", lambda made: "edited")
     assert cli.main(["publish", "--same-numbers"]) == 0
-    assert capsys.readouterr().out == f"{len(before) + 5} renamed\n"
+    assert capsys.readouterr().out == f"{len(before) + 9} renamed\n"
     after = {path.name for path in experiments.iterdir()}
     assert len(after) == len(before)
     assert not after & before

@@ -14,8 +14,9 @@ from convergent_utils.edition.places import NOTEBOOKS, ROOT
 ipywidgets = pytest.importorskip("ipywidgets", reason="sliders need ipywidgets")
 NAME, PLACES = "00_tiny", {"one & two": 0, "three": 1}
 ROW = {
-    "id": "00.tiny", "notebook": NAME, "statement": "tiny's number is large", "source": "new", "paper_value": None,
-    "our_value": 2.0, "interval": [1.5, 2.5], "baseline": 1.0, "rule": "above 1", "verdict": "new: holds",
+    "id": "00.tiny", "notebook": NAME, "statement": "tiny's number is large", "source": "new", "published": None,
+    "ours": 2.0, "interval": [1.5, 2.5], "baseline": 1.0, "rule": "above 1", "holds": "holds",
+    "beyond_baseline": "yes", "changes_at": [1.5], "primary": False, "check": False, "p_value": 0.01,
 }  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def tiny():
     panel = live_panel(draw, {"value": [0, 1]}, size=(2, 2))
     picture = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     drawn = new_output("display_data", {"image/png": picture})
-    row = new_output("display_data", {"text/html": ROW["statement"], "text/plain": "00.tiny      new: holds"})
+    row = new_output("display_data", {"text/html": ROW["statement"], "text/plain": "00.tiny      holds"})
     cells = [
         new_markdown_cell("# Is it tiny?\n\nYes; see notebook 02."),
         new_code_cell("import math"),
@@ -91,8 +92,8 @@ def test_a_widget_that_is_no_slider_is_refused():
 
 
 def test_numbers_of_claims_stand_in_pages():
-    text = site.with_numbers("It is {{ 00.tiny }}: {{ 00.tiny verdict }}.", [ROW], "page.md")
-    assert text == "It is [2.000 (1.500 to 2.500)](#claim-00-tiny): [new: holds](#claim-00-tiny)."
+    text = site.with_numbers("It is {{ 00.tiny }}: {{ 00.tiny holds }}.", [ROW], "page.md")
+    assert text == "It is [2.000 (1.500 to 2.500)](#claim-00-tiny): [holds](#claim-00-tiny)."
     with pytest.raises(ValueError, match="page.md: expected the id of a claim between braces, got '00.none'"):
         site.with_numbers("{{ 00.none }}", [ROW], "page.md")
 

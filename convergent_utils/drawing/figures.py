@@ -14,7 +14,7 @@ from torch import Tensor
 from ..kernels.chance import Interval
 
 _WIDE = sns.color_palette("colorblind", 10)
-NETWORKS = {f"net{k}": _WIDE[color] for k, color in enumerate((0, 1, 2, 4), start=1)}
+NETWORKS = {f"net{k}": _WIDE[color] for k, color in enumerate((0, 1, 2, 4, 3, 5, 6, 8), start=1)}
 # One look for each role, everywhere: colour, line, marker.
 ROLES = {
     "semi-matching": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+
+from ..making.pool import one_way_of_computing
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -32,3 +36,15 @@ def last_settings(build: Path) -> dict[str, object]:
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def machine() -> dict[str, str]:
+    """What computes here, for the record: the same seeds give the same bits where processors compute in one way."""
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        described = []
+    names = [line.partition(":")[2].strip() for line in described if line.startswith("model name")]
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
+    way = "one way on all x86 processors with AVX2" if one_way_of_computing() else "its own way"
+    return {"processor": (names or [platform.processor() or platform.machine()])[0], "trains in": way, **packages}

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 from ..making.store import Store, load, save
-from ..paper.claims import as_markdown, build_folder
+from ..paper.claims import build_folder, write_json
 from ..paper.prepare import (
     EXPERIMENTS_PUBLISHED,
     Prepared,
@@ -21,7 +21,8 @@ from ..paper.prepare import (
     published_form,
     published_path,
 )
-from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings
+from ..paper.tables import in_parts
+from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, machine
 
 _MARK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.DOTALL)
 _TABLE_NAME, _ADDRESS = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])"), re.compile(r" at 0x[0-9a-f]+")
@@ -45,8 +46,10 @@ def publish() -> int:
     if not _same_numbers(claims, RESULTS / "claims.json"):
         shutil.copyfile(claims, RESULTS / "claims.json")
         changed.append("data/results/claims.json")
+    if any(name.startswith("data/networks") for name in changed):
+        write_json(RESULTS / "machine.json", machine())
     readme, text = ROOT / "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
-    new = with_claims(text, json.loads((RESULTS / "claims.json").read_text(encoding="utf-8")))
+    new = with_claims(text, json.loads((RESULTS / "claims.json").read_text(encoding="utf-8")), in_colour())
     if new != text:
         readme.write_text(new, encoding="utf-8")
         changed.append("README.md")
@@ -137,9 +140,15 @@ def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def with_claims(text: str, rows: list[dict]) -> str:
-    """README's text with the table of claims between its two marks brought up to date."""
-    return _MARK.sub(lambda found: f"{found[1]}{as_markdown(rows)}\n{found[2]}", text)
+def with_claims(text: str, rows: list[dict], colour: list[dict]) -> str:
+    """README's text with the tables of claims between its two marks brought up to date."""
+    return _MARK.sub(lambda found: f"{found[1]}{in_parts(rows, colour)}\n{found[2]}", text)
+
+
+def in_colour() -> list[dict]:
+    """The claims as they came out on photographs in colour, if they were published."""
+    path = RESULTS / "claims-cifar10.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def _publish_notebook(build: Path, path: Path) -> bool:

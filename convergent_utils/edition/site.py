@@ -15,9 +15,10 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from ..paper.claims import as_markdown, build_folder, side_by_side
+from ..paper.claims import build_folder
+from ..paper.tables import in_parts, side_by_side
 from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, notebook_names
-from .publish import code_hash
+from .publish import code_hash, in_colour
 
 PAGES = Path(__file__).parent / "pages"
 FOLDED = {"parameters": "the parameters", "solution": "the solution"}  # by tag, what a button shows
@@ -184,7 +185,7 @@ def target(claim: str) -> str:
 
 
 def with_numbers(text: str, rows: list[dict], page: str) -> str:
-    """Replace {{ id }} by the claim's number and interval, {{ id verdict }} by its verdict, each a link to its cell.
+    """Replace {{ id }} by the claim's number and interval, {{ id holds }} by whether it holds, each a link to its cell.
 
     Raises:
         ValueError: an id that no row has.
@@ -197,10 +198,10 @@ def with_numbers(text: str, rows: list[dict], page: str) -> str:
             raise ValueError(f"{page}: expected the id of a claim between braces, got {found[1]!r}")
         row = known[found[1]]
         low, high = row["interval"]
-        number = f"{row['our_value']:.3f} ({low:.3f} to {high:.3f})"
-        return f"[{row['verdict'] if found[2] else number}](#{target(row['id'])})"
+        number = f"{row['ours']:.3f} ({low:.3f} to {high:.3f})"
+        return f"[{row['holds'] if found[2] else number}](#{target(row['id'])})"
 
-    return re.sub(r"\{\{ (\d\d\.[\w-]+)( verdict)? \}\}", said, text)
+    return re.sub(r"\{\{ (\d\d\.[\w-]+)( holds)? \}\}", said, text)
 
 
 def settings(repository: str | None) -> dict[str, object]:
@@ -260,7 +261,7 @@ def _answer(book: NotebookNode) -> bytes | None:
 
 
 def _opening(text: str, build: Path, rows: list[dict], books: dict[str, NotebookNode]) -> str:
-    """The opening page: README's abstract, its figure as this run drew it, and the claims by notebook."""
+    """The opening page: README's abstract, its figure as this run drew it, and the claims."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     abstract, alt = re.search(r"\n(\*\*.+?)\n\n!\[(.+?)\]", readme, re.DOTALL).groups()
     run = json.loads((build / "results" / "run.json").read_text(encoding="utf-8"))
@@ -269,28 +270,22 @@ def _opening(text: str, build: Path, rows: list[dict], books: dict[str, Notebook
         abstract += f"\n\n*This site shows a run with {given}; the prose speaks of the published one.*"
     titles = {name: f"{name[:2]} {book.cells[0].source.splitlines()[0].lstrip('# ')}" for name, book in books.items()}
     linked = [{**row, "statement": f"[{row['statement']}](#{target(row['id'])})"} for row in rows]
-    tables = [
-        f"### [{title}](notebooks/{name}.ipynb)\n\n{as_markdown(row for row in linked if row['notebook'] == name)}"
-        for name, title in titles.items()
-    ]
     course = "```{toctree}\n:hidden:\n:caption: Course\n\nsyllabus\n```" if (PAGES / "syllabus.md").exists() else ""
-    colour = RESULTS / "claims-cifar10.json"
-    others = json.loads(colour.read_text(encoding="utf-8")) if colour.exists() else []
-    parts = {"colour": side_by_side({"grey clothes": linked, "photographs in colour": others})}
+    parts = {"claims": in_parts(linked, in_colour())}
     parts["seeds"] = side_by_side(_at_other_seeds(linked))
-    parts |= {"abstract": abstract, "alt": alt, "claims": "\n\n".join(tables), "course": course}
+    parts |= {"abstract": abstract, "alt": alt, "course": course}
     parts["notebooks"] = "\n".join(f"{title} <notebooks/{name}>" for name, title in titles.items())
     return re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], text)
 
 
 def _at_other_seeds(rows: list[dict]) -> dict[str, list[dict]]:
-    """By base seed the claims of which not all verdicts are the same, as rows of a run."""
+    """By base seed the claims of which not all answers are the same, as rows of a run."""
     path, runs = RESULTS / "stability.json", {}
     table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     at_seeds = {line["id"]: line["seeds"] for line in table}
     for row in rows:
         seeds = at_seeds.get(row["id"], {})
-        if len({numbers["verdict"] for numbers in seeds.values()}) > 1:
+        if len({numbers["holds"] for numbers in seeds.values()}) > 1:
             for seed, numbers in seeds.items():
                 runs.setdefault(f"base seed {seed}", []).append({**row, **numbers})
     return runs or {"base seed 0": []}

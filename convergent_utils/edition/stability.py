@@ -1,4 +1,4 @@
-"""Would the verdicts be the same with other networks? Notebooks 00 to 05 at further base seeds."""
+"""Would the answers be the same with other networks? Notebooks 00 to 05 at further base seeds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import nbformat
 
-from ..kernels.chance import Interval
 from ..making.pool import environment
-from ..paper.claims import OWN, as_rule, build_folder, gather, verdict, write_json
+from ..paper.claims import DECIDED, build_folder, gather, write_json
 from .places import NOTEBOOKS, RESULTS, notebook_names
 from .publish import code_hash
 from .run import run
@@ -51,25 +50,22 @@ def stability(seeds: tuple[int, ...] = SEEDS, only: tuple[str, ...] = ONLY) -> i
 
 
 def compared(rows: list[dict], others: dict[int, list[dict]]) -> list[dict]:
-    """For each claim its number, interval and verdict at each base seed, and whether no two verdicts contradict.
+    """For each claim what it says at each base seed, and whether no two of these contradict.
 
-    The verdicts are those of the rule alone, also where a claim is published as open because it flips. "Open" beside
-    another verdict is no contradiction.
+    "Borderline" or "imprecise" beside a decided answer is no contradiction.
     """
     found = {0: rows, **others}
     by_id = {seed: {row["id"]: row for row in at} for seed, at in found.items()}
     table = []
     for row in rows:
         seeds = {str(seed): _numbers(at[row["id"]]) for seed, at in by_id.items() if row["id"] in at}
-        definite = {numbers["verdict"] for numbers in seeds.values()} - {"open"}
-        table.append({"id": row["id"], "rule": row["rule"], "seeds": seeds, "stable": len(definite) < 2})
+        decided = {numbers["holds"] for numbers in seeds.values()} & set(DECIDED)
+        table.append({"id": row["id"], "rule": row["rule"], "seeds": seeds, "stable": len(decided) < 2})
     return table
 
 
 def _numbers(row: dict) -> dict[str, object]:
-    interval = Interval(row["our_value"], *row["interval"])
-    found = verdict(interval, as_rule(row["rule"]), own=row["source"] == OWN)
-    return {**{key: row[key] for key in ("our_value", "interval", "baseline")}, "verdict": found}
+    return {key: row[key] for key in ("ours", "interval", "baseline", "holds", "beyond_baseline")}
 
 
 def _run_in(folder: Path, seed: int, due: list[str]) -> int:

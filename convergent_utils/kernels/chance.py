@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,11 +31,19 @@ _MOST_SORTED = 16_000_000  # numbers that torch takes quantiles of
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the two ends of its confidence interval."""
+    """An estimate and the two ends of its confidence interval.
+
+    Attributes:
+        estimate, low, high: finite numbers.
+        without: where it was found by leaving out one network at a time, the number without each network of each group.
+        scale: on which it was made then, see `network_interval`.
+    """
 
     estimate: float
     low: float
     high: float
+    without: tuple[tuple[float, ...], ...] = field(default=(), compare=False, repr=False)
+    scale: str = field(default="plain", compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from torch import Tensor
 
 from .chance import Interval
@@ -87,7 +87,7 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95, scale:
         """Over all ordered pairs of different ones among these."""
         return values[np.ix_(nets, nets)][between[np.ix_(nets, nets)]].mean()
 
-    return _interval(mean, [n], _as_level(level), "values", power, _as_scale(scale))
+    return _interval(mean, [n], _as_level(level), "values", power, scale)
 
 
 def groups_interval(
@@ -130,16 +130,60 @@ def groups_interval(
     if not n_networks or min(n_networks) < 3 or max(n_networks) > _MOST_NETWORKS:
         expected = f"expected at least 3 networks in each group and at most {_MOST_NETWORKS}"
         raise ValueError(f"n_networks: {expected}, got {came(n_networks)}")
-    return _interval(statistic, n_networks, _as_level(level), "statistic", scale=_as_scale(scale))
+    return _interval(statistic, n_networks, _as_level(level), "statistic", scale=scale)
+
+
+def paired_difference(ours: Interval, baseline: Interval | float, *, level: float = 0.95) -> Interval:
+    """A number less its baseline, both found of the same networks, with an interval for other networks.
+
+    What is left out of one is left out of the other: for means over pairs of networks it is the `network_interval` of
+    the differences pair by pair.
+
+    Args:
+        ours: as `network_interval` and `groups_interval` give it, or any other where the baseline is one number.
+        baseline: of as many networks, in the same order; or a number that does not vary with them.
+        level: coverage, between 0 and 1.
+
+    Raises:
+        ValueError: intervals of other networks, or not found by leaving networks out.
+    """
+    if not isinstance(baseline, Interval):
+        return Interval(ours.estimate - baseline, ours.low - baseline, ours.high - baseline)
+    if not ours.without or [len(of) for of in ours.without] != [len(of) for of in baseline.without]:
+        expected = (
+            "expected an interval that network_interval or groups_interval found of the same networks, or a number"
+        )
+        raise ValueError(f"baseline: {expected}, got one of {[len(of) for of in baseline.without] or 'none'}")
+    estimate = ours.estimate - baseline.estimate
+    without = tuple(
+        tuple(a - b for a, b in zip(*pair, strict=True)) for pair in zip(ours.without, baseline.without, strict=True)
+    )
+    error, freedom = _standard_error(estimate, without)
+    half = error * _quantile(freedom, _as_level(level)) if error else 0.0
+    return Interval(estimate, estimate - half, estimate + half, without)
+
+
+def p_value(found: Interval, number: float) -> float:
+    """The two-sided p-value of `number` being the true one: one minus the level at which the interval reaches it.
+
+    Intervals that were not found by leaving networks out count as normal ones of 95 %, each side by itself.
+    """
+    if found.low == found.high:
+        return float(number == found.estimate)
+    if not found.without:
+        end = found.low if number < found.estimate else found.high
+        return 2 * float(ndtr(-abs((number - found.estimate) / (end - found.estimate)) * ndtri(0.975)))
+    there, within = _on_scale([found.estimate, *chain(*found.without)], found.scale)
+    if within and not _SCALES[found.scale].low < number < _SCALES[found.scale].high:
+        return 0.0  # where the number cannot be
+    error, freedom = _standard_error(
+        there(found.estimate), [[there(x) for x in left_out] for left_out in found.without]
+    )
+    return 2 * float(stdtr(freedom, -abs(there(number) - there(found.estimate)) / error)) if error else 0.0
 
 
 def _as_level(level: float) -> float:
     return as_number(level, "level", "a coverage between 0 and 1", lambda share: 0 < share < 1)
-
-
-def _as_scale(scale: str) -> _Scale:
-    require_known(scale, _SCALES, "scale")
-    return _SCALES[scale]
 
 
 def _interval(
@@ -148,9 +192,10 @@ def _interval(
     level: float,
     argument: str,
     unit: float = 1.0,
-    scale: _Scale | None = None,
+    scale: str = "plain",
 ) -> Interval:
     """The interval of a statistic in units of a power of two, on a scale; errors blame the argument."""
+    require_known(scale, _SCALES, "scale")
     everyone = [list(range(n)) for n in n_networks]
     estimate, without = _number(statistic(*everyone)), []
     for g, n in enumerate(n_networks):
@@ -161,38 +206,49 @@ def _interval(
             finding = f"{estimate} and, without one of group {g}, {came(left_out)}"
             raise ValueError(f"{argument}: expected finite numbers, got {finding}")
         without.append(left_out)
-    scale = scale or _SCALES["plain"]
-    numbers = [estimate * unit, *(value * unit for left_out in without for value in left_out)]
-    if not scale.low <= min(numbers) <= max(numbers) <= scale.high:
-        within = f"numbers from {scale.low:g} to {scale.high:g}"
+    without = [[value * unit for value in left_out] for left_out in without]
+    estimate, range_ = estimate * unit, _SCALES[scale]
+    numbers = [estimate, *chain(*without)]
+    if not range_.low <= min(numbers) <= max(numbers) <= range_.high:
+        within = f"numbers from {range_.low:g} to {range_.high:g}"
         raise ValueError(f"{argument}: expected {within}, as the scale has them, got {came(numbers, 60)}")
-    if scale.low < min(numbers) and max(numbers) < scale.high and scale.there is not None:
-        there = [[scale.there(value * unit) for value in left_out] for left_out in without]
-        middle = scale.there(numbers[0])
-        half = _half_width(middle, there, level)
-        found = Interval(numbers[0], scale.back(middle - half), scale.back(middle + half))
-    else:
-        half = _half_width(estimate, without, level) * unit
-        found = Interval(numbers[0], max(numbers[0] - half, scale.low), min(numbers[0] + half, scale.high))
-    if not np.isfinite([found.low, found.high]).all():
-        width = f"{found.estimate} plus or minus {half}"
+    there, on_scale = _on_scale(numbers, scale)
+    error, freedom = _standard_error(there(estimate), [[there(value) for value in left_out] for left_out in without])
+    half = error * _quantile(freedom, level) if error else 0.0
+    low, high = there(estimate) - half, there(estimate) + half
+    if on_scale:
+        low, high = range_.back(low), range_.back(high)
+    low, high = max(low, range_.low), min(high, range_.high)
+    if not np.isfinite([low, high]).all():
+        width = f"{estimate} plus or minus {half}"
         raise ValueError(f"{argument}: expected numbers whose interval float64 can hold, got {width}")
-    return found
+    return Interval(estimate, low, high, tuple(map(tuple, without)), scale)
 
 
-def _half_width(estimate: float, without: Sequence[Sequence[float]], level: float) -> float:
-    """Half the interval, from the numbers without each network of each group."""
+def _on_scale(numbers: Sequence[float], scale: str) -> tuple[Callable[[float], float], bool]:
+    """The way to the scale, and whether it is used: not where one of the numbers lies at an end of the range."""
+    found = _SCALES[scale]
+    used = found.there is not None and found.low < min(numbers) and max(numbers) < found.high
+    return (found.there if used else float), used
+
+
+def _quantile(freedom: float, level: float) -> float:
+    """How many standard errors the interval reaches to each side."""
+    above, below = (1 + level) / 2, (1 - level) / 2
+    return float(stdtrit(freedom, above) if above < 1 else -stdtrit(freedom, below))  # the same, where one rounds to 1
+
+
+def _standard_error(estimate: float, without: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The standard error from the numbers without each network of each group, and its degrees of freedom."""
     unit = _power([estimate, *chain(*without)])
     apart = [[value / unit - estimate / unit for value in left_out] for left_out in without]
     power = _power(chain(*apart))
     variances = [(len(d) - 1) / len(d) * sum((value / power) ** 2 for value in d) for d in apart]
     variance = sum(variances)
     if variance == 0:
-        return 0.0
+        return 0.0, math.inf
     freedom = variance**2 / sum(v**2 / (len(d) - 1) for v, d in zip(variances, apart, strict=True))
-    above, below = (1 + level) / 2, (1 - level) / 2
-    times = stdtrit(freedom, above) if above < 1 else -stdtrit(freedom, below)  # the same, where one rounds to 1
-    return float(times) * math.sqrt(variance) * power * unit
+    return math.sqrt(variance) * power * unit, freedom
 
 
 def _power(numbers: Iterable[float]) -> float:

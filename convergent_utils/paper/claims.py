@@ -1,4 +1,7 @@
-"""Claims are data: a statement, the published number, ours with its interval and baseline, and a computed verdict."""
+"""Claims are data: a statement, the published number, ours with its interval and baseline, and two computed answers.
+
+Does it hold here, and is it more than its baseline?
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..kernels.chance import Interval
+from ..kernels.intervals import p_value, paired_difference
 
 OWN = "new"  # the source of a claim that nobody made before
+DECIDED = ("holds", "does not hold")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,11 @@ class Rule:
         if math.isinf(self.high):
             return f"above {self.low:g}"
         return f"below {self.high:g}" if math.isinf(self.low) else f"between {self.low:g} and {self.high:g}"
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """Its thresholds, one or two."""
+        return tuple(end for end in (self.low, self.high) if math.isfinite(end))
 
 
 def above(threshold: float) -> Rule:
@@ -58,43 +68,92 @@ def as_rule(text: str) -> Rule:
     raise ValueError(f"text: expected above, below or between and its numbers, got {text!r}")
 
 
-def verdict(interval: Interval, rule: Rule, *, own: bool, stable: bool = True) -> str:
-    """The verdict that the interval gives by the rule.
+def holds(found: Interval, rule: Rule, baseline: float | None = None) -> str:
+    """What the interval says of the rule.
+
+    Args:
+        found: finite, its ends in order.
+        rule: of the claim.
+        baseline: what the number is by chance or without training.
 
     Returns:
-        "reproduced" when the whole interval obeys the rule, "not reproduced" when none of it does, "open" when it
-        straddles a threshold or the claim is known to flip over base seeds (`stable` false); "new: holds" and
-        "new: does not hold" for a claim of our own.
+        "holds" when the whole interval obeys the rule, "does not hold" when none of it does. Otherwise these networks
+        cannot tell: "borderline" when the interval is narrower than the way from the baseline (0, if there is none) to
+        the threshold, so that the number lies near the threshold, and else "imprecise".
 
     Raises:
         ValueError: an interval that is not finite or not in order.
     """
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high) and interval.low <= interval.high):
-        raise ValueError(f"interval: expected two finite ends in order, got {interval.low} to {interval.high}")
-    if not stable:
-        return "open"
-    if rule.low < interval.low and interval.high < rule.high:
-        return "new: holds" if own else "reproduced"
-    if interval.high <= rule.low or interval.low >= rule.high:
-        return "new: does not hold" if own else "not reproduced"
-    return "open"
+    if not (math.isfinite(found.low) and math.isfinite(found.high) and found.low <= found.high):
+        raise ValueError(f"interval: expected two finite ends in order, got {found.low} to {found.high}")
+    if rule.low < found.low and found.high < rule.high:
+        return "holds"
+    if found.high <= rule.low or found.low >= rule.high:
+        return "does not hold"
+    nearest = min(rule.ends, key=lambda end: abs(end - found.estimate))
+    return "borderline" if found.high - found.low < abs(nearest - (baseline or 0.0)) else "imprecise"
+
+
+def beyond_baseline(difference: Interval | None, rule: Rule) -> str:
+    """Whether a number differs from its baseline in the direction of the rule.
+
+    Args:
+        difference: ours less the baseline, pair by pair of networks; None: there is no baseline.
+        rule: of the claim.
+
+    Returns:
+        "yes", "no" or "undecided"; "-" without a baseline, or for a rule with two ends.
+    """
+    if difference is None or len(rule.ends) == 2:
+        return "-"
+    low, high = (difference.low, difference.high) if math.isinf(rule.high) else (-difference.high, -difference.low)
+    return "yes" if low > 0 else "no" if high <= 0 else "undecided"
+
+
+def changes_at(found: Interval, rule: Rule) -> tuple[float, ...]:
+    """At which other thresholds the answer would change: the near end of the interval, or both where it is undecided.
+
+    A rule with two ends has one such threshold for each.
+    """
+    if len(rule.ends) == 2 or holds(found, rule) not in DECIDED:
+        return found.low, found.high
+    return (found.low if found.low >= rule.ends[0] else found.high,)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the table of claims; numbers carry six digits."""
+    """One row of the table of claims; numbers carry six digits.
+
+    Attributes:
+        id: the notebook's number, a dot and a name.
+        notebook, statement, source: where it stands, what is claimed, and by whom.
+        published, ours, interval, baseline: numbers, see `Ledger`.
+        rule: when the statement holds, in words, see `as_rule`.
+        holds: see `holds`.
+        beyond_baseline: see `beyond_baseline`.
+        changes_at: see `changes_at`.
+        primary: one of the few that were named before the run.
+        check: of a planted answer, which tests the method: it says nothing of networks.
+        difference: ours less the baseline, and the ends of its interval; None without a baseline.
+        p_value: two-sided, of the number lying at the threshold of the rule; None for a check.
+    """
 
     id: str
     notebook: str
     statement: str
     source: str
-    paper_value: float | None
-    our_value: float
+    published: float | None
+    ours: float
     interval: tuple[float, float]
     baseline: float | None
     rule: str
-    verdict: str
-    stable: bool = True
+    holds: str
+    beyond_baseline: str
+    changes_at: tuple[float, ...]
+    primary: bool = False
+    check: bool = False
+    difference: tuple[float, float, float] | None = None
+    p_value: float | None = None
 
 
 class Ledger:
@@ -121,10 +180,11 @@ class Ledger:
         rule: Rule,
         published: float | None = None,
         baseline: Interval | float | None = None,
-        stable: bool = True,
+        primary: bool = False,
+        check: bool = False,
         smoke: str | None = None,
     ) -> None:
-        """Compute the verdict, show the row and write it.
+        """Compute both answers, show the row and write it.
 
         Args:
             id: unique; the notebook's number, a dot and a name.
@@ -134,30 +194,36 @@ class Ledger:
                 there is nothing to vary.
             rule: when the statement holds, written down before the number is looked at.
             published: the published number, where there is one.
-            baseline: what the number is by chance, or without training.
-            stable: False for a claim known to flip over base seeds; it is shown as open.
-            smoke: the verdict that the planted networks of the smoke profile must give.
+            baseline: what the number is by chance, or without training; with its interval where it was found of the
+                same networks, so that each is compared with itself.
+            primary: it was named as one of the few that count, before the run.
+            check: the answer is planted, so that the method is what is tested.
+            smoke: what it must say of the planted networks of the smoke profile: whether it `holds`.
 
         Raises:
-            ValueError: an id used before or from another notebook, or numbers that are not finite.
-            AssertionError: in the smoke profile, a verdict other than `smoke`.
+            ValueError: an id used before or from another notebook, numbers that are not finite, or a baseline with an
+                interval of other networks than ours.
+            AssertionError: in the smoke profile, another answer than `smoke`.
         """
         if not id.startswith(self.notebook[:2] + ".") or any(row.id == id for row in self.claims):
             raise ValueError(f"id: expected a new one that starts with {self.notebook[:2]!r} and a dot, got {id!r}")
         ours = ours if isinstance(ours, Interval) else Interval(ours, ours, ours)
-        found = verdict(ours, rule, own=source == OWN, stable=stable)
         chance = baseline.estimate if isinstance(baseline, Interval) else baseline
-        numbers = (published, ours.estimate, ours.low, ours.high, chance)
-        paper, number, low, high, chance = (None if x is None else _rounded(x) for x in numbers)
-        row = Claim(id, self.notebook, statement, source, paper, number, (low, high), chance, str(rule), found, stable)
+        found = holds(ours, rule, chance)
+        difference = None if baseline is None else paired_difference(ours, baseline)
+        row = Claim(
+            id, self.notebook, statement, source, _rounded(published), *_ends(ours), _rounded(chance), str(rule), found,
+            beyond_baseline(difference, rule), tuple(map(_rounded, changes_at(ours, rule))), primary, check,
+            None if difference is None else tuple(map(_rounded, _numbers(difference))),
+            None if check else _rounded(max(p_value(ours, end) for end in rule.ends)),
+        )  # fmt: skip
         self.claims.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, [asdict(row) for row in self.claims])
         _show(row)
         if self.profile == "smoke" and smoke is not None and found != smoke:
-            raise AssertionError(
-                f"{id}: on the planted networks expected {smoke!r}, got {found!r} ({number} in {low} to {high})"
-            )
+            number = f"{row.ours} in {row.interval[0]} to {row.interval[1]}"
+            raise AssertionError(f"{id}: on the planted networks expected {smoke!r}, got {found!r} ({number})")
 
 
 def build_folder() -> Path:
@@ -174,13 +240,19 @@ def gather(folder: Path) -> list[dict]:
 
 
 def differences(
-    rows: Iterable[dict], published: Iterable[dict], notebooks: Iterable[str]
+    rows: Iterable[dict], published: Iterable[dict], notebooks: Iterable[str], *, same: bool = False
 ) -> tuple[list[str], list[str]]:
     """Compare a run with the published one.
 
+    Args:
+        rows, published: of the two runs.
+        notebooks: that ran.
+        same: all networks are the published ones, to the last bit.
+
     Returns:
-        Failures: published claims of the notebooks that ran which the new interval contradicts, or which are gone; and
-        notes: other verdicts that differ. Each a sentence.
+        Failures: published claims of the notebooks that ran which the new interval contradicts, or, where the networks
+        are the same, which it leaves undecided or decides anew, and those which are gone; and notes: other answers that
+        differ. Each a sentence.
     """
     new, old, failures, notes = {row["id"]: row for row in rows}, {row["id"]: row for row in published}, [], []
     ran = set(notebooks)
@@ -189,13 +261,12 @@ def differences(
             continue
         if id not in new:
             failures.append(f"{id}: published, but this run did not make it")
-        elif new[id]["verdict"] != row["verdict"]:
-            text = (
-                f"{id}: published as {row['verdict']}, now {new[id]['verdict']} ({_value(new[id])}, rule {row['rule']})"
-            )
-            contradicted = "open" not in (row["verdict"], new[id]["verdict"])
-            (failures if contradicted else notes).append(text)
-    notes += [f"{id}: not published yet ({new[id]['verdict']})" for id in new if id not in old]
+        elif new[id]["holds"] != row["holds"]:
+            now, before = new[id]["holds"], row["holds"]
+            decided = [word in DECIDED for word in (before, now)]
+            text = f"{id}: published as {before}, now {now} ({value_of(new[id])}, rule {row['rule']})"
+            (failures if all(decided) or (same and any(decided)) else notes).append(text)
+    notes += [f"{id}: not published yet ({new[id]['holds']})" for id in new if id not in old]
     return failures, notes
 
 
@@ -203,44 +274,29 @@ def as_text(rows: Iterable[dict]) -> str:
     """The table of claims for a terminal."""
     lines = []
     for row in rows:
-        paper = "-" if row["paper_value"] is None else f"{row['paper_value']:.3g}"
-        chance = "-" if row["baseline"] is None else f"{row['baseline']:.3g}"
+        published, chance = (short(row[key]) for key in ("published", "baseline"))
+        kind = "check" if row["check"] else f"beyond baseline {row['beyond_baseline']}"
         lines.append(
-            f"{row['id']:<34} {row['verdict']:<19} paper {paper:>6}  ours {_value(row):<26} baseline {chance:>6}"
+            f"{row['id']:<34} {row['holds']:<14} {kind:<26} paper {published:>6}  ours {value_of(row):<26} "
+            f"baseline {chance:>6}"
         )
     return "\n".join(lines)
 
 
-def as_markdown(rows: Iterable[dict]) -> str:
-    """The table of claims for a page."""
-    lines = [
-        "| claim | source | published | ours [95 % interval] | baseline | holds if | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        paper, chance = ("–" if row[k] is None else f"{row[k]:.3g}" for k in ("paper_value", "baseline"))
-        cells = [row["statement"], row["source"], paper, _value(row), chance, row["rule"], f"**{row['verdict']}**"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def short(value: float | None) -> str:
+    """A number in three digits; a dash for none."""
+    return "–" if value is None else f"{value:.3g}"
 
 
-def side_by_side(runs: Mapping[str, Iterable[dict]]) -> str:
-    """The claims that all of several runs made, for a page: numbers, baselines and verdicts.
+def value_of(row: dict) -> str:
+    """The number of a row, and its interval."""
+    low, high = row["interval"]
+    return f"{row['ours']:.3f} [{low:.3f}, {high:.3f}]"
 
-    Those verdicts are bold that differ from the first run's, and that one where any does.
-    """
-    lines = [f"| claim | {' | '.join(f'{name}; baseline' for name in runs)} |", f"|{'---|' * (1 + len(runs))}"]
-    by_id = [{row["id"]: row for row in rows} for rows in runs.values()]
-    for id, row in by_id[0].items():
-        if not all(id in rows for rows in by_id):
-            continue
-        found, cells = [rows[id] for rows in by_id], [row["statement"]]
-        changed = [one["verdict"] != row["verdict"] for one in found]
-        for one, mark in zip(found, [any(changed), *changed[1:]], strict=True):
-            chance = "–" if one["baseline"] is None else f"{one['baseline']:.3g}"
-            cells.append(f"{_value(one)}; {chance}<br>" + (f"**{one['verdict']}**" if mark else one["verdict"]))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+def thresholds_of(row: dict) -> str:
+    """At which thresholds the row's answer would change."""
+    return ", ".join(map(short, row["changes_at"]))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -250,12 +306,18 @@ def write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
-def _value(row: dict) -> str:
-    low, high = row["interval"]
-    return f"{row['our_value']:.3f} [{low:.3f}, {high:.3f}]"
+def _numbers(found: Interval) -> tuple[float, float, float]:
+    return found.estimate, found.low, found.high
 
 
-def _rounded(value: float) -> float:
+def _ends(found: Interval) -> tuple[float, tuple[float, float]]:
+    number, low, high = map(_rounded, _numbers(found))
+    return number, (low, high)
+
+
+def _rounded(value: float | None) -> float | None:
+    if value is None:
+        return None
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"ours: expected finite numbers, got {value}")
@@ -266,12 +328,20 @@ def _show(row: Claim) -> None:
     from IPython.display import display
 
     values = asdict(row)
-    paper, chance = ("–" if values[k] is None else f"{values[k]:.3g}" for k in ("paper_value", "baseline"))
-    cells = {"published": paper, "ours [95 % interval]": _value(values), "baseline": chance, "holds if": row.rule}
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in [*cells, "verdict"])
+    cells = {"published": short(row.published), "ours [95 % interval]": value_of(values)}
+    cells |= {"baseline": short(row.baseline), "holds if": row.rule, "holds here?": row.holds}
+    cells |= {} if row.check else {"beyond its baseline?": row.beyond_baseline, "changes at": thresholds_of(values)}
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in cells)
     body = "".join(f"<td>{html.escape(text)}</td>" for text in cells.values())
+    kind = "instrument check" if row.check else f"primary; {row.source}" if row.primary else row.source
+    grey = ";color:gray" if is_grey(values) else ""
     table = (
-        f"<table><caption style='text-align:left'>{html.escape(row.statement)} ({html.escape(row.source)})</caption>"
-        f"<tr>{head}</tr><tr>{body}<td><b>{row.verdict}</b></td></tr></table>"
+        f"<table style='text-align:left{grey}'><caption style='text-align:left'>{html.escape(row.statement)} "
+        f"({html.escape(kind)})</caption><tr>{head}</tr><tr>{body}</tr></table>"
     )
     display({"text/html": table, "text/plain": as_text([values])}, raw=True)
+
+
+def is_grey(row: dict) -> bool:
+    """Whether a row says no more than its baseline does."""
+    return not row["check"] and row["beyond_baseline"] in ("no", "undecided")
