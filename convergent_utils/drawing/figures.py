@@ -84,6 +84,23 @@ def style() -> None:
     plt.rcParams.update({"legend.frameon": False, "figure.constrained_layout.use": True, "axes.titlesize": "medium"})
 
 
+def label_curves(ax: Axes, *, apart: float = 0.05) -> Axes:
+    """Names at the right ends of the curves in the place of a legend, at least so far apart (a share of the height)."""
+    handles, names = ax.get_legend_handles_labels()
+    lines = [getattr(handle, "lines", [handle])[0] for handle in handles]
+    ends = sorted((float(line.get_ydata()[-1]), k) for k, line in enumerate(lines))
+    low, high = ax.get_ylim()
+    places, step = {}, apart * (high - low)  # by where curves end
+    for end, k in ends:
+        x = float(lines[k].get_xdata()[-1])
+        place = places[round(x)] = max(end, places.get(round(x), -np.inf) + step)
+        look = {"color": lines[k].get_color(), "fontsize": "small", "va": "center", "annotation_clip": False}
+        ax.annotate(names[k], (x, end), (x + 0.15, place), **look)
+    if ax.get_legend() is not None:
+        ax.get_legend().remove()
+    return ax
+
+
 def learning_curves(ax: Axes, curves: Mapping[str, Tensor], *, ylabel: str, chance: float | None = None) -> Axes:
     """One curve per network over epochs, with the chance level."""
     for name, values in curves.items():
