@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,8 @@ class Sizes:
     Attributes:
         steps: after how many steps runs are looked at; the rate is halved as often as the second, the recipe ends with
             the third.
-        every_pair: the whole grid on every pair of networks, not on two alone.
+        every_pair: the whole grid on every pair of networks; else the recipe on each network and the next, around the
+            circle, and the whole grid on two of these pairs.
     """
 
     steps: tuple[int, ...] = (500, 1500, 4500, 15000)
@@ -129,9 +130,12 @@ def _planned(layer: str, own: int) -> tuple[set[SgdRun], set[SgdRun]]:
 
 
 def sgd_pairs(names: Iterable[str], profile: str) -> dict[tuple[str, str], bool]:
-    """All pairs of networks, and whether the whole grid is run on them: on the first and the last, or on every one."""
-    pairs = list(combinations(names, 2))
-    return {pair: SIZES[profile].every_pair or pair in (pairs[0], pairs[-1]) for pair in pairs}
+    """The pairs of networks that the optimiser is run on, see `Sizes`, and whether the whole grid is."""
+    names = list(names)
+    if SIZES[profile].every_pair:
+        return dict.fromkeys(combinations(names, 2), True)
+    pairs = list(pairwise([*names, names[0]]))
+    return {pair: pair in (pairs[0], pairs[len(pairs) // 2]) for pair in pairs}
 
 
 RIDGES = tuple(10.0**k for k in range(-6, 2))

@@ -44,6 +44,7 @@ DISTRIBUTED = 8  # directions that are restricted to few units
 VARIANTS = ("all layers learn", "frozen, equal steps", "frozen, equal compute")
 SEEDS = (1, 2, 3)
 _BATCH = 500
+_SHARE = 4  # one in so many test images is judged after a projection
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def projections(
         networks: by name.
         layer: name.
         fitted: of all networks on training images, whence directions and means are taken.
-        test_set: on every second image of which accuracy is taken.
+        test_set: on every fourth image of which accuracy is taken.
         seed: of random directions and units.
 
     Returns:
@@ -205,9 +206,9 @@ class _Judge:
     def __init__(self, network: Network, layer: str, test_set: Dataset, pair: PairMoments):
         below, self.above = split_after(network, layer)
         self.mean, self.covariance = pair.mean_a, pair.cov_aa
-        self.labels = test_set.labels[::2]
+        self.labels = test_set.labels[::_SHARE]
         with torch.no_grad():
-            self.maps = [below(normalise(batch)) for batch in test_set.images[::2].split(_BATCH)]
+            self.maps = [below(normalise(batch)) for batch in test_set.images[::_SHARE].split(_BATCH)]
 
     def accuracies(self, directions: list[Tensor], space: str) -> Tensor:
         """The accuracy when the layer is projected on each set of directions."""
