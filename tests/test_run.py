@@ -7,6 +7,7 @@ import sys
 
 import nbformat
 import pytest
+import torch
 
 from convergent_utils import cli
 from convergent_utils.edition import places, publish, run
@@ -401,3 +402,15 @@ def test_whatever_trains_networks_counts_as_training(tmp_path, monkeypatch):
     settings = {"dataset": "fashion-mnist", "seed": 0, "profile": "paper"}
     found = module.to_train(["04_sparse_mapping", "06_svcca"], Store(tmp_path / "store"), **settings)
     assert found == {"04_sparse_mapping": 0, "06_svcca": 9}
+
+
+def test_networks_that_are_the_published_ones_to_the_last_bit_are_known(tmp_path):
+    module = sys.modules["convergent_utils.paper.prepare"]
+    paper = module._prepared(Store(tmp_path / "store"), **places.DEFAULTS, published=True)
+    assert run.networks_as_published(paper)
+    learned = paper.setting.learned["net3"]
+    trained = paper.shelf(learned)
+    with torch.no_grad():
+        next(trained.network.parameters()).view(-1)[0] += 1e-6
+    paper.store.keep(learned.kind, learned.configuration, trained)
+    assert not run.networks_as_published(paper)

@@ -86,19 +86,32 @@ def style() -> None:
 
 def label_curves(ax: Axes, *, apart: float = 0.05) -> Axes:
     """Names at the right ends of the curves in the place of a legend, at least so far apart (a share of the height)."""
-    handles, names = ax.get_legend_handles_labels()
-    lines = [getattr(handle, "lines", [handle])[0] for handle in handles]
-    ends = sorted((float(line.get_ydata()[-1]), k) for k, line in enumerate(lines))
-    low, high = ax.get_ylim()
-    places, step = {}, apart * (high - low)  # by where curves end
-    for end, k in ends:
-        x = float(lines[k].get_xdata()[-1])
-        place = places[round(x)] = max(end, places.get(round(x), -np.inf) + step)
+    names, lines = _curves(ax)
+    ends = sorted((*(float(values[-1]) for values in line.get_data()[::-1]), k) for k, line in enumerate(lines))
+    places, step = {}, apart * np.ptp(ax.get_ylim())  # by the layer where curves end
+    for y, x, k in ends:
+        place = places[round(x)] = max(y, places.get(round(x), -np.inf) + step)
         look = {"color": lines[k].get_color(), "fontsize": "small", "va": "center", "annotation_clip": False}
-        ax.annotate(names[k], (x, end), (x + 0.15, place), **look)
+        ax.annotate(names[k], (x, y), (round(x) + 0.3, place), **look)
     if ax.get_legend() is not None:
         ax.get_legend().remove()
     return ax
+
+
+def shade_between(ax: Axes, first: str, second: str, *, label: str, text: tuple[float, float], to: float) -> Axes:
+    """Shade what lies between two curves; its name stands at `text`, with a line to the middle of the shade at `to`."""
+    data = dict(zip(*_curves(ax), strict=True))
+    (x, y), (other_x, other_y) = (data[name].get_data() for name in (first, second))
+    ax.fill(np.r_[x, other_x[::-1]], np.r_[y, other_y[::-1]], color="0.9", zorder=0)
+    middle = (np.interp(to, x, y) + np.interp(to, other_x, other_y)) / 2
+    ax.annotate(label, (to, middle), text, ha="center", arrowprops={"arrowstyle": "-", "color": "0.5"})
+    return ax
+
+
+def _curves(ax: Axes) -> tuple[list[str], list]:
+    """Names and lines, without their error bars."""
+    handles, names = ax.get_legend_handles_labels()
+    return names, [getattr(handle, "lines", [handle])[0] for handle in handles]
 
 
 def learning_curves(ax: Axes, curves: Mapping[str, Tensor], *, ylabel: str, chance: float | None = None) -> Axes:
