@@ -76,6 +76,17 @@ def two_groups(generator, n, kind):
         yield cu.groups_interval(between, [n, n]), 2.0
 
 
+def around_a_circle(generator, n, kind):
+    """The mean over pairs of each network and the next alone."""
+    for effect in effects(generator, TRIALS, n, kind):
+        values = pairs(generator, effect)
+
+        def mean(kept, values=values):
+            return np.mean([values[k, (k + 1) % n] for k in kept if (k + 1) % n in kept])
+
+        yield cu.groups_interval(mean, [n]), 0.0
+
+
 KINDS = {
     "mean of pairs": mean_of_pairs,
     "paired difference": difference,
@@ -84,6 +95,7 @@ KINDS = {
     "count, on the log scale": on_a_scale("log", 2.0, np.exp, 0.2),
     "rank correlation, on the arctanh scale": on_a_scale("arctanh", 0.8, np.tanh, 0.15),
     "two groups": two_groups,
+    "pairs around a circle": around_a_circle,
 }
 
 
