@@ -9,7 +9,7 @@ import torch
 import convergent_utils as cu
 from convergent_utils.making import things
 from convergent_utils.making.store import Store
-from convergent_utils.nets.declared import Images, Learned, Start
+from convergent_utils.nets.declared import CURVE, Images, Learned, Start
 from convergent_utils.paper import svcca
 from convergent_utils.paper.networks import PROFILES, REORDERED, Setting
 from convergent_utils.paper.prepare import (
@@ -36,7 +36,7 @@ def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
         found = paper.shelf.find(learned)
     assert torch.equal(found.network.fc8.weight, form["network"].fc8.weight)
     assert torch.equal(found.at(0.35).fc8.weight, form["on_the_way"][0.35]["fc8.weight"])
-    untrained = cu.accuracy(found.at(0.0), paper.test_set)
+    untrained = cu.accuracy(found.at(0.0), paper.test_set.part(CURVE))
     assert untrained == pytest.approx(form["history"].test_accuracy[0].item(), abs=2e-3), (
         "the start comes from the seed"
     )

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..kernels.chance import Interval
 
 _WIDE = sns.color_palette("colorblind", 10)
-NETWORKS = {f"net{k}": _WIDE[color] for k, color in enumerate((0, 1, 2, 4, 3, 5, 6, 8), start=1)}
+_BESIDE = (_WIDE[9], (0.35, 0.35, 0.35), (0.1, 0.3, 0.15), (0.3, 0.1, 0.4))  # told apart from the others by any eye
+NETWORKS = {f"net{k}": color for k, color in enumerate([*(_WIDE[k] for k in (0, 1, 2, 4)), *_BESIDE], start=1)}
 # One look for each role, everywhere: colour, line, marker.
 ROLES = {
     "semi-matching": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
