@@ -43,7 +43,7 @@ paper: env  ## regenerate every result under build/ and print the table of claim
 	exec $(RUN) -m convergent_utils.cli paper $${PROFILE:+--profile="$$PROFILE"} \
 	  $${DATASET:+--dataset="$$DATASET"} $${SEED:+--seed="$$SEED"} $${FROM:+--from="$$FROM"} "$$@"
 
-stability: env  ## the verdicts of notebooks 00 to 05 at two further base seeds (about half an hour; can be resumed)
+stability: env  ## the answers of notebooks 00 to 05 at two further base seeds (about half an hour; can be resumed)
 	$(RUN) -m convergent_utils.cli stability
 
 publish: env  ## copy the last run of the paper into notebooks/, data/ and README.md

@@ -54,7 +54,7 @@ def _parser() -> _Parser:
         "--parameter", nargs="+", action="extend", default=[], type=_pair, metavar="NAME=VALUE",
         help="further notebook parameters; a value is JSON, or else a text",
     )  # fmt: skip
-    commands.add_parser("stability", help="the verdicts of notebooks 00 to 05 at further base seeds")
+    commands.add_parser("stability", help="the answers of notebooks 00 to 05 at further base seeds")
     publishing = commands.add_parser("publish", help="copy the last run into notebooks/, data/ and README.md")
     publishing.add_argument("--beside", metavar="NAME", help="keep the claims of a run on other images under this name")
     publishing.add_argument(

@@ -14,10 +14,12 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
 
     Args:
         rows: claims, or instrument checks, not both.
-        colour: rows of the same claims on other images, to stand beside them.
+        colour: rows on other images; those of the same statement by the same rule stand beside.
         survivors: ids to be marked with a star.
     """
-    rows, beside, survivors = list(rows), {row["id"]: row for row in colour}, set(survivors)
+    rows, survivors = list(rows), set(survivors)
+    asked = {row["id"]: (row["statement"], row["rule"]) for row in rows}
+    beside = {row["id"]: row for row in colour if asked.get(row["id"]) == (row["statement"], row["rule"])}
     if rows and rows[0]["check"]:
         lines = ["| check | ours | by chance | holds if | holds? |", "|---|---|---|---|---|"]
         for row in rows:
@@ -31,7 +33,8 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
     ]
     for row in rows:
         statement = f"*{row['statement']}*" if is_grey(row) else row["statement"]
-        other, star = beside.get(row["id"]), r"\*" if row["id"] in survivors else ""
+        other = beside.get(row["id"])
+        star = r"\*" if row["id"] in survivors and word(row, other) == row["holds"] else ""
         cells = [statement, row["source"], short(row["published"]), value_of(row), short(row["baseline"])]
         cells += [row["rule"], f"**{word(row, other)}**{star}", row["beyond_baseline"], thresholds_of(row)]
         cells.append(f"{value_of(other)}: {other['holds']}, {other['beyond_baseline']}" if other else "–")
