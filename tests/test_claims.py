@@ -34,7 +34,8 @@ from convergent_utils.paper.tables import as_markdown, false_discovery_rate, hol
         (0.6, 0.9, below(0.5), "does not hold", (0.6,)),
         (0.4, 0.6, below(0.5), "borderline", (0.4, 0.6)),
         (0.4, 0.6, between(0.3, 0.7), "holds", (0.4, 0.6)),
-        (0.8, 0.9, between(0.3, 0.7), "does not hold", (0.8, 0.9)),
+        (0.8, 0.9, between(0.3, 0.7), "does not hold", (0.8,)),
+        (0.1, 0.2, between(0.3, 0.7), "does not hold", (0.2,)),
         (0.6, 0.9, between(0.3, 0.7), "borderline", (0.6, 0.9)),
         (0.0, 0.0, above(0), "does not hold", (0.0,)),
         (1.0, 1.0, above(0.999), "holds", (1.0,)),
@@ -131,6 +132,31 @@ def test_rows_are_written_with_the_contracted_keys(tmp_path, capsys):
     assert "02.x" in claims.as_text(rows)
 
 
+def test_rules_have_thresholds_in_order():
+    for ends in ((float("nan"), 1.0), (1.0, 0.0), (0.0, 0.0), (-np.inf, np.inf)):
+        with pytest.raises(ValueError, match="^rule: expected a threshold, or two in order"):
+            claims.Rule(*ends)
+
+
+@pytest.mark.parametrize("text", ["", "[", '[{"id": "02.x", "verdict": "open"}]', "[1]", "{}x"])
+def test_a_file_of_claims_that_is_none_is_refused_in_a_sentence(tmp_path, text):
+    assert claims.read_rows(tmp_path / "claims.json") == []
+    (tmp_path / "claims.json").write_text(text)
+    with pytest.raises(ValueError, match="^claims.json: expected claims as this version writes them"):
+        claims.read_rows(tmp_path / "claims.json")
+
+
+def test_exact_numbers_are_no_tests(tmp_path):
+    ledger = Ledger("02_matching", folder=tmp_path)
+    ledger("02.x", "is |r| > 0", source=OWN, ours=0.0, rule=above(0))
+    row(ledger, "02.y")
+    rows = claims.gather(tmp_path)
+    assert [r["p_value"] is None for r in rows] == [True, False]
+    assert holm(rows) == ["02.y"]
+    assert false_discovery_rate(rows) < 0.05
+    assert r"is \|r\| > 0 | new |" in as_markdown(rows), "a bar would end the cell"
+
+
 def test_ids_are_unique_and_numbers_finite(tmp_path):
     ledger = Ledger("02_matching", folder=tmp_path)
     row(ledger)
@@ -138,8 +164,10 @@ def test_ids_are_unique_and_numbers_finite(tmp_path):
         row(ledger)
     with pytest.raises(ValueError, match="id: expected"):
         row(ledger, "03.x")
-    with pytest.raises(ValueError, match="finite"):
-        row(ledger, "02.z", baseline=float("nan"))
+    for name in ("baseline", "published"):
+        for value in (float("nan"), "a"):
+            with pytest.raises(ValueError, match=f"^{name}: expected a finite number"):
+                row(ledger, "02.z", **{name: value})
 
 
 def test_a_number_without_an_interval_stands_for_itself(tmp_path):
@@ -148,8 +176,9 @@ def test_a_number_without_an_interval_stands_for_itself(tmp_path):
     row = claims.gather(tmp_path)[0]
     assert (row["ours"], row["interval"], row["baseline"]) == (0.5, [0.5, 0.5], 0.1)
     assert (row["holds"], row["beyond_baseline"]) == ("holds", "yes")
-    with pytest.raises(ValueError, match="interval: expected two finite ends"):
-        ledger("02.y", "a statement", source=OWN, ours=float("nan"), rule=above(0))
+    for value in (float("nan"), None, "a"):
+        with pytest.raises(ValueError, match="^ours: expected a finite number"):
+            ledger("02.y", "a statement", source=OWN, ours=value, rule=above(0))
 
 
 def test_the_smoke_profile_holds_claims_to_what_was_planted(tmp_path):

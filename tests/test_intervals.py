@@ -209,6 +209,15 @@ def test_p_values_of_numbers_that_do_not_vary_and_of_other_intervals():
     assert p_value(skewed, 2.0) > 0.05 > p_value(skewed, 0.4)
     alike = cu.network_interval(np.full((4, 4), 0.25))
     assert (p_value(alike, 0.25), p_value(alike, 0.3)) == (1.0, 0.0)
+    one_sided = cu.Interval(0.5, 0.5, 1.0)
+    assert (p_value(one_sided, 0.3), p_value(one_sided, 0.5)) == (0.0, 1.0)
+    cut = np.ones((4, 4))
+    cut[0, 1] = cut[1, 0] = 0.4
+    found = cu.network_interval(cut, scale="logit")
+    assert found.high == 1.0
+    assert p_value(found, 1.1) == p_value(found, 1.0) == 0.0, "where the number cannot be"
+    with pytest.raises(ValueError, match="^number: "):
+        p_value(alike, math.nan)
 
 
 @pytest.mark.parametrize("scale", ["plain", "logit"])
@@ -222,8 +231,17 @@ def test_a_paired_difference_is_the_interval_of_the_differences(scale):
     swapped = paired_difference(baseline, ours)
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
     assert paired_difference(ours, ours) == cu.Interval(0.0, 0.0, 0.0)
-    shifted = paired_difference(ours, 0.5)
-    assert (shifted.estimate, shifted.low) == pytest.approx((ours.estimate - 0.5, ours.low - 0.5))
+    for level in (0.5, 0.95):
+        shifted, right = paired_difference(ours, 0.5, level=level), cu.network_interval(first - 0.5, level=level)
+        assert (shifted.estimate, shifted.low, shifted.high) == pytest.approx((right.estimate, right.low, right.high))
+    assert p_value(shifted, 0.0) == pytest.approx(p_value(cu.network_interval(first), 0.5))
+    moved = paired_difference(cu.Interval(1.0, 0.5, 3.0), 0.25)
+    assert (moved.estimate, moved.low, moved.high) == (0.75, 0.25, 2.75)
+    for baseline in (math.nan, math.inf, None, "a"):
+        with pytest.raises(ValueError, match="^baseline: "):
+            paired_difference(ours, baseline)
+    with pytest.raises(ValueError, match="^level: "):
+        paired_difference(ours, 0.5, level=7)
 
 
 def test_intervals_of_other_networks_are_not_paired():

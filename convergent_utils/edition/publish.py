@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 from ..making.store import Store, load, save
-from ..paper.claims import build_folder, write_json
+from ..paper.claims import build_folder, read_rows, write_json
 from ..paper.prepare import (
     EXPERIMENTS_PUBLISHED,
     Prepared,
@@ -48,6 +48,7 @@ def publish() -> int:
         changed.append("data/results/claims.json")
     if any(name.startswith("data/networks") for name in changed):
         write_json(RESULTS / "machine.json", machine())
+        changed.append("data/results/machine.json")
     readme, text = ROOT / "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
     new = with_claims(text, json.loads((RESULTS / "claims.json").read_text(encoding="utf-8")), in_colour())
     if new != text:
@@ -147,8 +148,7 @@ def with_claims(text: str, rows: list[dict], colour: list[dict]) -> str:
 
 def in_colour() -> list[dict]:
     """The claims as they came out on photographs in colour, if they were published."""
-    path = RESULTS / "claims-cifar10.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return read_rows(RESULTS / "claims-cifar10.json")
 
 
 def _publish_notebook(build: Path, path: Path) -> bool:

@@ -24,7 +24,7 @@ from ..kernels.sparse_mapping import sparse_mapping
 from ..making.pool import environment, n_cores, workers
 from ..making.store import Store, load
 from ..nets.datasets import absolute_name
-from ..paper.claims import as_text, build_folder, differences, gather, write_json
+from ..paper.claims import as_text, build_folder, differences, gather, read_rows, write_json
 from ..paper.prepare import FROM_PUBLISHED, Prepared, prepare, published_path, require_settings, to_train
 from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, notebook_names
 
@@ -141,8 +141,7 @@ def _gate(rows: list[dict], prepared: Prepared, settings: dict[str, object], not
 
     Where the networks are the published ones to the last bit, what was decided must be decided again.
     """
-    path = RESULTS / "claims.json"
-    published = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    published = read_rows(RESULTS / "claims.json")
     same = settings == DEFAULTS and networks_as_published(prepared)
     failures, notes = differences(rows, published, notebooks, same=same)
     if settings != DEFAULTS:

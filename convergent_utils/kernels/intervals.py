@@ -140,15 +140,20 @@ def paired_difference(ours: Interval, baseline: Interval | float, *, level: floa
     the differences pair by pair.
 
     Args:
-        ours: as `network_interval` and `groups_interval` give it, or any other where the baseline is one number.
+        ours: as `network_interval` and `groups_interval` give it; any other is moved, where the baseline is a number.
         baseline: of as many networks, in the same order; or a number that does not vary with them.
         level: coverage, between 0 and 1.
 
     Raises:
-        ValueError: intervals of other networks, or not found by leaving networks out.
+        ValueError: intervals of other networks, or not found by leaving networks out; a baseline that is not finite,
+            level outside (0, 1).
     """
+    level = _as_level(level)
     if not isinstance(baseline, Interval):
-        return Interval(ours.estimate - baseline, ours.low - baseline, ours.high - baseline)
+        number = as_number(baseline, "baseline", "an interval or a finite number", math.isfinite)
+        if not ours.without:
+            return Interval(ours.estimate - number, ours.low - number, ours.high - number)
+        baseline = Interval(number, number, number, tuple((number,) * len(of) for of in ours.without))
     if not ours.without or [len(of) for of in ours.without] != [len(of) for of in baseline.without]:
         expected = (
             "expected an interval that network_interval or groups_interval found of the same networks, or a number"
@@ -159,23 +164,26 @@ def paired_difference(ours: Interval, baseline: Interval | float, *, level: floa
         tuple(a - b for a, b in zip(*pair, strict=True)) for pair in zip(ours.without, baseline.without, strict=True)
     )
     error, freedom = _standard_error(estimate, without)
-    half = error * _quantile(freedom, _as_level(level)) if error else 0.0
+    half = error * _quantile(freedom, level) if error else 0.0
     return Interval(estimate, estimate - half, estimate + half, without)
 
 
 def p_value(found: Interval, number: float) -> float:
     """The two-sided p-value of `number` being the true one: one minus the level at which the interval reaches it.
 
-    Intervals that were not found by leaving networks out count as normal ones of 95 %, each side by itself.
+    It is 0 where the number cannot be. Intervals that were not found by leaving networks out count as normal ones of
+    95 %, each side by itself.
     """
-    if found.low == found.high:
+    number = as_number(number, "number", "a finite number", math.isfinite)
+    possible = _SCALES[found.scale].low < number < _SCALES[found.scale].high
+    if found.low == found.high or number == found.estimate or not possible:
         return float(number == found.estimate)
     if not found.without:
         end = found.low if number < found.estimate else found.high
+        if end == found.estimate:
+            return 0.0
         return 2 * float(ndtr(-abs((number - found.estimate) / (end - found.estimate)) * ndtri(0.975)))
-    there, within = _on_scale([found.estimate, *chain(*found.without)], found.scale)
-    if within and not _SCALES[found.scale].low < number < _SCALES[found.scale].high:
-        return 0.0  # where the number cannot be
+    there, _ = _on_scale([found.estimate, *chain(*found.without)], found.scale)
     error, freedom = _standard_error(
         there(found.estimate), [[there(x) for x in left_out] for left_out in found.without]
     )

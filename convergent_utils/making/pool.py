@@ -351,7 +351,7 @@ def one_thread_each() -> Iterator[None]:
 
 def one_way_of_computing() -> dict[str, str]:
     """The environment variables that choose it where the processor can; elsewhere none."""
-    return ONE_WAY if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else {}
+    return dict(ONE_WAY) if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else {}
 
 
 @contextlib.contextmanager

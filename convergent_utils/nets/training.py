@@ -57,7 +57,8 @@ class History:
     """Learning curves, one entry before training and one after each epoch.
 
     Attributes:
-        loss: (epochs + 1,) mean cross-entropy in nats over the epoch's training images (at first: over test images).
+        loss: (epochs + 1,) mean cross-entropy in nats over the epoch's training images; at first over test images, all
+            or those of the curve, see `train`.
         test_accuracy: (epochs + 1,) share of test images classified rightly, the last one of all of them, the others
             perhaps of some, see `train`; NaN where no test images were given.
     """

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..kernels.chance import Interval
+from ..kernels.checks import as_number
 from ..kernels.intervals import p_value, paired_difference
 
 OWN = "new"  # the source of a claim that nobody made before
@@ -27,6 +28,10 @@ class Rule:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or not self.ends:  # or one of them is NaN
+            raise ValueError(f"rule: expected a threshold, or two in order, got {self.low} and {self.high}")
 
     def __str__(self) -> str:
         if math.isinf(self.high):
@@ -113,11 +118,12 @@ def beyond_baseline(difference: Interval | None, rule: Rule) -> str:
 def changes_at(found: Interval, rule: Rule) -> tuple[float, ...]:
     """At which other thresholds the answer would change: the near end of the interval, or both where it is undecided.
 
-    A rule with two ends has one such threshold for each.
+    Where a rule with two ends is obeyed there is one such threshold for each.
     """
-    if len(rule.ends) == 2 or holds(found, rule) not in DECIDED:
+    said = holds(found, rule)
+    if said not in DECIDED or (said == "holds" and len(rule.ends) == 2):
         return found.low, found.high
-    return (found.low if found.low >= rule.ends[0] else found.high,)
+    return (found.low if found.low >= rule.ends[-1 if said == "does not hold" else 0] else found.high,)
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class Claim:
         primary: one of the few that were named before the run.
         check: of a planted answer, which tests the method: it says nothing of networks.
         difference: ours less the baseline, and the ends of its interval; None without a baseline.
-        p_value: two-sided, of the number lying at the threshold of the rule; None for a check.
+        p_value: two-sided, of the number lying at the threshold of the rule; None for a check, or an exact number.
     """
 
     id: str
@@ -207,6 +213,9 @@ class Ledger:
         """
         if not id.startswith(self.notebook[:2] + ".") or any(row.id == id for row in self.claims):
             raise ValueError(f"id: expected a new one that starts with {self.notebook[:2]!r} and a dot, got {id!r}")
+        for name, value in (("ours", ours), ("baseline", baseline), ("published", published)):
+            if not isinstance(value, Interval | None) or (value is None and name == "ours"):
+                as_number(value, name, "a finite number or an Interval", math.isfinite)
         ours = ours if isinstance(ours, Interval) else Interval(ours, ours, ours)
         chance = baseline.estimate if isinstance(baseline, Interval) else baseline
         found = holds(ours, rule, chance)
@@ -215,7 +224,7 @@ class Ledger:
             id, self.notebook, statement, source, _rounded(published), *_ends(ours), _rounded(chance), str(rule), found,
             beyond_baseline(difference, rule), tuple(map(_rounded, changes_at(ours, rule))), primary, check,
             None if difference is None else tuple(map(_rounded, _numbers(difference))),
-            None if check else _rounded(max(p_value(ours, end) for end in rule.ends)),
+            None if check or ours.low == ours.high else _rounded(max(p_value(ours, end) for end in rule.ends)),
         )  # fmt: skip
         self.claims.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +238,23 @@ class Ledger:
 def build_folder() -> Path:
     """The folder of everything a run makes."""
     return Path(os.environ.get("CONVERGENT_BUILD") or Path(__file__).parents[2] / "build").absolute()
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a file of claims; none where there is no file.
+
+    Raises:
+        ValueError: a file that is damaged, or of an earlier version.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if all({"id", "notebook", "rule", "interval", "holds", "primary", "check"} <= row.keys() for row in rows):
+            return rows
+    except (ValueError, AttributeError, TypeError):
+        pass
+    raise ValueError(f"{path.name}: expected claims as this version writes them; take it from the repository again")
 
 
 def gather(folder: Path) -> list[dict]:

@@ -71,7 +71,7 @@ def displaced_matches(maps: Sequence[Tensor], reach: int) -> dict[str, Tensor]:
         reach: how many places away, in each direction, or as many as leave one place of the map.
 
     Returns:
-        "r" (2, nets, nets, units) float32, by semi-matching: [0, a, b] the units of a with those of b in their place,
+        "r" (2, nets, nets, units), by semi-matching: [0, a, b] the units of a with the live ones of b in their place,
         [1, a, b] with those of b at the best of the (2 reach + 1)^2 displacements. The places of a are those that have
         a place at all displacements; 0 for dead units. "live" (nets, units): units that vary there.
     """
@@ -81,10 +81,15 @@ def displaced_matches(maps: Sequence[Tensor], reach: int) -> dict[str, Tensor]:
     here = _standardised(maps, down, across, 0, 0)
     for dy, dx in product(range(-down, down + 1), range(-across, across + 1)):
         there = _standardised(maps, down, across, dy, dx)
-        r = (here.T @ there / len(here)).view(n_nets, units, n_nets, units)
+        r = (here.T @ there / len(here)).masked_fill(~_varies(there), -1.0).view(n_nets, units, n_nets, units)
         found[dy, dx] = r.amax(3).permute(0, 2, 1).contiguous()
-    best = torch.stack([*found.values()]).amax(0)
-    return {"r": torch.stack([found[0, 0], best]), "live": (here != 0).any(0).view(n_nets, units)}
+    best, live = torch.stack([*found.values()]).amax(0), _varies(here).view(n_nets, units)
+    return {"r": torch.stack([found[0, 0], best]) * live[:, None], "live": live}
+
+
+def _varies(acts: Tensor) -> Tensor:
+    """Which columns are not zero throughout."""
+    return acts.abs().amax(0) > 0
 
 
 def _standardised(maps: Sequence[Tensor], down: int, across: int, dy: int, dx: int) -> Tensor:
@@ -92,5 +97,6 @@ def _standardised(maps: Sequence[Tensor], down: int, across: int, dy: int, dx: i
     _, height, width, units = maps[0].shape
     rows = [m[:, down + dy : height - down + dy, across + dx : width - across + dx].reshape(-1, units) for m in maps]
     acts = torch.cat(rows, 1)
-    acts = acts - acts.mean(0)
-    return acts / acts.square().mean(0).sqrt().where(acts.abs().amax(0) > 0, torch.inf)
+    dead = acts.amax(0) == acts.amin(0)  # before the mean is taken off, which rounds
+    acts = (acts - acts.mean(0)).masked_fill(dead, 0.0)
+    return acts / acts.square().mean(0).sqrt().where(~dead, torch.inf)

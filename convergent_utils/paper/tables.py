@@ -23,7 +23,13 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
     if rows and rows[0]["check"]:
         lines = ["| check | ours | by chance | holds if | holds? |", "|---|---|---|---|---|"]
         for row in rows:
-            cells = [row["statement"], value_of(row), short(row["baseline"]), row["rule"], f"**{row['holds']}**"]
+            cells = [
+                _escaped(row["statement"]),
+                value_of(row),
+                short(row["baseline"]),
+                row["rule"],
+                f"**{row['holds']}**",
+            ]
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
     lines = [
@@ -35,7 +41,13 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
         statement = f"*{row['statement']}*" if is_grey(row) else row["statement"]
         other = beside.get(row["id"])
         star = r"\*" if row["id"] in survivors and word(row, other) == row["holds"] else ""
-        cells = [statement, row["source"], short(row["published"]), value_of(row), short(row["baseline"])]
+        cells = [
+            _escaped(statement),
+            _escaped(row["source"]),
+            short(row["published"]),
+            value_of(row),
+            short(row["baseline"]),
+        ]
         cells += [row["rule"], f"**{word(row, other)}**{star}", row["beyond_baseline"], thresholds_of(row)]
         cells.append(f"{value_of(other)}: {other['holds']}, {other['beyond_baseline']}" if other else "–")
         lines.append(f"| {' | '.join(cells)} |")
@@ -45,7 +57,7 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
 def in_parts(rows: Iterable[dict], colour: Iterable[dict] = ()) -> str:
     """All claims of a run: primary, secondary with what many tests at once leave of them, and checks."""
     rows, colour = list(rows), list(colour)
-    primary = [row for row in rows if row["primary"]]
+    primary = [row for row in rows if row["primary"] and not row["check"]]
     secondary, checks = [row for row in rows if is_secondary(row)], [row for row in rows if row["check"]]
     survivors, decided = holm(secondary), [row for row in secondary if row["holds"] in DECIDED]
     said = (
@@ -77,12 +89,12 @@ def word(row: dict, other: dict | None) -> str:
 
 
 def holm(rows: Iterable[dict], level: float = LEVEL) -> list[str]:
-    """The ids of the claims that stay decided if all are tested at once.
+    """The ids of the claims that stay decided if all are tested at once; exact numbers are not tested.
 
     With the p-values in order, the k-th smallest of m must lie below level / (m - k + 1), and so must all before it.
     Source: Holm 1979.
     """
-    ordered = sorted(rows, key=lambda row: row["p_value"])
+    ordered = sorted((row for row in rows if row["p_value"] is not None), key=lambda row: row["p_value"])
     survivors = []
     for k, row in enumerate(ordered):
         if row["p_value"] >= level / (len(ordered) - k):
@@ -99,7 +111,7 @@ def false_discovery_rate(rows: Iterable[dict]) -> float:
     """
     from scipy.stats import false_discovery_control
 
-    rows = list(rows)
+    rows = [row for row in rows if row["p_value"] is not None]
     if not rows:
         return 0.0
     adjusted = false_discovery_control([row["p_value"] for row in rows])
@@ -116,10 +128,14 @@ def side_by_side(runs: Mapping[str, Iterable[dict]]) -> str:
     for id, row in by_id[0].items():
         if not all(id in rows for rows in by_id):
             continue
-        found, cells = [rows[id] for rows in by_id], [row["statement"]]
+        found, cells = [rows[id] for rows in by_id], [_escaped(row["statement"])]
         changed = [one["holds"] != row["holds"] for one in found]
         for one, mark in zip(found, [any(changed), *changed[1:]], strict=True):
             said = f"**{one['holds']}**" if mark else one["holds"]
             cells.append(f"{value_of(one)}; {short(one['baseline'])}<br>{said}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|")
