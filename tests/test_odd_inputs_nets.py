@@ -432,6 +432,17 @@ TRAINING = [
         ),
         "recipe",
     ),
+    *each(
+        "train",
+        "curve",
+        with_values(
+            {repr(v): v for v in (0, -1, 2.5, "a", True, float("nan"))},
+            lambda v: cu.train(flat(), data(), cu.Recipe(batch=4), seed=0, test=data(), curve=v),
+        ),
+        "curve",
+    ),
+    Row("train", "a curve of no images", lambda: cu.train(flat(), data(), seed=0, curve=5), "curve"),
+    Row("train", "a curve of no data set", lambda: cu.train(flat(), data(), seed=0, test="x", curve=5), "test"),
     Row(
         "train",
         "outputs that are infinite before",

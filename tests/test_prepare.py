@@ -18,6 +18,7 @@ from convergent_utils.paper.prepare import (
     _prepared,
     notebooks,
     prepare,
+    published_keys,
     published_path,
     published_result,
 )
@@ -27,7 +28,7 @@ def test_published_networks_are_current_and_can_be_played_at_once(tmp_path):
     paper = _prepared(Store(tmp_path), "fashion-mnist", 0, "paper", published=True)
     for name, learned in paper.setting.learned.items():
         form = cu.load(published_path(name))
-        assert form["hash"] == learned.key, f"{name}: run `make paper` and `make publish`"
+        assert published_keys()[name]["key"] == learned.key, f"{name}: run `make paper` and `make publish`"
         reached = cu.accuracy(form["network"], paper.test_set)
         assert reached == pytest.approx(form["history"].test_accuracy[-1].item(), abs=2e-3)
         assert reached >= 0.88

@@ -317,13 +317,17 @@ def test_what_is_published_is_renamed_after_an_edit_that_changes_no_number(tmp_p
     monkeypatch.setattr(preparing, "PUBLISHED", networks)
     assert cli.main(["publish", "--same-numbers"]) == 0
     assert capsys.readouterr().out == "nothing to rename\n"
-    before = {path.name for path in experiments.iterdir()}
+    before, files = (
+        {path.name for path in experiments.iterdir()},
+        {path: path.read_bytes() for path in networks.glob("*.safetensors")},
+    )
     monkeypatch.setattr(things, "_code", lambda made: "edited")
     assert cli.main(["publish", "--same-numbers"]) == 0
     assert capsys.readouterr().out == f"{len(before) + 9} renamed\n"
     after = {path.name for path in experiments.iterdir()}
     assert len(after) == len(before)
     assert not after & before
+    assert all(path.read_bytes() == content for path, content in files.items()), "a network that did not change stays"
     paper = preparing._prepared(Store(tmp_path / "store"), **places.DEFAULTS, published=True)
     assert paper.shelf.find(paper.thing("dft", "net1", "net2")) is not None
     assert paper.shelf.find(paper.setting.learned["net3"]) is not None

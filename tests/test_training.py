@@ -42,6 +42,28 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, narr
     assert not torch.equal(one["fc8.weight"], other["fc8.weight"])
 
 
+def test_the_curve_is_of_some_images_and_ends_with_all(data, narrow):
+    train, test = data
+    options, kept = {"recipe": cu.Recipe(epochs=2, batch=64), "seed": 1, "test": test}, {}
+
+    def keep(network, share):
+        if share == 0.5:
+            kept.update({name: value.clone() for name, value in network.state_dict().items()})
+
+    whole, some = cu.train(narrow, train, **options), cu.train(narrow, train, curve=50, **options)
+    assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), some.network.parameters(), strict=True))
+    start, (first, between, last) = some.at(0.0), some.history.test_accuracy.tolist()
+    assert first == pytest.approx(cu.accuracy(start, test.part(50)))
+    assert last == pytest.approx(cu.accuracy(some.network, test))
+    cu.train(narrow, train, intervene=keep, **options)
+    middle = cu.build_network("alexnet-narrow", seed=1)
+    middle.load_state_dict(kept)
+    assert between == pytest.approx(cu.accuracy(middle.eval(), test.part(50)))
+    assert some.history.loss[1:].tolist() == whole.history.loss[1:].tolist()
+    untrained = cu.train(narrow, train, cu.Recipe(epochs=0), seed=1, test=test, curve=50)
+    assert untrained.history.test_accuracy.tolist() == [pytest.approx(cu.accuracy(start, test))]
+
+
 def test_no_epochs_leave_everything_as_it_was(data, narrow):
     trained = cu.train(narrow, data[0], cu.Recipe(epochs=0), seed=1, test=data[1])
     assert len(trained.history.loss) == 1

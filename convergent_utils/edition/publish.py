@@ -11,14 +11,16 @@ from pathlib import Path
 
 import nbformat
 
-from ..making.store import Store, load, save
+from ..making.store import Store, save
 from ..paper.claims import build_folder, read_rows, write_json
 from ..paper.prepare import (
     EXPERIMENTS_PUBLISHED,
     Prepared,
     _prepared,
+    keys_path,
     prepare,
     published_form,
+    published_keys,
     published_path,
 )
 from ..paper.tables import in_parts
@@ -46,7 +48,7 @@ def publish() -> int:
     if not _same_numbers(claims, RESULTS / "claims.json"):
         shutil.copyfile(claims, RESULTS / "claims.json")
         changed.append("data/results/claims.json")
-    if any(name.startswith("data/networks") for name in changed):
+    if any(name.startswith("data/networks/net") for name in changed):
         write_json(RESULTS / "machine.json", machine())
         changed.append("data/results/machine.json")
     readme, text = ROOT / "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,10 +96,10 @@ def rename() -> int:
     current = {store.file(thing.kind, thing.configuration) for thing in small}
     before = {c["what"]: (path, result) for path, c, result in store.contents() if path not in current and "what" in c}
     lacking = [one for one in small if not store.file(one.kind, one.configuration).exists()]
-    forms = {name: load(published_path(name)) for name in prepared.setting.learned}
-    learned = [one for one in prepared.setting.learned.values() if forms[one.name]["hash"] != one.key]
+    keys = published_keys()
+    learned = [one for one in prepared.setting.learned.values() if keys.get(one.name, {}).get("key") != one.key]
     for thing in (*lacking, *learned):
-        if thing.what not in before and forms.get(thing.name, {}).get("what") != thing.what:
+        if thing.what not in before and keys.get(thing.name, {}).get("what") != thing.what:
             raise ValueError(f"publish: {thing.title} {thing.name or thing.what} was never published; run `make paper`")
     for thing in lacking:
         path, result = before[thing.what]
@@ -105,8 +107,7 @@ def rename() -> int:
     for path in set(store.path.glob("*.safetensors")) - current:
         path.unlink()
     shutil.rmtree(store.path / ".locks", ignore_errors=True)
-    for one in learned:
-        save({**forms[one.name], "hash": one.key}, published_path(one.name))
+    _publish_keys(prepared)
     renamed = len(lacking) + len(learned)
     print(f"{renamed} renamed" if renamed else "nothing to rename")
     return 0
@@ -180,13 +181,24 @@ def _publish_answer(notebook: nbformat.NotebookNode) -> None:
 def _publish_networks(prepared: Prepared) -> list[str]:
     changed = []
     for name, learned in prepared.setting.learned.items():
-        path, form = published_path(name), published_form(prepared.shelf(learned), learned)
-        published = load(path) if path.exists() else {}
-        if published.get("hash") != form["hash"] or published.keys() != form.keys():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save(form, path)
+        path, new = published_path(name), published_path(f".{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(published_form(prepared.shelf(learned)), new)
+        if path.exists() and path.read_bytes() == new.read_bytes():
+            new.unlink()
+        else:
+            new.replace(path)
             changed.append(f"data/networks/{path.name}")
-    return changed
+    return changed + _publish_keys(prepared)
+
+
+def _publish_keys(prepared: Prepared) -> list[str]:
+    """The keys of the networks as the code is now."""
+    keys = {name: {"key": learned.key, "what": learned.what} for name, learned in prepared.setting.learned.items()}
+    if keys == published_keys():
+        return []
+    write_json(keys_path(), keys)
+    return ["data/networks/keys.json"]
 
 
 def _publish_experiments(prepared: Prepared) -> list[str]:

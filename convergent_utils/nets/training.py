@@ -155,13 +155,14 @@ def train(
 
     Raises:
         ValueError: fewer images than one batch, images that the network cannot take, labels that it has no output
-            for, a network with nothing to learn, or training that diverges: a loss or weight is NaN or infinite.
+            for, a curve without test images, a network with nothing to learn, or training that diverges: a loss or
+            weight is NaN or infinite.
     """
     _require_functions(rate=rate, intervene=intervene, report=report)
     recipe, generator = _as_recipe(recipe), torch.Generator().manual_seed(as_seed(seed))
     network = _copied(network)
     require_data(dataset, "dataset")
-    some = test if test is None or curve is None else test.part(as_count(curve, "curve"))
+    some = _of_the_curve(test, curve)
     _require_trainable(network, recipe)
     _require_a_batch(dataset, recipe)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -177,6 +178,18 @@ def train(
         parameter.requires_grad_(True)
     history = History(torch.tensor(loss, dtype=torch.float64), torch.tensor(accuracy, dtype=torch.float64))
     return Trained(network.eval(), history, run.checkpoints)
+
+
+def _of_the_curve(test: Dataset | None, curve: int | None) -> Dataset | None:
+    """The test images that the network is judged on before the end."""
+    if test is not None:
+        require_data(test, "test")
+    if curve is None:
+        return test
+    count = as_count(curve, "curve")
+    if test is None:
+        raise ValueError("curve: expected test images to draw it on; give test=, or leave curve out")
+    return test.part(count)
 
 
 class _Run:

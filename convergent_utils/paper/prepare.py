@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 import warnings
@@ -331,7 +332,7 @@ def published_result(thing: Thing) -> object | None:
         except DamagedFile as error:
             warnings.warn(f"{error}; it will be made again", stacklevel=2)
             return None
-        if isinstance(form, dict) and form.get("hash") == thing.key:
+        if isinstance(form, dict) and published_keys().get(thing.name, {}).get("key") == thing.key:
             start, final = thing.start.network().state_dict(), form["network"].state_dict()
             return Trained(form["network"], form["history"], {0.0: start, **form["on_the_way"], 1.0: final})
     return None
@@ -342,11 +343,20 @@ def published_path(name: str) -> Path:
     return PUBLISHED / f"{name}.safetensors"
 
 
-def published_form(trained: Trained, learned: Learned) -> dict:
-    """What is published of a network: its weights on the way and in the end, its learning curves, and its key."""
+def keys_path() -> Path:
+    """The file of the keys of published networks, apart from theirs: those stay as they are when only code changes."""
+    return published_path("keys").with_suffix(".json")
+
+
+def published_keys() -> dict[str, dict[str, str]]:
+    """For each published network its key, and what it was made of."""
+    return json.loads(keys_path().read_text(encoding="utf-8")) if keys_path().exists() else {}
+
+
+def published_form(trained: Trained) -> dict:
+    """What is published of a network: its weights on the way and in the end, and its learning curves."""
     on_the_way = {share: weights for share, weights in trained.checkpoints.items() if 0 < share < 1}
-    form = {"network": trained.network, "history": trained.history, "on_the_way": on_the_way}
-    return {"hash": learned.key, "what": learned.what, **form}
+    return {"network": trained.network, "history": trained.history, "on_the_way": on_the_way}
 
 
 def _require_learned(prepared: Prepared, least: float) -> None:
