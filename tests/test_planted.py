@@ -97,7 +97,7 @@ def test_smoke_networks_are_what_they_are_said_to_be(planted):
 @pytest.mark.slow
 def test_damaged_results_are_named_and_rebuilt(planted, capfd):
     kinds = {thing.kind: thing for thing in (*planted.things.values(), *planted.setting.learned.values())}
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     damaged = [planted.store.file(thing.kind, thing.configuration) for thing in kinds.values()]
     verbs = [f"{thing.title} {thing.name}" if isinstance(thing, Learned) else thing.title for thing in kinds.values()]
     whole = {path: path.read_bytes() for path in damaged}
@@ -137,7 +137,8 @@ def test_runs_of_the_original_optimiser_are_those_of_the_kernel(planted):
 @pytest.mark.slow
 def test_projections_are_those_of_the_interventions(planted):
     network, every = planted.networks["net1"], planted.test_set
-    data = replace(every, images=every.images[::2], labels=every.labels[::2])
+    data = replace(every, images=every.images[::4], labels=every.labels[::4])
+    one = 1.01 / len(data)  # rounding may turn one image
     found = planted["projection", "net1", "fc6"]
     assert found["everything", ""] == pytest.approx(cu.accuracy(network, data))
     pair = planted.shelf(planted.setting.measured("training images")).pair("net1.fc6", "net3.fc6")
@@ -151,12 +152,12 @@ def test_projections_are_those_of_the_interventions(planted):
         for space, covariance in (("samples", pair.cov_aa), ("units", None)):
             matrix = cu.subspace_projection(directions[:, :4], covariance=covariance)
             with cu.projected(network, "fc6", matrix, pair.mean_a):
-                assert found[what, space][2] == pytest.approx(cu.accuracy(network, data), abs=0.005)
+                assert found[what, space][2] == pytest.approx(cu.accuracy(network, data), abs=one)
     few = cu.svcca(pair).directions_a[:, :8].clone()
     few[(few.square().sum(1) * pair.cov_aa.diagonal()).argsort(descending=True)[16:]] = 0
     with cu.projected(network, "fc6", cu.subspace_projection(few, covariance=pair.cov_aa), pair.mean_a):
         reached = cu.accuracy(network, data)
-    assert found["svcca net3 in few units", "samples"][4] == pytest.approx(reached, abs=0.005)
+    assert found["svcca net3 in few units", "samples"][4] == pytest.approx(reached, abs=one)
     assert len(found["random units", "samples"]) == len(found["principal components", "units"]) == 7
 
 
