@@ -244,7 +244,7 @@ NUMBERS = [
     ("least_squares", "rank_tolerance", lambda v: cu.least_squares(PAIR, rank_tolerance=v), ""),
     ("sparse_mapping", "tolerance", lambda v: cu.sparse_mapping(PAIR, [0.1], tolerance=v), "one"),
     ("sparse_mapping", "penalties", lambda v: cu.sparse_mapping(PAIR, v), "list"),
-    ("best_subset_mapping", "k", lambda v: cu.best_subset_mapping(PAIR, v), "one"),
+    ("best_subset_mapping", "k", lambda v: cu.best_subset_mapping(PAIR, v), "one list"),
     ("rotated", "seed", lambda v: cu.rotated(PAIR, seed=v), "one negative"),
     ("rotated", "share", lambda v: cu.rotated(PAIR, seed=0, share=v), "one None"),
     ("random_rotation", "units", lambda v: cu.random_rotation(v, seed=0), "one"),

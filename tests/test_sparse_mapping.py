@@ -227,6 +227,13 @@ def test_numbers_of_numpy_are_numbers(acts):
     expected = cu.least_squares(pair, ridge=0.5).coefficients
     for ridge in (np.float64(0.5), torch.tensor(0.5), np.array([0.5])):
         assert cu.least_squares(pair, ridge=ridge).coefficients.equal(expected)
+    path, counts = cu.best_subset_mapping(pair, [3, 1, 2, 2]), (3, 1, 2, 2)
+    for entry, k in enumerate(counts):  # chosen once, the same as by itself
+        assert path.coefficients[entry].equal(cu.best_subset_mapping(pair, k).coefficients[0])
+        assert path.r2[entry].equal(cu.best_subset_mapping(pair, k).r2[0])
+    for none in ([], "", "12"):
+        with pytest.raises(ValueError, match="^k: "):
+            cu.best_subset_mapping(pair, none)
     few = cu.best_subset_mapping(pair, np.int64(2)).coefficients
     assert few.equal(cu.best_subset_mapping(pair, 2).coefficients)
 

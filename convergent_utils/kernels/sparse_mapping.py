@@ -214,7 +214,7 @@ def least_squares(
     return path_of(pair, cross.new_zeros(len(ridges)), torch.stack([vectors * i @ rotated for i in inverse]))
 
 
-def best_subset_mapping(pair: PairMoments, k: int) -> MappingPath:
+def best_subset_mapping(pair: PairMoments, k: int | Sequence[int]) -> MappingPath:
     """Each unit of b from k units of a, chosen one after the other: each time the one that adds most to R^2.
 
     Greedy (forward selection), not the best of all subsets: exact for k = 1, where R^2 is the squared correlation with
@@ -223,23 +223,24 @@ def best_subset_mapping(pair: PairMoments, k: int) -> MappingPath:
 
     Args:
         pair: moments of a and b.
-        k: number of predictors.
+        k: number of predictors, or several, for which units are chosen but once.
 
     Returns:
-        MappingPath with one entry, whose penalty is 0.
+        MappingPath with one entry for each k, whose penalty is 0.
 
     Raises:
-        ValueError: k below 1 or above units_a.
+        ValueError: k below 1 or above units_a, or none at all.
 
     Source: forward selection by orthogonalisation (Miller 1984), here on second moments.
     """
     gram, cross, _, _ = standardised(as_pair(pair))
     units_a, units_b = cross.shape
-    k = as_count(k, "k", at_most=units_a, what=" predictors")
+    several = isinstance(k, Sequence) and not isinstance(k, str) and len(k) > 0
+    counts = [as_count(one, "k", at_most=units_a, what=" predictors") for one in (k if several else [k])]
     left = gram.diagonal().expand(units_b, units_a).clone()  # variance of each unit of a not explained by the chosen
     shared = cross.T.clone()  # covariance of what is left of each unit of a with what is left of the target
     every, chosen, explained = torch.arange(units_b, device=cross.device), [], []
-    for _ in range(k):
+    for _ in range(max(counts)):
         free = left > 1e-7
         gain = torch.where(free, shared.square() / left.where(free, 1.0), 0.0)
         pick = gain.argmax(1)
@@ -254,7 +255,8 @@ def best_subset_mapping(pair: PairMoments, k: int) -> MappingPath:
         left[every, pick] = 0
         chosen.append(torch.where(usable, pick, -1))
         explained.append(part)
-    return path_of(pair, cross.new_zeros(1), _on_subsets(gram, cross, torch.stack(chosen, 1))[None])
+    coefficients = [_on_subsets(gram, cross, torch.stack(chosen[:count], 1)) for count in counts]
+    return path_of(pair, cross.new_zeros(len(counts)), torch.stack(coefficients))
 
 
 def _on_subsets(gram: Tensor, cross: Tensor, chosen: Tensor) -> Tensor:
