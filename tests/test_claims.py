@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils.edition.places import RESULTS
 from convergent_utils.kernels.chance import Interval
 from convergent_utils.paper import claims
 from convergent_utils.paper.claims import (
@@ -251,6 +252,33 @@ def test_many_claims_at_once():
     assert false_discovery_rate([*rows, a_row("4", 0.0, p_value=0.3)]) == pytest.approx(0.04 * 5 / 4)
     assert false_discovery_rate([]) == 0
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("row", claims.read_rows(RESULTS / "claims.json"), ids=lambda row: row["id"])
+def test_what_is_published_follows_from_its_own_numbers(row):
+    """Both answers, the thresholds and the p-value, worked out again from the six digits of the row."""
+    found, rule = Interval(row["ours"], *row["interval"]), as_rule(row["rule"])
+    assert row["holds"] == holds(found, rule, row["baseline"])
+    assert row["changes_at"] == list(changes_at(found, rule))
+    difference = row["difference"] and Interval(*row["difference"])
+    assert row["beyond_baseline"] == beyond_baseline(difference, rule)
+    if difference is not None:
+        assert row["difference"][0] == pytest.approx(row["ours"] - row["baseline"], rel=1e-4, abs=1e-5)
+    assert (row["p_value"] is None) == (row["check"] or found.low == found.high)
+    if row["p_value"] is not None and row["id"] != "00.equal-accuracy":  # whose interval is that of chi-squared
+        assert (row["p_value"] < 0.05) == (row["holds"] in claims.DECIDED)
+
+
+def test_seven_claims_are_primary():
+    rows = claims.read_rows(RESULTS / "claims.json")
+    assert {row["id"] for row in rows if row["primary"]} == {
+        "01.spectra-identical", "02.beyond-rotated", "02.units-less-above", "04.five-refitted", "04.optimiser-share",
+        "05.more-than-structure", "06.more-than-start",
+    }  # fmt: skip
+    assert {row["id"] for row in rows if row["check"]} == {
+        "02.shuffle-undone", "03.copy-found", "04.copy-found", "05.copy-found", "06.copy-same", "07.copy-same",
+        "07.toy",
+    }  # fmt: skip
 
 
 class Exchanged(cu.Network):

@@ -91,6 +91,15 @@ def test_bad_arguments_are_named_at_once(arguments, message, tmp_path):
         prepare(*notebooks, store=Store(tmp_path), **arguments)
 
 
+@pytest.mark.parametrize("text", ["", "[1]", '{"net1": 3}', "{"])
+def test_keys_of_networks_that_are_damaged_are_named(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(sys.modules["convergent_utils.paper.prepare"], "PUBLISHED", tmp_path)
+    assert published_keys() == {}
+    (tmp_path / "keys.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"keys.json is damaged .*; networks will be made again"):
+        assert published_keys() == {}
+
+
 def test_every_network_has_a_seed_of_its_own():
     data = Images("nothing", count=64)
     found = Setting("paper", 10, data, data, 1, 10).learned
@@ -151,6 +160,9 @@ def test_what_is_published_and_damaged_is_named_and_left_alone(tmp_path, monkeyp
         with pytest.warns(UserWarning, match="is damaged"):
             assert paper.shelf.find(thing) is None
         assert damaged.exists()
+    shutil.copyfile(tmp_path / "PUBLISHED" / "net2.safetensors", tmp_path / "PUBLISHED" / "net3.safetensors")
+    with pytest.warns(UserWarning, match=r"net3.safetensors is damaged, or no file of this version"):
+        assert paper.shelf.find(paper.setting.learned["net3"]) is None, "another network under its name"
 
 
 def test_a_worker_with_other_code_makes_nothing(tmp_path, monkeypatch):

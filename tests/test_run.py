@@ -262,6 +262,18 @@ def notebook(path, *sources):
     return path
 
 
+def test_a_notebook_with_more_prose_than_was_run_is_not_published(tmp_path):
+    """Prose may be mended in place; a new cell has no place in the run's copy."""
+    (tmp_path / "notebooks").mkdir()
+    path = notebook(tmp_path / "02_x.ipynb", "x = 1", "x = 2")
+    shutil.copyfile(path, tmp_path / "notebooks" / path.name)
+    book = nbformat.read(path, 4)
+    book.cells.insert(1, nbformat.v4.new_markdown_cell("And now two."))
+    nbformat.write(book, path)
+    with pytest.raises(ValueError, match=r"^publish: 02_x.ipynb was edited after it was run; run `make paper` again"):
+        publish._publish_notebook(tmp_path, path)
+
+
 @pytest.mark.slow
 def test_a_failing_notebook_tells_where_and_what(tmp_path):
     path = notebook(tmp_path / "03_broken.ipynb", "x = 1", "print('before')\nraise ValueError('two\\nlines')", "x = 2")

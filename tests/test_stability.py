@@ -10,10 +10,12 @@ from convergent_utils.edition import stability as module
 from convergent_utils.edition.places import RESULTS
 from convergent_utils.edition.stability import SEEDS, compared, stability
 
+KINDS = {"primary": False, "check": False}
+
 
 def row(id, value, *, notebook="00_x", holds="holds"):
     numbers = {"ours": value, "interval": [value - 1, value + 1], "rule": "above 0", "baseline": 0.5}
-    return {"id": id, "notebook": notebook, **numbers, "holds": holds, "beyond_baseline": "yes"}
+    return {"id": id, "notebook": notebook, **numbers, "holds": holds, "beyond_baseline": "yes", **KINDS}
 
 
 def test_a_claim_is_unstable_when_two_answers_contradict():

@@ -17,6 +17,7 @@ from ..paper.prepare import (
     EXPERIMENTS_PUBLISHED,
     Prepared,
     _prepared,
+    file_checksum,
     keys_path,
     prepare,
     published_form,
@@ -52,7 +53,7 @@ def publish() -> int:
         write_json(RESULTS / "machine.json", machine())
         changed.append("data/results/machine.json")
     readme, text = ROOT / "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
-    new = with_claims(text, json.loads((RESULTS / "claims.json").read_text(encoding="utf-8")), in_colour())
+    new = with_claims(text, read_rows(RESULTS / "claims.json"), in_colour())
     if new != text:
         readme.write_text(new, encoding="utf-8")
         changed.append("README.md")
@@ -157,7 +158,8 @@ def _publish_notebook(build: Path, path: Path) -> bool:
     if not executed.exists():
         return False
     new, old = normalised(nbformat.read(executed, 4)), nbformat.read(path, 4)
-    if code_hash(new) != code_hash(old):
+    kinds, kinds_now = ([cell.cell_type for cell in book.cells] for book in (new, old))
+    if code_hash(new) != code_hash(old) or kinds != kinds_now:
         raise ValueError(f"publish: {path.name} was edited after it was run; run `make paper` again")
     if [cell.source for cell in new.cells] != [cell.source for cell in old.cells]:
         for cell, source in zip(new.cells, [cell.source for cell in old.cells], strict=True):
@@ -194,7 +196,10 @@ def _publish_networks(prepared: Prepared) -> list[str]:
 
 def _publish_keys(prepared: Prepared) -> list[str]:
     """The keys of the networks as the code is now."""
-    keys = {name: {"key": learned.key, "what": learned.what} for name, learned in prepared.setting.learned.items()}
+    keys = {
+        name: {"key": learned.key, "what": learned.what, "file": file_checksum(published_path(name))}
+        for name, learned in prepared.setting.learned.items()
+    }
     if keys == published_keys():
         return []
     write_json(keys_path(), keys)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,8 +168,9 @@ def networks_as_published(prepared: Prepared) -> bool:
 
 def published_on() -> str:
     """The processor that trained what is published."""
-    path = RESULTS / "machine.json"
-    return json.loads(path.read_text(encoding="utf-8"))["processor"] if path.exists() else "that of the published run"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # it is only said
+        return json.loads((RESULTS / "machine.json").read_text(encoding="utf-8"))["processor"]
+    return "that of the published run"
 
 
 def _execute_all(jobs: dict[str, dict[str, object]], folder: Path) -> list[Outcome]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import nbformat
 
 from ..making.pool import environment
-from ..paper.claims import DECIDED, build_folder, gather, write_json
+from ..paper.claims import DECIDED, build_folder, gather, read_rows, write_json
 from .places import NOTEBOOKS, RESULTS, notebook_names
 from .publish import code_hash
 from .run import run
@@ -38,7 +37,9 @@ def stability(seeds: tuple[int, ...] = SEEDS, only: tuple[str, ...] = ONLY) -> i
         due = [name for name in names if not _ran(folder, name)]
         if due and _run_in(folder, seed, due):
             return 1
-    rows = json.loads((RESULTS / "claims.json").read_text(encoding="utf-8"))
+    if not (RESULTS / "claims.json").exists():
+        raise ValueError("claims.json: expected published claims to compare with; run `make paper` and `make publish`")
+    rows = read_rows(RESULTS / "claims.json")
     others = {seed: gather(folder) for seed, folder in folders.items()}
     table = compared([row for row in rows if row["notebook"] in names], others)
     write_json(TABLE, table)

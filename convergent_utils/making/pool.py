@@ -51,17 +51,13 @@ def workers(
     that the same seeds give the same bits on all of them; what they start may use all that there are, if not `one_way`.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    values = dict(os.environ)
-    with one_thread_each(), environment({"TMPDIR": str(scratch()), **one_way_of_computing()}):
-        if sys.platform == "linux":  # libraries read these values when they are loaded
+    asked = one_way_of_computing() if one_way else {}
+    with one_thread_each(), environment({"TMPDIR": str(scratch()), **asked}):
+        if sys.platform == "linux":
             context.set_forkserver_preload([__name__.partition(".")[0], *preload])
-            _start_forkserver()
-        passed = dict(os.environ)
-        if not one_way:
-            passed = {k: v for k, v in passed.items() if k not in ONE_WAY} | {
-                k: values[k] for k in ONE_WAY if k in values
-            }
-        executor = _Executor(count, context, _begin, (passed, start, arguments))
+            with environment(one_way_of_computing()):  # libraries may read these values when they are loaded
+                _start_forkserver()
+        executor = _Executor(count, context, _begin, (dict(os.environ), start, arguments))
         try:
             yield executor
         except BaseException:

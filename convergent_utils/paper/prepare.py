@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -21,7 +22,7 @@ from torch import Tensor
 from ..kernels.checks import is_count, require_known
 from ..kernels.moments import PairMoments, pair_moments
 from ..making.pool import Job, Pool
-from ..making.store import DamagedFile, Store, load
+from ..making.store import Store, load
 from ..making.things import Report, Shelf, Thing
 from ..nets.datasets import Dataset
 from ..nets.declared import Learned
@@ -326,16 +327,16 @@ def published_result(thing: Thing) -> object | None:
     """What is published of a thing, if it was made of the same things by the same code."""
     if thing.published:
         return Store(EXPERIMENTS_PUBLISHED).find(thing.kind, thing.configuration, remove=False)
-    if isinstance(thing, Learned) and thing.name and published_path(thing.name).exists():
-        try:
-            form = load(published_path(thing.name))
-        except DamagedFile as error:
-            warnings.warn(f"{error}; it will be made again", stacklevel=2)
-            return None
-        if isinstance(form, dict) and published_keys().get(thing.name, {}).get("key") == thing.key:
-            start, final = thing.start.network().state_dict(), form["network"].state_dict()
-            return Trained(form["network"], form["history"], {0.0: start, **form["on_the_way"], 1.0: final})
-    return None
+    known = published_keys().get(thing.name, {}) if isinstance(thing, Learned) else {}
+    if known.get("key") != thing.key or not published_path(thing.name).exists():
+        return None
+    if known.get("file") != file_checksum(published_path(thing.name)):
+        path = published_path(thing.name)
+        warnings.warn(f"{path} is damaged, or no file of this version; it will be made again", stacklevel=2)
+        return None
+    form, start = load(published_path(thing.name)), thing.start.network().state_dict()
+    weights = {0.0: start, **form["on_the_way"], 1.0: form["network"].state_dict()}
+    return Trained(form["network"], form["history"], weights)
 
 
 def published_path(name: str) -> Path:
@@ -349,8 +350,19 @@ def keys_path() -> Path:
 
 
 def published_keys() -> dict[str, dict[str, str]]:
-    """For each published network its key, and what it was made of."""
-    return json.loads(keys_path().read_text(encoding="utf-8")) if keys_path().exists() else {}
+    """For each published network its key, what it was made of, and a checksum of its file."""
+    try:
+        return {name: {**one} for name, one in json.loads(keys_path().read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (AttributeError, TypeError, ValueError) as error:
+        warnings.warn(f"{keys_path()} is damaged ({error}); networks will be made again", stacklevel=2)
+        return {}
+
+
+def file_checksum(path: Path) -> str:
+    """The first half of the sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
 def published_form(trained: Trained) -> dict:
