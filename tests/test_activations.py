@@ -125,9 +125,25 @@ def test_bad_arguments_are_named(network, inputs):
     unused.forward = lambda x: unused["used"](x)
     with pytest.raises(ValueError, match="'idle' was not called"), cu.record(unused, ["idle"]):
         unused(torch.zeros(1, 2))
-    lstm = nn.LSTM(4, 3)
-    with pytest.raises(ValueError, match="expected a tensor"), cu.record(lstm, [""]):
-        lstm(torch.randn(2, 5, 4))
+    silent = nn.Sequential(nn.Identity())
+    silent[0].forward = lambda x: {"no": "tensor"}
+    with pytest.raises(ValueError, match="expected a tensor"), cu.record(silent, ["0"]):
+        silent(torch.randn(2, 5))
+
+
+def test_of_several_things_the_first_tensor_is_recorded():
+    lstm, inputs = nn.LSTM(4, 3), torch.randn(2, 5, 4)
+    attention, tokens = nn.MultiheadAttention(4, 2, batch_first=True), torch.randn(3, 6, 4)
+    for network, arguments, wanted in (
+        (lstm, (inputs,), lambda: lstm(inputs)[0].transpose(0, 1)),  # tokens come first
+        (attention, (tokens, tokens, tokens), lambda: attention(tokens, tokens, tokens)[0]),
+    ):
+        with cu.record(network, [""]) as rows:
+            network(*arguments)
+        assert torch.allclose(rows[""], wanted().detach().flatten(0, 1), atol=1e-6)
+    with cu.record(lstm, [""], output=lambda given: given[1][0][0]) as rows:
+        lstm(inputs)
+    assert torch.allclose(rows[""], lstm(inputs)[1][0][0].detach(), atol=1e-6)
 
 
 def shapes(network, layers, *inputs, **options):

@@ -232,8 +232,8 @@ def test_one_process_writes_and_all_return_what_is_kept(found, folder):
         ("no state", "state: expected Moments.state(), a dict of tensors, got NoneType"),
         ("pairs", "got 'comoment/a|b' of shape (5, 7) in process 0 and None in process"),
         ("NaN", "NaN or infinity in unit 0"),
-        ("networks", "networks, images and options: expected the same in every process"),
-        ("hooks", "networks, images and options: expected the same in every process"),
+        ("networks", "networks, inputs and options: expected the same in every process"),
+        ("hooks", "networks, inputs and options: expected the same in every process"),
         ("arguments", "folds: expected at least 1, got 0"),
     ],
 )

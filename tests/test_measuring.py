@@ -193,7 +193,7 @@ def test_the_store_is_used_and_follows_weights_images_and_options(networks, imag
         ({"layers": ["conv_1"]}, "did you mean 'conv1'"),
         ({"positions": "al"}, "did you mean 'all'"),
         ({"folds": 0}, "folds: expected at least 1"),
-        ({"folds": 50}, "images: expected at least 2 per fold"),
+        ({"folds": 50}, "inputs: expected at least 2 per fold"),
         ({"top": 91}, "top: expected at most as many"),
         ({"pairs": [("net1.conv1", "net3.conv1")]}, "pairs: .*did you mean"),
     ],
@@ -205,7 +205,7 @@ def test_bad_arguments_are_named(networks, images, options, message):
 
 def test_bad_images_and_names_are_named(networks, images):
     for other in (images.tolist(), images.long(), "images"):
-        with pytest.raises(ValueError, match="images: expected"):
+        with pytest.raises(ValueError, match="inputs: expected"):
             cu.measure(networks, other, ["conv1"])
     with pytest.raises(ValueError, match="device: expected 'auto' or"):
         cu.measure(networks, images, ["conv1"], device="tpu")

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 import convergent_utils as cu
 from convergent_utils.kernels import products
-from convergent_utils.nets import one_pass
+from convergent_utils.nets import blocks, one_pass
 from convergent_utils.nets.aligned import AlignedSample, row_keys
 
 N = 60
@@ -273,7 +273,7 @@ def at_once(monkeypatch):
     """What is measured so far is kept after every other batch, and batches are small."""
     monkeypatch.setattr(one_pass, "_SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(one_pass, "_TIMES_AS_LONG", 0.0)
-    monkeypatch.setattr(one_pass, "_BATCH", 5)
+    monkeypatch.setitem(OPTIONS, "batch", 5)
     monkeypatch.setattr(one_pass, "_BATCHES", 2)
 
 
@@ -281,15 +281,15 @@ def at_once(monkeypatch):
 def test_a_run_goes_on_where_it_was_interrupted(networks, images, positions, tmp_path, at_once, monkeypatch, stop):
     store, options = cu.Store(tmp_path), {"positions": positions, **OPTIONS}
     wanted = cu.measure(networks, images, LAYERS, **options)
-    seen, real = [], one_pass.Pass._batch
+    seen, real = [], one_pass.Pass._part
 
-    def batch(self, numbers, readers):
+    def batch(self, part, readers):
         if sum(map(len, seen)) >= stop:
             raise Interrupted
-        real(self, numbers, readers)
-        seen.append(numbers)
+        real(self, part, readers)
+        seen.append(part.numbers)
 
-    monkeypatch.setattr(one_pass.Pass, "_batch", batch)
+    monkeypatch.setattr(one_pass.Pass, "_part", batch)
     with pytest.raises(Interrupted):
         cu.measure(networks, images, LAYERS, store=store, **options)
     first, stop = torch.cat(seen) if seen else torch.zeros(0), N + 1
@@ -308,21 +308,21 @@ KILLED = textwrap.dedent(
     import convergent_utils as cu
     from convergent_utils.nets import one_pass
 
-    one_pass._SECONDS_BETWEEN, one_pass._TIMES_AS_LONG, one_pass._BATCH, one_pass._BATCHES = 0.0, 0.0, 5, 2
+    one_pass._SECONDS_BETWEEN, one_pass._TIMES_AS_LONG, one_pass._BATCHES = 0.0, 0.0, 2
     store, waits = sys.argv[1], sys.argv[2] == "waits"
     torch.manual_seed(0)
     network, images = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU()), torch.randn(60, 6)
-    real, done = one_pass.Pass._batch, []
+    real, done = one_pass.Pass._part, []
 
-    def batch(self, numbers, readers):
-        real(self, numbers, readers)
-        done.append(len(numbers))
+    def batch(self, part, readers):
+        real(self, part, readers)
+        done.append(len(part.numbers))
         if waits and sum(done) == 40:
             Path(store, "waits").touch()
             time.sleep(600)
 
-    one_pass.Pass._batch = batch
-    found = cu.measure({"net": network}, images, ["1"], store=store, sample=30, top=3, device="cpu")
+    one_pass.Pass._part = batch
+    found = cu.measure({"net": network}, images, ["1"], store=store, sample=30, top=3, device="cpu", batch=5)
     print(sum(done))
     cu.save(found, Path(store, "found"))
     """
@@ -357,17 +357,17 @@ def test_a_killed_run_is_gone_on_with(tmp_path):
 @pytest.fixture
 def interrupted(networks, images, tmp_path, at_once, monkeypatch):
     """The store and the file of a run that was interrupted."""
-    real = one_pass.Pass._batch
+    real = one_pass.Pass._part
 
-    def batch(self, numbers, readers):
+    def batch(self, part, readers):
         if len(self.seen) == 5:
             raise Interrupted
-        real(self, numbers, readers)
+        real(self, part, readers)
 
-    monkeypatch.setattr(one_pass.Pass, "_batch", batch)
+    monkeypatch.setattr(one_pass.Pass, "_part", batch)
     with pytest.raises(Interrupted):
         cu.measure(networks, images, LAYERS, store=tmp_path, **OPTIONS)
-    monkeypatch.setattr(one_pass.Pass, "_batch", real)
+    monkeypatch.setattr(one_pass.Pass, "_part", real)
     (part,) = tmp_path.glob("measuring-0-of-1-*.safetensors")
     return tmp_path, part
 
@@ -442,7 +442,7 @@ def test_whatever_the_layers_it_is_kept_as_often(networks, images, tmp_path, mon
     kept = []
     monkeypatch.setattr(one_pass, "_SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(one_pass, "_TIMES_AS_LONG", 0.0)
-    monkeypatch.setattr(one_pass, "_BATCH", 1)
+    monkeypatch.setitem(OPTIONS, "batch", 1)
     monkeypatch.setattr(one_pass._Seldom, "__call__", lambda self, make: kept.append(make().n_images))
     cu.measure({"a": networks["a"]}, images.repeat(2, 1, 1, 1), layers, positions=positions, store=tmp_path, **OPTIONS)
     assert kept == [32, 60, 92, 120], "after 32 batches, and after each fold"
@@ -549,7 +549,7 @@ class Live(TorchDispatchMode):
 def test_wide_networks_need_little_more_than_their_result(monkeypatch):
     """At a quarter of the width, and a sixteenth of what is had at once, of layers of 4,096 units."""
     for module, name in (
-        (products, "_MOST_AT_ONCE"), (products, "_CHUNK_ENTRIES"), (one_pass, "_ENTRIES"), (one_pass, "_CANDIDATES"),
+        (products, "_MOST_AT_ONCE"), (products, "_CHUNK_ENTRIES"), (one_pass, "_ENTRIES"), (blocks, "_CANDIDATES"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, getattr(module, name) // 16)
     networks = {name: nn.Linear(16, 1024) for name in "ab"}

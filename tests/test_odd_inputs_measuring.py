@@ -42,6 +42,13 @@ def measure(networks=None, inputs=None, layers="0", **options):
     return cu.measure(networks, images() if inputs is None else inputs, layers, **{"sample": 8, "top": 2, **options})
 
 
+def quietly(**options):
+    """Without the warning that pictures are normalised for a network that is not this package's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "inputs: pictures of bytes")
+        return measure(**options)
+
+
 @cache
 def measured():
     return measure(layers=["0", "3"])
@@ -197,7 +204,8 @@ RECORD = [
     ("axes of too many dimensions", lambda: record(layers="3", axes="nchw"), "axes"),
     ("axes None by layer", lambda: record(axes={"0": None}), of_shape("0", *ALL)),
     ("axes that say units last", lambda: record(axes="nhwc"), of_shape("0", 12 * 3 * 6, 6)),
-    ("an output that is a tuple", gives(lambda x: (x, x)), "layers"),
+    ("an output that is a tuple", gives(lambda x: (x[:, :2], x)), of_shape("layer", 12 * 64, 1)),
+    ("an output of no tensors", gives(lambda x: ("text", None)), "layers"),
     ("an output that is None", gives(lambda x: None), "layers"),
     ("an output of one dimension", gives(lambda x: x[:, 0, 0, 0]), "layers"),
     ("an output of five dimensions", gives(lambda x: x[..., None]), "layers"),
@@ -238,23 +246,23 @@ MEASURE = [
     ("a name with a dot", lambda: measure({"net.1": convolutions()}), "networks"),
     ("a name with a bar", lambda: measure({"net|1": convolutions()}), "networks"),
     ("a traced network", lambda: measure({"a": traced()}), "networks"),
-    ("images of other channels", lambda: measure(inputs=draw(12, 3, 8, 8)), "images"),
-    ("images too small", lambda: measure(inputs=draw(12, 1, 2, 2)), "images"),
-    ("images without channels", lambda: measure(unlike(), draw(12, 7), "1"), "images"),
-    ("a layer that breaks", lambda: measure({"a": nn.Sequential(Broken(2, 2))}, draw(12, 2)), "images"),
-    ("a network without forward", lambda: measure({"a": nn.ModuleDict({"0": nn.ReLU()})}), "images"),
-    ("a list of images", lambda: measure(inputs=images().tolist()), "images"),
-    ("no images", lambda: measure(inputs=images(0)), "images"),
-    ("one number as images", lambda: measure(inputs=torch.tensor(3.0)), "images"),
-    ("text as images", lambda: measure(inputs=LONG), "images"),
-    ("whole numbers as images", lambda: measure(inputs=images().long()), "images"),
-    ("complex images", lambda: measure(inputs=images() * 1j), "images"),
-    ("sparse images", lambda: measure(inputs=images().to_sparse()), "images"),
-    ("meta images", lambda: measure(inputs=images().to("meta")), "images"),
-    ("masked images", lambda: measure(inputs=np.ma.masked_greater(images().numpy(), 1)), "images"),
-    ("objects as images", lambda: measure(inputs=np.array([{}, {}])), "images"),
-    ("NaN among images", lambda: measure(inputs=images() * torch.nan), "images"),
-    ("bytes of channels first", lambda: measure(inputs=torch.zeros(12, 7, 8, 5, dtype=torch.uint8)), "images"),
+    ("images of other channels", lambda: measure(inputs=draw(12, 3, 8, 8)), "inputs"),
+    ("images too small", lambda: measure(inputs=draw(12, 1, 2, 2)), "inputs"),
+    ("images without channels", lambda: measure(unlike(), draw(12, 7), "1"), "inputs"),
+    ("a layer that breaks", lambda: measure({"a": nn.Sequential(Broken(2, 2))}, draw(12, 2)), "inputs"),
+    ("a network without forward", lambda: measure({"a": nn.ModuleDict({"0": nn.ReLU()})}), "inputs"),
+    ("a list of images", lambda: measure(inputs=images().tolist()), "inputs"),
+    ("no images", lambda: measure(inputs=images(0)), "inputs"),
+    ("one number as images", lambda: measure(inputs=torch.tensor(3.0)), "inputs"),
+    ("text as images", lambda: measure(inputs=LONG), "inputs"),
+    ("whole numbers as images", lambda: measure(inputs=images().long()), "inputs"),
+    ("complex images", lambda: measure(inputs=images() * 1j), "inputs"),
+    ("sparse images", lambda: measure(inputs=images().to_sparse()), "inputs"),
+    ("meta images", lambda: measure(inputs=images().to("meta")), "inputs"),
+    ("masked images", lambda: measure(inputs=np.ma.masked_greater(images().numpy(), 1)), "inputs"),
+    ("objects as images", lambda: measure(inputs=np.array([{}, {}])), "inputs"),
+    ("NaN among images", lambda: measure(inputs=images() * torch.nan), "inputs"),
+    ("bytes of channels first", lambda: quietly(inputs=torch.zeros(12, 7, 8, 5, dtype=torch.uint8)), "inputs"),
     ("an array of images", lambda: measure(inputs=images().numpy()), as_usual),
     ("an array of doubles", lambda: measure(inputs=images().double().numpy()), as_usual),
     ("an array of other byte order", lambda: measure(inputs=images().numpy().astype(">f4")), as_usual),
@@ -266,8 +274,8 @@ MEASURE = [
     ("None as layers", lambda: measure(layers=None), "layers"),
     ("an output of whole numbers", measured_gives(lambda x: x.flatten(1).long()), "layers"),
     ("an output of other images", measured_gives(lambda x: x[:1].flatten(1)), "layers"),
-    ("sizes that change", lambda: measure({"n": Gives(lambda x: x[..., : len(x)])}, images(13), "layer"), "images"),
-    ("NaN in a layer", measured_gives(lambda x: x.flatten(1) * torch.nan), "images"),
+    ("sizes that change", lambda: measure({"n": Gives(lambda x: x[..., : len(x)])}, images(13), "layer"), "inputs"),
+    ("NaN in a layer", measured_gives(lambda x: x.flatten(1) * torch.nan), "inputs"),
     ("a number as pairs", lambda: measure(pairs=3), "pairs"),
     ("text as pairs", lambda: measure(pairs="a.0"), "pairs"),
     ("names as pairs", lambda: measure(pairs=["a.0", "b.0"]), "pairs"),
@@ -285,7 +293,7 @@ MEASURE = [
     ("half a fold", lambda: measure(folds=1.5), "folds"),
     ("True as folds", lambda: measure(folds=True), "folds"),
     ("a NumPy number of folds", lambda: measure(folds=np.int32(3)), lambda m: len(m.folds) == 3),
-    ("too many folds", lambda: measure(folds=7), "images"),
+    ("too many folds", lambda: measure(folds=7), "inputs"),
     ("a word as sample", lambda: measure(sample="all"), "sample"),
     ("a sample of one", lambda: measure(sample=1), "sample"),
     ("a NumPy sample", lambda: measure(sample=np.int64(8)), as_usual),
@@ -319,9 +327,9 @@ MERGE = [
     ("its state", lambda: cu.Measurement.from_state(measured().state()), as_usual),
     *(
         (f"a state whose {name} is {wrong!r:.20}", partial(broken, name, wrong), "state")
-        for name in ("networks", "images", "positions", "folds", "aligned", "n_top", "tops", "maps", "active")
+        for name in ("networks", "images", "positions", "folds", "aligned", "n_top", "tops", "maps", "active", "counted")
         for wrong in (None, 3.5, "x", [], {}, {"a.0": None}, torch.zeros(2))
-        if (name, wrong) not in (("positions", "x"), ("networks", {}))
+        if (name, wrong) not in (("positions", "x"), ("networks", {}), ("counted", {}))
     ),
 ]
 PAIR = [

@@ -15,11 +15,14 @@ from .layers import (
     Axes,
     Layer,
     Maps,
+    Output,
     as_axes,
     as_layers,
     as_maps,
+    as_outputs,
     find_layers,
     hooks_called,
+    tensor_in,
     tokens_come_first,
     unwrapped,
 )
@@ -37,6 +40,7 @@ def record(
     *,
     positions: Positions = "all",
     axes: Axes = None,
+    output: Output = None,
     seed: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
     """Record activations while the network is called.
@@ -60,6 +64,8 @@ def record(
             maps; transformers with batch_first=False), also through a ReLU or Dropout after it in an nn.Sequential;
             else as the sizes of norms, linear maps and convolutions tell that lie in the module or around it, as in
             Swin. Where they leave two ways open, you are asked.
+        output: from what a module gives to a tensor, one function for all layers or a dict by layer. None: a tensor
+            itself, `last_hidden_state` of what has one, and of a tuple or dict the first tensor.
         seed: of the random places.
 
     Yields:
@@ -85,7 +91,7 @@ def record(
         for name, (value, _) in maps.items():
             rows[name] = rows_of(value, positions, flat_places(value, positions, drawn)).flatten(0, 1)
 
-    with captured(network, layers, axes=axes, either_way=True) as read:
+    with captured(network, layers, axes=axes, output=output, either_way=True) as read:
         hook = unwrapped(network).register_forward_hook(refill)
         try:
             yield rows
@@ -100,22 +106,26 @@ def captured(
     keep: Callable[[str, Maps], object] | None = None,
     *,
     axes: Axes = None,
+    output: Output = None,
     of: str = "the network",
     either_way: bool = False,
+    n_inputs: Callable[[], int] | None = None,
 ) -> Iterator[Callable[[], dict[str, object]]]:
     """Hooks on `layers`; yields a function that reads what was kept of them in the last call of the network.
 
     Args:
-        network, layers, axes: see `record`.
+        network, layers, axes, output: see `record`.
         keep: from (layer, maps) to what is kept of them, called as soon as the layer has been; None keeps the maps.
             Where it copies what it keeps, maps are freed while the network goes on.
         of: what refusals call the network.
         either_way: whether a network of sequences may be called with tokens first.
+        n_inputs: tells of how many inputs a call is; None: as long as its first tensor.
 
     What one call of a layer is refused for is said when the last one is read.
     """
     found = find_layers(network, layers, of)
     capture = _Capture(found, keep, as_axes(axes, layers), either_way and tokens_come_first(network))
+    capture.convert, capture.n_inputs = as_outputs(output, layers), n_inputs
     with ExitStack() as stack:
         stack.enter_context(hooks_called(network))
         stack.enter_context(evaluating(network))
@@ -134,6 +144,8 @@ class _Capture:
     def __init__(self, layers: list[Layer], keep: Callable | None, axes: Mapping[str, str | None], either_way: bool):
         self.layers, self.keep, self.axes = layers, keep, axes
         self.either_way = either_way
+        self.convert: Mapping[str, Callable | None] = {}
+        self.n_inputs: Callable[[], int] | None = None
         self.kept: dict[str, object] = {}
         # outputs and their versions; from the second call on only where whole maps are kept
         self.watched: dict[str, tuple[Tensor, int | Tensor]] = {}
@@ -143,6 +155,8 @@ class _Capture:
         """Before each call of the network: how many inputs it gets."""
         first = _first_tensor((arguments, named))
         self.inputs = () if first is None else tuple(first.shape[:1])
+        if self.n_inputs is not None:
+            self.inputs = (self.n_inputs(),)
         self.first = first if self.either_way else None
 
     def hook_of(self, layer: Layer) -> Callable:
@@ -151,6 +165,7 @@ class _Capture:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             """Keep it, and watch the output so that `read` can tell if a later module overwrites it."""
             try:
+                output = tensor_in(output, layer.name, self.convert.get(layer.name))
                 n_inputs = self._inputs_of(output)
                 maps = as_maps(output, layer, self.axes[layer.name], n_inputs, either_way=self.either_way)
                 self.kept[layer.name] = maps if self.keep is None else self.keep(layer.name, maps)
@@ -159,7 +174,7 @@ class _Capture:
                 return
             if self.keep is None or self.calls == 0:  # in inference mode a tensor has no version
                 version = output.clone() if output.is_inference() else output._version
-                self.watched[layer.name] = (output, version)
+                self.watched[layer.name] = (output, version)  # what a view shows changes with it
 
         return hook
 

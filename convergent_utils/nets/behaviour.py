@@ -35,15 +35,15 @@ _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
 _LIBRARIES = (*{sysconfig.get_path(place) for place in _PLACES}, str(Path(torch.__file__).parent), "<frozen")
 
 
-def behaviour(network: nn.Module) -> str:
-    """sha256 of the code, the attributes and the hooks of a network and of its modules, weights apart.
+def behaviour(network: nn.Module, *more: object) -> str:
+    """sha256 of the code, the attributes and the hooks of a network and of its modules, weights apart, and of others.
 
     Followed are functions, with their defaults, constants, closures and the globals that they name; methods of classes;
     and attributes, whatever they hold. Of libraries functions and classes count by their names, objects by what they
     hold. What is equal has the same sum, whether it is one object or several. What changes in every process, or with
     every call, and what is too deep to be looked at, gives another: this errs only towards being different.
     """
-    return _Sums(network).of([network, *(list(hooks.values()) for hooks in _OF_ALL_MODULES)])
+    return _Sums(network).of([network, *more, *(list(hooks.values()) for hooks in _OF_ALL_MODULES)])
 
 
 class _Sums:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -14,11 +14,12 @@ from ..kernels.checks import as_list, came, form_of, has_rows
 from .modes import in_one_line, require_hooks, require_module
 
 Axes = str | Mapping[str, str] | None
+Output = Callable[[object], Tensor] | Mapping[str, Callable[[object], Tensor]] | None
 
 # From the axes of an output to those of a map (n, height, width, units); tokens are a map of width 1.
 _ORDERS = {"nchw": (0, 2, 3, 1), "nhwc": (0, 1, 2, 3), "ntd": (0, 1, 2), "ndt": (0, 2, 1), "tnd": (1, 0, 2)}
 _SEQUENCE_FIRST = (nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)
-_SEQUENCE_FIRST_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
+_SEQUENCE_FIRST_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention, nn.RNNBase)
 _RMS_NORM = getattr(nn, "RMSNorm", nn.LayerNorm)
 _OF_CHANNELS = (  # units come second
     *(nn.GroupNorm, nn.SyncBatchNorm, nn.LocalResponseNorm, nn.Upsample, nn.Unfold),
@@ -110,7 +111,7 @@ def find_layers(network: nn.Module, names: Iterable[str], of: str = "the network
         ValueError: a name that the network lacks; the nearest are named.
     """
     require_module(network)
-    known = {_plain(name): module for name, module in network.named_modules(remove_duplicate=False)}
+    known = {plain(name): module for name, module in network.named_modules(remove_duplicate=False)}
     known |= dict(unwrapped(network).named_modules(remove_duplicate=False))
     known |= dict(network.named_modules(remove_duplicate=False)) | {"": unwrapped(network)}
     found = []
@@ -152,6 +153,41 @@ def as_axes(axes: Axes, layers: Iterable[str]) -> dict[str, str | None]:
     return given
 
 
+def as_outputs(output: Output, layers: Iterable[str]) -> dict[str, Callable[[object], Tensor] | None]:
+    """How the output of each layer becomes a tensor, None where that is told by what it is."""
+    layers = list(layers)
+    given = dict(output) if isinstance(output, Mapping) else dict.fromkeys(layers, output)
+    for layer, convert in given.items():
+        require_named(layer, layers, "output", "among layers there is no", "name layers that are recorded")
+        if convert is not None and not callable(convert):
+            raise ValueError(f"output: expected a function from a module's output to a tensor, got {came(convert, 80)}")
+    return {layer: given.get(layer) for layer in layers}
+
+
+def tensor_in(output: object, layer: str, convert: Callable[[object], Tensor] | None = None) -> object:
+    """The tensor in what a module gives: itself, `last_hidden_state`, or else the first in a tuple or a dict.
+
+    Args:
+        output: what the module gave.
+        layer: its name, for refusals.
+        convert: somebody's own way to it.
+
+    Returns:
+        The tensor, or what came where there is none.
+    """
+    if convert is not None:
+        try:
+            return convert(output)
+        except Exception as error:  # whatever somebody's own may raise
+            message = f"cannot be made of what {came(layer, 60)} gives, {form_of(output)}"
+            raise ValueError(f"output: a tensor {message}: {in_one_line(error, 120)}") from error
+    if isinstance(output, Mapping):
+        output = output["last_hidden_state"] if "last_hidden_state" in output else tuple(output.values())
+    if isinstance(output, (tuple, list)):
+        return next((value for value in output if isinstance(value, Tensor)), output)
+    return output
+
+
 def as_maps(
     output: object, layer: Layer, axes: str | None, n_inputs: Iterable[int], *, either_way: bool = False
 ) -> Maps:
@@ -172,7 +208,8 @@ def as_maps(
         output = output.dequantize()
     if not isinstance(output, Tensor) or not has_rows(output) or output.ndim not in (2, 3, 4):
         message = "expected a tensor of 2, 3 or 4 dimensions as output"
-        raise ValueError(f"layers: {_short(layer)}: {message}, got {form_of(output)}")
+        hint = "; make one by the option output" if not isinstance(output, Tensor) or has_rows(output) else ""
+        raise ValueError(f"layers: {_short(layer)}: {message}, got {form_of(output)}{hint}")
     if axes is not None and len(axes) != output.ndim:
         message = f"do not fit its output of shape {tuple(output.shape)}; give axes by layer, or None"
         raise ValueError(f"axes: {_short(layer)}: {axes!r} {message}")
@@ -334,7 +371,7 @@ def _compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name without what torch.compile puts into it."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 

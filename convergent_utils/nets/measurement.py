@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, reduce
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..kernels.checks import as_count, came, has_rows, in_one_line, is_count, require_fields
 from ..kernels.moments import Moments, PairMoments
+from ..kernels.streaming_cka import StreamingCKA
 from .activations import Positions, as_positions
 from .aligned import AlignedSample
 from .layers import require_named
@@ -58,6 +59,9 @@ class Measurement:
         tops: of each block its strongest stimuli.
         maps: of each block (height, width, units) float64, the mean over images; none where places are drawn anew.
         active: of each block (units,) float64, the share of rows that are not zero.
+        counted: of each block (height, width) int64, at each place how many rows count; none where all do. Places of
+            sequences are the numbers of tokens among those that count.
+        flattened: sums over whole maps of some blocks, of which `flattened.cka()` is made; None where not asked for.
 
     `merge` makes the measurement of two parts, of other images. Laws: it commutes and is associative to rounding, and
     any split of the images equals one measurement; samples and strongest stimuli exactly, where a network gives an
@@ -73,6 +77,8 @@ class Measurement:
     tops: dict[str, Top]
     maps: dict[str, Tensor]
     active: dict[str, Tensor]
+    counted: dict[str, Tensor] = field(default_factory=dict)
+    flattened: StreamingCKA | None = None
 
     @property
     def n_images(self) -> int:
@@ -109,29 +115,28 @@ class Measurement:
 
     def beside(self, other: Measurement, folds: tuple[Moments, ...]) -> Measurement:
         """As `merge`, with moments that are merged already."""
-        n = self.n_images + other.n_images
-
-        def mean(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-            """The means of both together."""
-            return {k: (value * self.n_images + theirs[k] * other.n_images) / n for k, value in mine.items()}
-
+        flattened = self.flattened
+        if flattened is not None and other.flattened is not None:
+            flattened = flattened.merge(other.flattened)
         return replace(
             self,
             images=torch.cat([self.images, other.images]).sort().values,
             folds=folds,
             aligned=self.aligned.merge(other.aligned),
             tops={name: top.merge(other.tops[name], self.n_top) for name, top in self.tops.items()},
-            maps=mean(self.maps, other.maps),
-            active=mean(self.active, other.active),
+            maps={name: _mean_of_both(self, other, name, "maps") for name in self.maps},
+            active={name: _mean_of_both(self, other, name, "active") for name in self.active},
+            counted={name: sum(_equally_long(rows, other.counted[name])) for name, rows in self.counted.items()},
+            flattened=flattened,
         )
 
     def _require_mergeable(self, other: Measurement) -> None:
         """It is of the same blocks and options, and of other images."""
         if not isinstance(other, Measurement):
             raise ValueError(f"other: expected a Measurement, got {came(other)}")
-        if self.blocks != other.blocks or {k: v.shape for k, v in self.maps.items()} != {
-            k: v.shape for k, v in other.maps.items()
-        }:
+        forms = [{k: v.shape for k, v in one.maps.items() if k not in one.counted} for one in (self, other)]
+        forms = [(one.blocks, form, set(one.counted)) for one, form in zip((self, other), forms, strict=True)]
+        if forms[0] != forms[1]:
             raise ValueError("other: expected a measurement of the same blocks, of as many units and places")
         differs = [name for name, found in self.networks.items() if other.networks.get(name) != found]
         if differs or len(self.networks) != len(other.networks):
@@ -157,6 +162,8 @@ class Measurement:
             "tops": {name: _cloned(vars(top)) for name, top in self.tops.items()},
             "maps": _cloned(self.maps),
             "active": _cloned(self.active),
+            "counted": _cloned(self.counted),
+            "flattened": None if self.flattened is None else self.flattened.state(),
         }
 
     @classmethod
@@ -166,13 +173,14 @@ class Measurement:
         Raises:
             ValueError: no such state.
         """
-        if not isinstance(state, Mapping) or set(state) != {field.name for field in fields(cls)}:
+        if not isinstance(state, Mapping) or set(state) != {each.name for each in fields(cls)}:
             raise ValueError(f"state: expected Measurement.state(), got {came(state)}")
         try:
             folds = tuple(map(Moments.from_state, state["folds"]))
             tops = {name: Top(**top) for name, top in state["tops"].items()}
             aligned = AlignedSample.from_state(state["aligned"])
-            found = cls(**{**state, "folds": folds, "aligned": aligned, "tops": tops})
+            flat = None if state["flattened"] is None else StreamingCKA.from_state(state["flattened"])
+            found = cls(**{**state, "folds": folds, "aligned": aligned, "tops": tops, "flattened": flat})
             found._require_whole()
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = in_one_line(error, 200).removeprefix("state: ")
@@ -191,6 +199,12 @@ class Measurement:
         if not (self.images.diff() > 0).all() or (self.images < 0).any() or not self._counts_fit():
             raise ValueError("images: expected ascending numbers, as many in each fold as there are moments of")
         as_count(self.n_top, "n_top")
+        if not isinstance(self.counted, Mapping) or not set(self.counted) <= set(self.blocks):
+            raise ValueError("counted: expected numbers of rows of some of the blocks")
+        for name, rows in self.counted.items():
+            require_fields(SimpleNamespace(rows=rows), whole=("rows",), rows="hw")
+            if (rows < 0).any() or (name in self.maps and rows.shape != self.maps[name].shape[:2]):
+                raise ValueError(f"counted: expected how many rows there are at the places of {came(name, 60)}")
         with_map = set() if isinstance(as_positions(self.positions), int) else set(self.blocks)
         for name, found, expected in (("active", self.active, set(self.blocks)), ("maps", self.maps, with_map)):
             if set(found) != expected or not all(_is_of(value, self.blocks[k]) for k, value in found.items()):
@@ -218,6 +232,10 @@ class Measurement:
         """The samples of each fold are as many as its images, so many times as each image has rows."""
         images = torch.bincount(self.images % len(self.folds), minlength=len(self.folds)).tolist()
         for block in self.blocks:
+            if block in self.counted:
+                if sum(fold.n_samples(block) for fold in self.folds) != int(self.counted[block].sum()):
+                    return False
+                continue
             counts = [fold.n_samples(block) for fold in self.folds]
             rows = sum(counts) // max(1, len(self.images))
             if rows < 1 or counts != [rows * each for each in images]:
@@ -262,11 +280,13 @@ class Measurement:
         return {}
 
     def layout(self, a: str, b: str) -> PairMoments:
-        r"""The moments of a with b when images are shuffled and places kept, in closed form.
+        r"""The moments of a with b when images are shuffled and places kept, in closed form; of sequences, when each
+        token meets those that come as late in others.
 
-        .. math:: \Sigma^{layout}_{ab} = \frac1P \sum_p (\bar a(p) - \mu_a)(\bar b(p) - \mu_b)^\top
+        .. math:: \Sigma^{layout}_{ab} = \sum_p w_p (\bar a(p) - \mu_a)(\bar b(p) - \mu_b)^\top
 
-        where :math:`\bar a(p)` is the mean map. This is the mean of the covariance over all permutations of the images.
+        where :math:`\bar a(p)` is the mean map and :math:`w_p` the share of rows that are at place p, 1 over the number
+        of places where all rows count. This is the mean of the covariance over all permutations of the images.
         Means and variances are those of the whole, so `correlation` of it is the shuffled-image baseline.
 
         Raises:
@@ -279,8 +299,12 @@ class Measurement:
             raise ValueError(
                 f"b: expected a map of {tuple(map_a.shape[:2])} places as in a, got {tuple(map_b.shape[:2])}"
             )
-        centred_a, centred_b = ((m - m.mean((0, 1))).flatten(0, 1) for m in (map_a, map_b))
         live = (pair.cov_aa.diagonal() > 0)[:, None] & (pair.cov_bb.diagonal() > 0)
+        if a in self.counted:
+            share = (self.counted[a].double() / self.counted[a].sum()).flatten()[:, None]
+            centred_a, centred_b = (m - (m * share).sum(0) for m in (map_a.flatten(0, 1), map_b.flatten(0, 1)))
+            return replace(pair, cov_ab=(centred_a * share).T @ centred_b * live)
+        centred_a, centred_b = ((m - m.mean((0, 1))).flatten(0, 1) for m in (map_a, map_b))
         return replace(pair, cov_ab=centred_a.T @ centred_b / len(centred_a) * live)
 
     def content(self, a: str, b: str) -> PairMoments:
@@ -352,3 +376,23 @@ def _is_of(value: object, units: int) -> bool:
 
 def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in tensors.items()}
+
+
+def _equally_long(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, filled with zeros along the first axis to the same length."""
+    most = max(len(one), len(other))
+    return tuple(torch.cat([each, each.new_zeros(most - len(each), *each.shape[1:])]) for each in (one, other))
+
+
+def _mean_of_both(one: Measurement, other: Measurement, block: str, what: str) -> Tensor:
+    """The mean over the rows of both measurements of "maps" or "active"."""
+    means = vars(one)[what][block], vars(other)[what][block]
+    n = one.n_images, other.n_images
+    if block not in one.counted:
+        return (means[0] * n[0] + means[1] * n[1]) / sum(n)
+    rows = _equally_long(one.counted[block], other.counted[block])
+    if what == "active":
+        n = [int(each.sum()) for each in rows]
+        return (means[0] * n[0] + means[1] * n[1]) / sum(n)
+    weights, means = [each[:, :, None].double() for each in rows], _equally_long(*means)
+    return (means[0] * weights[0] + means[1] * weights[1]) / sum(weights).clamp(min=1)

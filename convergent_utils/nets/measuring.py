@@ -1,11 +1,12 @@
-"""One pass over the images, for all networks and layers at once, keeps all that the notebooks ask for."""
+"""One pass over the inputs, for all networks and layers at once, keeps all that the notebooks ask for."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
 
@@ -13,30 +14,38 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import as_count, as_list, came, form_of, has_rows, is_count
+from ..kernels.checks import came
 from ..kernels.precision import ordinary_tensors
 from ..making.checksums import checksum
 from ..making.code import code
 from ..making.store import Store
-from .activations import Positions, as_positions, captured
+from .activations import Positions, captured
 from .behaviour import ADDRESS, behaviour
-from .datasets import Dataset
 from .distributed import gather, n_processes, rank, require_alike, same_fate
-from .layers import Axes, Maps, as_axes, as_layers, find_layers, hooks_called, require_named, unwrapped
+from .inputs import Held, Mask, Prepare, n_inputs, picked
+from .layers import Axes, Maps, Output
 from .measurement import Measurement
-from .modes import called, evaluating, in_one_line
-from .one_pass import Pass, as_inputs, inputs_of
+from .one_pass import Pass
+from .progress import Progress, reporting
+from .reading import Request, read, require_enough
 
 
 @ordinary_tensors()
 def measure(
     networks: Mapping[str, nn.Module],
-    images: Tensor,
-    layers: Iterable[str] | str,
+    inputs: object,
+    layers: Iterable[str] | str | Mapping[str, object],
     *,
     pairs: Iterable[tuple[str, str]] | None = None,
     positions: Positions = "all",
     axes: Axes = None,
+    prepare: Prepare | Mapping[str, Prepare] | None = None,
+    mask: Mask | Mapping[str, Mask] | None = None,
+    output: Output = None,
+    autocast: torch.dtype | None = None,
+    flattened: bool | Iterable[str] = False,
+    untrained: bool = False,
+    batch: int = 128,
     folds: int = 2,
     sample: int = 4096,
     top: int = 9,
@@ -44,96 +53,227 @@ def measure(
     first: int = 0,
     device: str = "auto",
     store: Store | str | Path | None = None,
+    progress: Progress = None,
 ) -> Measurement:
-    """Measure all networks on the same images in one pass.
+    """Measure all networks on the same inputs in one pass.
 
     Args:
-        networks: by name; names without dots.
-        images: (n, height, width, channels) uint8, normalised here, or a Dataset of them; or (n, channels, height,
-            width) float, or what else the networks take, (n, ...), used as is, but for the precision of floats: it is
-            that of each network's weights. NumPy arrays are read, too.
-        layers: names of submodules that every network has.
+        networks: by name; names without dots. Wrappers, as those of torch.compile and DataParallel, are looked into.
+        inputs: pictures (n, height, width, channels) uint8, normalised here to [-1, 1]; or (n, channels, height, width)
+            float, or what else the networks take, (n, ...), used as it is but for the precision of floats, which is
+            that of each network's weights. A tensor, a NumPy array, a Dataset; a dict of tensors that are keyword
+            arguments; or a DataLoader, or any iterable of batches: of a tuple the first is taken, a dict becomes
+            keyword arguments. Or such by network: they are gone through in step.
+        layers: names of submodules that every network has, or patterns of such: "layer*" is none of "layer1.0", for
+            which "layer*.0" or "**" stands. Or by network names, patterns, or a dict from a common name to the name
+            there: `{"a": {"early": "blocks.2"}, "b": {"early": "features.3"}}` are the blocks a.early and b.early.
         pairs: of blocks "network.layer" that meet; None: the same layer in all networks. Blocks of different map sizes
             can meet with positions="mean", "centre" or a number of places; a grid and tokens with "mean" alone.
-        positions: rows of a map, as in `record`.
+        positions: rows of a map, as in `record`, among those that count.
         axes: what the axes of the layers' outputs mean, as in `record`.
-        folds: image k belongs to fold k modulo `folds`.
-        sample: how many rows are in the aligned sample: random ones, the same in all blocks, of all images at 64
+        prepare: from a batch as it comes to the input of a network, one function for all or by network. Of a tuple it
+            gets the first, or all where it has several arguments. It returns a tensor, a dict of keyword arguments or
+            a tuple of arguments.
+        mask: which rows count, as tokens among padding: the key of a batch, or a function from a batch, to (n, tokens)
+            of 0 and 1; one for all or by network. Sequences may then be of unlike length. An input of which nothing
+            counts is left out.
+        output: from what a module gives to a tensor, as in `record`.
+        autocast: torch.bfloat16 or torch.float16 calls the networks under torch.autocast. Otherwise they are called in
+            the precision of their weights. What is measured is summed up exactly in either case.
+        flattened: whether whole maps are compared, too, as one long row for each input: `flattened` of the result has
+            their sums. True: of layers of up to 100,000 numbers an input; or names of layers of any size.
+        untrained: whether a copy of each network with weights drawn anew is measured beside it: "NAME-untrained".
+        batch: how many inputs go together, where they do not come in batches.
+        folds: input k belongs to fold k modulo `folds`.
+        sample: how many rows are in the aligned sample: random ones, the same in all blocks, of all inputs at 64
             places, one at random in each cell of a grid of 8 x 8 (one place for positions "centre", "mean", "first"
             and "last"), or all of these rows where there are fewer. A smaller sample is the beginning of a larger one.
             Where layers are grids and others tokens, the sample of positions "all" is of grids.
         top: strongest stimuli kept per unit.
-        seed: of places and sample.
-        first: number of the first image, for a part of a larger set: parts `merge` to what all images would have given.
+        seed: of places, sample and untrained copies.
+        first: number of the first input, for a part of a larger set: parts `merge` to what all inputs would have given.
         device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
-        store: a Store or its folder: where to look the result up, by a checksum of weights, images and options, of the
-            networks' code, attributes and hooks, and of what the layers do with the first two images and a few others;
-            and where to keep it. It also keeps what is measured so far, after every 4,096 images but once a minute at
-            most, and goes on from there when it is called again after it was interrupted.
+        store: a Store or its folder: where to look the result up, by a checksum of weights, inputs and options, of the
+            networks' code, attributes and hooks, and of what the layers do with a few inputs; and where to keep it. It
+            also keeps what is measured so far, once a minute at most, and goes on from there when it is called again
+            after it was interrupted. Batches of an iterable are then read again, and compared with those before.
+        progress: called with how many inputs are done and how many there are, None where that is not known. None:
+            a bar where errors are shown on a terminal; False: nothing.
 
     Returns:
         Measurement. Networks keep their mode and device. A module called more than once counts with its last output.
 
     Under torchrun, with torch.distributed initialised, every process calls this with the same arguments, passes every
-    n-th image through the networks, and gets what one process would have got. Process 0 alone writes to the store.
+    n-th input (of an iterable, every n-th group of 256) through the networks, and gets what one process would have got.
+    Process 0 alone writes to the store.
 
     Raises:
-        ValueError: unknown layers or blocks, images of another form or that a network cannot take, fewer than 2 images
-            per fold, NaN or infinity, layers whose outputs are of other inputs, or share no places.
+        ValueError: unknown layers or blocks, inputs of another form or that a network cannot take, fewer than 2 inputs
+            per fold, NaN or infinity, layers whose outputs are of other inputs, or share no places; a module that
+            cannot draw its weights anew for `untrained`.
     """
-    configuration, found = None, None
     with same_fate():
         store = _as_store(store)
-        images, layers, options = _read(
-            networks, images, layers, pairs=pairs, positions=positions, axes=axes,
-            folds=folds, sample=sample, top=top, seed=seed, first=first,
+        request = read(
+            networks, inputs, layers, pairs=pairs, positions=positions, axes=axes, prepare=prepare, mask=mask,
+            output=output, autocast=autocast, flattened=flattened, untrained=untrained, batch=batch, folds=folds,
+            sample=sample, top=top, seed=seed, first=first, device=device,
         )  # fmt: skip
-        place = _device(device)
+    with reporting(progress, request.feed.length) as report:
+        return _measured(request, store, report)
+
+
+def _measured(request: Request, store: Store | None, report: Callable[[int], object] | None) -> Measurement:
+    """What is found in the store, or measured anew and kept there."""
+    configuration, found = None, None
+    with same_fate():
+        if store is not None and request.feed.once:
+            message = "an iterator is read once, and a store has to read it again"
+            raise ValueError(f"inputs: {message}; give a list, a DataLoader or another iterable that starts anew")
         if store is not None or n_processes() > 1:
-            configuration = measurement_configuration(networks, images, layers, **options)
+            configuration = _configuration(request)
         if store is not None:
-            found = store.find("measurement", configuration)
-            found = found if isinstance(found, Measurement) else None  # something else may have been kept for it
+            found = _found_in(store, request, configuration)
             if found is None:
                 store.require_writable()
-    require_alike(configuration, "networks, images and options")
+    require_alike(configuration, "networks, inputs and options")
     if all(gather(found is not None)):
         _forget_parts(store, configuration)
         return found
-    return _anew(networks, images, layers, {**options, "device": place}, store, configuration)
+    return _anew(request, store, configuration, report)
 
 
 def _anew(
-    networks: Mapping[str, nn.Module], images: Tensor, layers: list[str], options: Mapping[str, object],
-    store: Store | None, configuration: Mapping[str, object] | None,
+    request: Request, store: Store | None, configuration: Mapping[str, object] | None,
+    report: Callable[[int], object] | None,
 ) -> Measurement:  # fmt: skip
     """Measure, from where an interrupted run has come, and keep what is found."""
+    trail = Trail() if store is not None and not request.feed.held else None
     with same_fate():
-        parts = {} if store is None else _parts(store, configuration)
-    found = Pass(networks, images, layers, **options, **parts).run()
+        parts = {} if store is None else _parts(store, configuration, trail)
+    try:
+        found = _pass(request, report, known=trail, **parts)
+    except _ChangedError as error:
+        warnings.warn(f"inputs: {error}; all are measured anew", stacklevel=4)
+        trail.begin()
+        found = _pass(request, report, known=trail, keep=parts["keep"])
     with same_fate():
+        require_enough(found.n_images, {name: getattr(request.options, name) for name in ("folds", "top", "first")})
         if store is not None and rank() == 0:
-            store.keep("measurement", configuration, found)
+            store.keep("measurement", configuration, _kept(found, trail))
             _forget_parts(store, configuration)
     return found
 
 
-def _parts(store: Store, configuration: Mapping[str, object]) -> dict[str, object]:
-    """What an interrupted run kept of this process's images, and how this one keeps it: options of `Pass`."""
+def _pass(request: Request, report: Callable[[int], object] | None, **more: object) -> Measurement:
+    """One pass over all inputs that are not done."""
+    asked = request.networks, request.feed, request.entrances, request.layers, request.options
+    return Pass(*asked, device=request.device, report=report, **more).run()
+
+
+class _ChangedError(ValueError):
+    """Batches of a stream that are others than before."""
+
+
+@dataclass
+class Trail:
+    """What is known of the batches of a stream that were gone through: how many, and a checksum of all.
+
+    Attributes:
+        n, digest: so far.
+        expected: both as they were when a run was interrupted, or at its end.
+    """
+
+    n: int = 0
+    digest: str = ""
+    expected: tuple[int, str] = field(default=(0, ""))
+
+    def begin(self, expected: tuple[int, str] = (0, "")) -> None:
+        """Go through them from the beginning."""
+        self.n, self.digest, self.expected = 0, "", expected
+
+    def __call__(self, batch: Mapping[str, object]) -> None:
+        """Take up the next batch.
+
+        Raises:
+            ValueError: it does not lead to what was expected.
+        """
+        each = {id(value): value for value in batch.values()}.values()
+        self.digest = checksum({str(k): plain_batch(value) for k, value in enumerate(each)}, self.digest)
+        self.n += n_inputs(next(iter(batch.values())))
+        if self.n - n_inputs(next(iter(batch.values()))) < self.expected[0] <= self.n and not self.arrived():
+            raise _ChangedError("they are others than when measuring was interrupted")
+
+    def arrived(self) -> bool:
+        """Whether what was expected is reached exactly."""
+        return (self.n, self.digest) == self.expected
+
+
+def plain_batch(batch: object) -> object:
+    """A batch in tensors, arrays and plain values alone, of which checksums are made.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if isinstance(batch, Mapping):
+        return {str(name): plain_batch(value) for name, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return [plain_batch(value) for value in batch]
+    if batch is None or isinstance(batch, (Tensor, bool, int, float, str, bytes)):
+        return batch
+    array = np.asarray(batch) if hasattr(batch, "__array__") or hasattr(batch, "__array_interface__") else None
+    if array is None or array.dtype.hasobject:
+        kind = came(type(batch).__name__, 60)
+        raise ValueError(
+            f"inputs: a store needs checksums of batches, and one holds a {kind}; give arrays, or no store"
+        )
+    return array
+
+
+def _kept(found: Measurement | None, trail: Trail | None) -> object:
+    """What is written of it."""
+    return found if trail is None else {"measurement": found, "trail": (trail.n, trail.digest)}
+
+
+def _read_back(kept: object) -> tuple[Measurement | None, tuple[int, str]]:
+    """A measurement that was written, and the trail to it."""
+    if isinstance(kept, Mapping) and set(kept) == {"measurement", "trail"}:
+        return kept["measurement"], tuple(kept["trail"])
+    return (kept, (0, "")) if isinstance(kept, Measurement) else (None, (0, ""))
+
+
+def _found_in(store: Store, request: Request, configuration: Mapping[str, object]) -> Measurement | None:
+    """What is in the store; of a stream, where all its batches are as they were."""
+    found, expected = _read_back(store.find("measurement", configuration))
+    if found is None or request.feed.held:
+        return found
+    trail = Trail()
+    for batch in request.feed.batches():
+        trail(batch)
+    trail.expected = expected
+    return found if trail.arrived() else None
+
+
+def _parts(store: Store, configuration: Mapping[str, object], trail: Trail | None) -> dict[str, object]:
+    """What an interrupted run kept of this process's inputs, and how this one keeps it: options of `Pass`."""
     kind = f"{_PART}-{rank()}-of-{n_processes()}"
-    blocks = {f"{name}.{layer}" for name in configuration["networks"] for layer in configuration["layers"]}
-    done = None
+    blocks = {f"{name}.{layer}" for name, there in configuration["layers"].items() for layer in there}
+    done, expected = None, (0, "")
     with suppress(ValueError):  # of a file that cannot be read; what is done is done once more
-        done = store.find(kind, configuration)
+        done, expected = _read_back(store.find(kind, configuration))
+    if done is not None and (set(done.blocks) != blocks or (trail is not None and not expected[1])):
+        done = None
+    if trail is not None:
+        trail.begin(expected if done is not None else (0, ""))
 
     def keep(so_far: Measurement) -> None:
         """Keep it; a run does not end because that fails."""
         try:
-            store.keep(kind, configuration, so_far)
+            store.keep(kind, configuration, _kept(so_far, trail))
         except ValueError as error:
             warnings.warn(f"what is measured so far is not kept: {error}", stacklevel=2)
 
-    return {"done": done if isinstance(done, Measurement) and set(done.blocks) == blocks else None, "keep": keep}
+    return {"done": done, "keep": keep}
 
 
 def _forget_parts(store: Store, configuration: Mapping[str, object]) -> None:
@@ -144,42 +284,75 @@ def _forget_parts(store: Store, configuration: Mapping[str, object]) -> None:
 
 @ordinary_tensors()
 def run_pass(
-    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], *, device: str = "auto", **options: object
+    networks: Mapping[str, nn.Module], inputs: object, layers: Iterable[str], *, device: str = "auto", **options: object
 ) -> Measurement:
     """As `measure`, without a store and in this process alone."""
-    images, layers, options = _read(networks, images, layers, **options)
-    return Pass(networks, images, layers, device=_device(device), **options).run()
+    return _pass(read(networks, inputs, layers, device=device, **options), None)
 
 
 def measurement_configuration(
-    networks: Mapping[str, nn.Module], images: Tensor, layers: Iterable[str], **options: object
+    networks: Mapping[str, nn.Module], inputs: object, layers: Iterable[str], **options: object
 ) -> dict[str, object]:
-    """All that a measurement depends on: weights, structure, images, options of `measure`, the code that measures.
+    """All that a measurement depends on: weights, structure, inputs, options of `measure`, the code that measures.
 
     What the networks do beside it is under "probe": a checksum of their code, attributes and hooks, see `behaviour`,
-    and one of the maps of the first two images and a few others. They differ between processors and versions of Python.
+    and one of the maps of a few inputs. They differ between processors and versions of Python. Of batches that come
+    one after the other it holds the first alone: what is kept of them holds a checksum of all.
     """
-    images, layers, options = _read(networks, images, layers, **options)
-    few = images[[0, 1, *range(2, len(images), -(-len(images) // _PROBED))]]  # of two, all units may be silent
+    return _configuration(read(networks, inputs, layers, **options))
+
+
+def _configuration(request: Request) -> dict[str, object]:
+    """As `measurement_configuration`, of what is asked for."""
+    feed, options = request.feed, request.options
+    batches = feed.at(_few(feed.length)) if feed.held else feed.first()
+    once = {id(source): source for source in feed.sources.values()}
+    sums = {key: _checksum_of(source) for key, source in once.items()}
     return {
         "networks": {
-            name: [ADDRESS.sub("", repr(network)), checksum(network.state_dict())] for name, network in networks.items()
+            name: [ADDRESS.sub("", repr(network)), checksum(network.state_dict())]
+            for name, network in request.networks.items()
         },
-        "images": checksum({"images": images}),
-        "layers": layers,
+        "inputs": {name: sums[id(source)] for name, source in feed.sources.items()},
+        "layers": request.layers,
         "code": code(run_pass),
-        "probe": {name: _probe(network, name, few, layers, options["axes"]) for name, network in networks.items()},
-        **options,
+        "probe": {name: _probe(request, name, batches[name]) for name in request.networks},
+        "options": {
+            name: value if name not in ("output", "autocast") else str(value is not None and "given")
+            for name, value in vars(options).items()
+        },
+        "autocast": str(options.autocast),
     }
 
 
-def _probe(network: nn.Module, name: str, images: Tensor, layers: list[str], axes: Axes) -> list[str]:
-    """Checksums of how it works, and of the maps that the layers give for these images."""
-    with _repeatable(), captured(network, layers, axes=axes, of=f"network {name!r}") as read:
-        called(unwrapped(network), inputs_of(network, as_inputs(images)), "images", name)
-        maps: dict[str, Maps] = read()
+def _few(n: int) -> Tensor:
+    """A few of n inputs: the first two and some others; of two, all units may be silent."""
+    return torch.tensor(sorted({0, 1, *range(2, n, max(1, -(-n // _PROBED)))}))
+
+
+def _checksum_of(source: object) -> list[object]:
+    """What is known beforehand of where inputs come from."""
+    if isinstance(source, Held):
+        return ["held", checksum({"inputs": source.values})]
+    return ["stream", source.length, checksum({"first": plain_batch(source.first())})]
+
+
+def _probe(request: Request, name: str, batch: object) -> list[str]:
+    """Checksums of how a network works and is fed, and of the maps that its layers give for a few inputs."""
+    network, entrance, options = request.networks[name], request.entrances[name], request.options
+    n, there = n_inputs(batch), dict.fromkeys(request.layers[name].values())
+    with _repeatable(), captured(
+        network, there, axes=options.axes[name], output=options.output[name], of=f"network {name!r}",
+        n_inputs=lambda: n,
+    ) as read_maps:  # fmt: skip
+        inputs = entrance.inputs(batch)
+        if (few := picked(inputs, torch.arange(min(n, 2 + _PROBED)), n)) is not None:
+            inputs, n = few, min(n, 2 + _PROBED)
+        entrance.call(inputs)
+        maps: dict[str, Maps] = read_maps()
         values = checksum({layer: found.values for layer, found in maps.items()})
-    return [behaviour(network), values]
+    asked = [entrance.prepare, entrance.mask_of, dict(options.output[name])]
+    return [behaviour(network), behaviour(nn.Module(), asked), values]
 
 
 @contextmanager
@@ -197,104 +370,7 @@ def _repeatable() -> Iterator[None]:
 
 _STREAM = RLock()  # of random numbers, one for all threads
 _PART = "measuring"  # how kinds of what is measured so far begin
-_MOST_IMAGES = 2**31  # whose numbers are ranked
-_PROBED = 6  # images beside the first two
-
-
-def _read(
-    networks: Mapping[str, nn.Module], images: object, layers: object, *,
-    pairs: object = None, positions: object = "all", axes: Axes = None,
-    folds: object = 2, sample: object = 4096, top: object = 9, seed: object = 0, first: object = 0,
-) -> tuple[Tensor, list[str], dict[str, object]]:  # fmt: skip
-    """Images, layers and options of `measure` as they are meant; what can be refused before anything is computed is."""
-    _require_networks(networks)
-    images, layers = _as_images(images), as_layers(layers)
-    for name, network in networks.items():
-        find_layers(network, layers, f"network {came(name, 40)}")
-    options = {
-        "pairs": _as_pairs(pairs, [f"{name}.{layer}" for name in networks for layer in layers]),
-        "positions": as_positions(positions),
-        "axes": None if axes is None else as_axes(axes, layers),
-        "folds": _at_least(1, folds, "folds"),
-        "sample": _at_least(2, sample, "sample"),
-        "top": _at_least(1, top, "top"),
-        "seed": _at_least(0, seed, "seed"),
-        "first": _at_least(0, first, "first"),
-    }
-    if len(images) < 2 * options["folds"]:
-        raise ValueError(f"images: expected at least 2 per fold, {2 * options['folds']}, got {len(images)}")
-    if len(images) < options["top"]:
-        raise ValueError(f"top: expected at most as many as the {len(images)} images, got {options['top']}")
-    if options["first"] + len(images) > _MOST_IMAGES:
-        most = _MOST_IMAGES - len(images)
-        raise ValueError(f"first: expected at most {most} before {len(images)} images, got {options['first']}")
-    return images, layers, options
-
-
-def _at_least(least: int, value: object, name: str) -> int:
-    """A whole number that is not below the least."""
-    if is_count(value) and not least <= value < 2**63:
-        raise ValueError(f"{name}: expected at least {least}, got {came(value)}")
-    return as_count(value, name, at_least=least)
-
-
-def _require_networks(networks: object) -> None:
-    """They are modules by names."""
-    if not isinstance(networks, Mapping):
-        raise ValueError(f'networks: expected them by name, as in {{"net1": network}}, got {type(networks).__name__}')
-    if not networks:
-        raise ValueError("networks: expected at least one, got none")
-    for name, network in networks.items():
-        if not isinstance(name, str) or not name or "." in name or "|" in name:
-            raise ValueError(f"networks: expected names without dots or '|', got {came(name)}")
-        try:
-            with hooks_called(network), evaluating(network):
-                pass
-        except ValueError as error:
-            reason = str(error).removeprefix("network: ")
-            raise ValueError(f"networks: {came(name, 60)}: {reason}") from error
-
-
-def _as_images(images: object) -> Tensor:
-    """Images as a tensor: of a data set, or of an array."""
-    images = images.images if isinstance(images, Dataset) else images
-    if hasattr(images, "__array__") and not isinstance(images, Tensor) and not np.ma.is_masked(images):
-        images = _tensor_of(np.asarray(images))
-    good = isinstance(images, Tensor) and has_rows(images) and images.ndim > 0 and not images.is_complex()
-    if good and images.ndim == 4 and images.dtype != torch.uint8:
-        good = images.is_floating_point()
-    if not good:
-        raise ValueError(
-            "images: expected (n, height, width, channels) uint8 or (n, channels, height, width) float, got "
-            + form_of(images)
-        )
-    return images.detach()
-
-
-def _tensor_of(array: np.ndarray) -> Tensor | np.ndarray:
-    """The array as a tensor, over the same memory where that can be; as it came where it is of no numbers."""
-    if array.dtype.kind not in "fiub":
-        return array
-    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing is written
-        try:
-            return torch.from_numpy(array)
-        except TypeError:
-            return array
-
-
-def _as_pairs(pairs: object, blocks: list[str]) -> list[tuple[str, str]] | None:
-    """Pairs of names of blocks."""
-    if pairs is None:
-        return None
-    read = as_list(pairs, "pairs", "pairs of names")
-    for pair in read:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(f"pairs: expected pairs of names, got {came(pairs)}")
-        for name in pair:
-            require_named(name, blocks, "pairs", "there is no block", "blocks are named network.layer")
-    return [tuple(pair) for pair in read]
+_PROBED = 6  # inputs beside the first two
 
 
 def _as_store(store: object) -> Store | None:
@@ -307,17 +383,3 @@ def _as_store(store: object) -> Store | None:
         return Store(store)
     except ValueError as error:
         raise ValueError(f"store: {str(error).removeprefix('path: ')}") from error
-
-
-def _device(device: object) -> torch.device:
-    if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.empty(0, device=torch.device(device)).device
-    except Exception as error:  # each kind of device has its own
-        said = in_one_line(error, 120) if isinstance(device, str) else ""
-        reason = came(device, 40) + (f": {said}" if said else "")
-        raise ValueError(f"device: expected 'auto' or a device that torch knows and has, got {reason}") from error
-    if found.type == "meta":
-        raise ValueError("device: expected 'auto' or a device that holds values, got 'meta'")
-    return found

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import came
+from ..kernels.checks import came, form_of
 from ..kernels.checks import in_one_line as in_one_line
 
 _NAMED = re.compile(r"\w+: ")  # how a refusal of this package begins
+_OPTIONS = ("layers", "axes", "output", "mask", "positions", "inputs")  # of which hooks may say that they do not fit
 _REFUSED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
@@ -108,3 +109,26 @@ def called(network: nn.Module, inputs: Tensor, argument: str, name: str | None =
         which = "the network" if name is None else f"network {came(name, 40)}"
         message = f"{argument}: {which} cannot take images of shape {tuple(inputs.shape[1:])}, channels first"
         raise ValueError(f"{message}: {in_one_line(error)}") from error
+
+
+def called_as_asked(network: nn.Module, inputs: object, name: str) -> object:
+    """What the network makes of a tensor, a dict of keyword arguments or a tuple of arguments; else it is refused."""
+    try:
+        if isinstance(inputs, Mapping):
+            return network(**inputs)
+        return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except _REFUSED as error:
+        if isinstance(error, ValueError) and in_one_line(error).partition(":")[0] in _OPTIONS:
+            raise
+        message = f"inputs: network {came(name, 40)} cannot take {_form(inputs)}"
+        raise ValueError(f"{message}: {in_one_line(error, 150)}") from error
+
+
+def _form(inputs: object) -> str:
+    if isinstance(inputs, Tensor):
+        return f"inputs of shape {tuple(inputs.shape[1:])}{', channels first' if inputs.ndim == 4 else ''}"
+    if isinstance(inputs, Mapping):
+        return f"the keywords {came(list(inputs), 80)}"
+    return f"a {type(inputs).__name__} of {len(inputs)}" if isinstance(inputs, (tuple, list)) else form_of(inputs)

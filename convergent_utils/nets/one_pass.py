@@ -1,157 +1,215 @@
-"""One pass over the images, for all networks and layers at once."""
+"""One pass over the inputs, for all networks and layers at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
 
 from ..kernels.checks import came
 from ..kernels.moments import Moments
 from ..kernels.precision import ordinary_tensors
+from ..kernels.streaming_cka import StreamingCKA
 from ..making.checksums import checksum
-from .activations import (
-    captured,
-    draw_places,
-    flat_places,
-    require_common_places,
-    rows_of,
-)
+from .activations import captured, draw_places, flat_places, require_common_places, rows_of
 from .aligned import AlignedSample, places_of
-from .datasets import normalise
-from .distributed import merged, same_fate, share
-from .layers import Maps, unwrapped
-from .measurement import Measurement, Top
-from .modes import called, in_one_line, input_like
+from .blocks import Block, Kept, Rows
+from .distributed import merged, same_fate
+from .inputs import Entrance, Feed, picked
+from .layers import Maps
+from .masked import MaskedMaps
+from .measurement import Measurement
+from .modes import in_one_line
+from .naming import Names
+from .parts import Call, Options, Part, call_of, counted_in, parts
 
-_BATCH = 128
 _ROWS = 2048  # of a block that are taken up together; fewer wait for the next batch
 _ENTRIES = 1 << 22  # of these rows, at most, when there are fewer: 16 MB in float32
-_CANDIDATES = 1 << 19  # for the strongest stimuli that wait to be ranked
 _BATCHES = 32  # after which everything is taken up, where it may be kept
 _SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept, or, where that is more,
 _TIMES_AS_LONG = 20.0  # as keeping it took
-_CHUNK_ENTRIES = 1 << 18  # of rows looked at more than once: 1 MB stays in the cache
 
 
 class Pass:
-    """One pass over the images, fold by fold, batch by batch, so that every batch is one merge.
+    """One pass over the inputs, batch by batch, so that every batch is one merge.
 
     Args:
-        networks, images, layers, positions, folds, top, seed, device: as `measure` has them once they are read.
-        pairs: of blocks that meet; None: the same layer in all networks.
-        axes: see `record`.
-        sample, first: see `measure`.
-        done: what is measured already of these images, to go on from.
-        keep: called now and then with what is measured so far.
+        networks: by name.
+        feed: what they are given. What is held in memory is gone through fold by fold, the rest as it comes.
+        entrances: of each network how it takes a batch.
+        layers: of each network its layers, by common name.
+        options: as `measure` has them.
+        device: where the networks are called.
+        done: what is measured already of these inputs, to go on from.
+        keep: called now and then with what is measured so far, and what is known of the inputs gone through.
+        report: called after each batch with the number of inputs gone through.
+        known: takes up every batch of a stream, once; and says whether it is the one that was gone through before.
     """
 
     def __init__(
-        self, networks, images, layers, *, pairs, positions, axes, folds, sample, top, seed, first, device,
-        done: Measurement | None = None, keep: Callable[[Measurement], None] | None = None,
+        self, networks: Mapping[str, nn.Module], feed: Feed, entrances: Mapping[str, Entrance], layers: Names,
+        options: Options, *, device: torch.device, done: Measurement | None = None,
+        keep: Callable[[Measurement], None] | None = None, report: Callable[[int], object] | None = None,
+        known: Callable[[object], None] | None = None,
     ):  # fmt: skip
-        self.networks, self.images, self.layers, self.pairs, self.axes = dict(networks), images, layers, pairs, axes
+        self.networks, self.feed, self.entrances, self.layers, self.options = networks, feed, entrances, layers, options
         self.weights = {name: checksum(network.state_dict()) for name, network in networks.items()}
-        self.positions, self.n_folds, self.n_top, self.device, self.first = positions, folds, top, device, first
-        self.drawn = draw_places(np.random.default_rng(seed), len(images), positions, before=first)
-        self.aligned = AlignedSample(sample, seed=seed, fractions=places_of(positions, seed))
-        self.done, self.keep = done, None if keep is None else _Seldom(keep)
+        self.device, self.done, self.report, self.known = device, done, report, known
+        self.keep = None if keep is None else _Seldom(keep)
+        self.aligned = AlignedSample(
+            options.sample, seed=options.seed, fractions=places_of(options.positions, options.seed)
+        )
+        self.flattened: StreamingCKA | None = None
+        self.flat: dict[str, Tensor] = {}
         self.moments: list[Moments] = [] if done is None else list(done.folds)
-        self.blocks: dict[str, _Block] = {}
-        self.waiting: dict[str, list[_Rows]] = {}
-        self.seen: list[Tensor] = []  # numbers of images
-        self.told_apart: set[str] = set()  # networks whose tokens were told from images
+        self.blocks: dict[str, Block] = {}
+        self.waiting: list[dict[str, list[Rows]]] = [{} for _ in range(options.folds)]
+        self.seen: list[Tensor] = []  # numbers of inputs
+        self.told_apart: set[str] = set()  # networks whose tokens were told from inputs
+        self.gone = 0
 
     def run(self) -> Measurement:
-        """Go through the images of this process and merge what all processes found."""
+        """Go through the inputs of this process and merge what all processes found."""
         with same_fate():
             self._go_through()
-        return merged(self._so_far())
+        found = merged(self._so_far())
+        if found is None:
+            raise ValueError("mask: expected inputs with rows that count, got none")
+        return found
 
     def _go_through(self) -> None:
-        """Call the networks on this process's images; they return to their devices whatever happens."""
+        """Call the networks on this process's inputs; they return to their devices whatever happens."""
         with ExitStack() as stack:
             readers = {}
             for name, network in self.networks.items():
                 stack.enter_context(_on_device(network, self.device, name))
-                keep = partial(self._kept, name)
-                capture = captured(network, self.layers, keep, axes=self.axes, of=f"network {name!r}")
+                there = self.layers[name]
+                capture = captured(
+                    network, dict.fromkeys(there.values()), partial(self._kept, name),
+                    axes=self.options.axes[name], output=self.options.output[name], of=f"network {name!r}",
+                    n_inputs=lambda: self.n,
+                )  # fmt: skip
                 readers[name] = stack.enter_context(capture)
-            for fold in range(self.n_folds):
-                mine = self._mine(fold)
-                for number, batch in enumerate(mine.split(_BATCH) if len(mine) else (), start=1):
-                    self._batch(batch, readers)
-                    self._digest(fold, at_least=_ROWS)
-                    if self.keep is not None and number % _BATCHES == 0:
-                        self._digest(fold, at_least=1)
-                        self.keep(self._so_far)
-                self._digest(fold, at_least=1)
-                if self.keep is not None:
+            going = parts(self.feed, self.options, () if self.done is None else self.done.images, self.known)
+            since = 0
+            for part, ends in going:
+                self._part(part, readers)
+                self._digest(at_least=1 if ends else _ROWS)
+                self._went_through(len(part.numbers))
+                since += 1
+                if self.keep is not None and (ends or since == _BATCHES):
+                    self._digest(at_least=1)
                     self.keep(self._so_far)
+                    since = 0
+            self._digest(at_least=1)
 
-    def _mine(self, fold: int) -> Tensor:
-        """Numbers of the images of a fold that are left to this process."""
-        numbers = torch.arange(self.first, self.first + len(self.images))
-        mine = share(numbers[numbers % self.n_folds == fold])
-        return mine if self.done is None else mine[~torch.isin(mine, self.done.images)]
+    def _went_through(self, n: int) -> None:
+        self.gone += n
+        if self.report is not None:
+            self.report(self.gone)
 
-    def _batch(self, numbers: Tensor, readers: Mapping[str, Callable[[], dict[str, _Kept]]]) -> None:
-        """Call all networks on the images with these numbers."""
-        self._look_at(numbers)
-        images, found = as_inputs(self.images[numbers - self.first]), {}
+    def _part(self, part: Part, readers: Mapping[str, Callable[[], dict[str, Kept]]]) -> None:
+        """Call all networks on a batch, and let what is kept of it wait."""
+        if not len(part.mine):
+            return
+        calls = {name: call_of(self.entrances[name], part) for name in readers}
+        counted = counted_in(calls, part)
+        if not counted.any():
+            return
+        numbers, found = part.numbers[part.mine][counted], {}
+        self.wanted, self.at = self.aligned.candidates(numbers), numbers.to(self.device)
+        self.places = self._drawn(part)[counted] if isinstance(self.options.positions, int) else None
         for name, read in readers.items():
-            kept_of = self._found(name, images, read)
-            if any(kept.kind == "row" and kept.map_size[0] == len(numbers) > 1 for kept in kept_of.values()):
-                self._require_inputs_first(name, numbers, read)
-            for layer, kept in kept_of.items():
-                found[f"{name}.{layer}"] = kept
-                self._take(f"{name}.{layer}", kept)
+            for common, kept in self._found(name, calls[name], counted, read).items():
+                found[f"{name}.{common}"] = kept
+        self._take(found, numbers)
+
+    def _drawn(self, part: Part) -> Tensor:
+        """Places (mine, positions, 2) of this process's inputs of a batch, as fractions of the map."""
+        first, last = int(part.numbers[0]), int(part.numbers[-1])
+        drawn = draw_places(
+            np.random.default_rng(self.options.seed), last - first + 1, self.options.positions, before=first
+        )
+        return drawn[part.numbers[part.mine] - first]
+
+    def _found(self, name: str, call: Call, counted: Tensor, read: Callable) -> dict[str, Kept]:
+        """What is kept of a network's layers, by common name."""
+        self.n, self.mask = call.n, None if call.mask is None else call.mask[counted.to(call.mask.device)]
+        self.which = None if counted.all() and len(call.which) == call.n else call.which[counted].to(self.device)
+        self._call(name, call.inputs)
+        found = read()
+        rows_first = any(kept.kind == "row" and kept.map_size[0] == call.n > 1 for kept in found.values())
+        if rows_first and name not in self.told_apart and self.mask is None:
+            self._require_inputs_first(name, call, read)
+        return {common: found[layer] for common, layer in self.layers[name].items()}
+
+    def _call(self, name: str, inputs: object) -> None:
+        """Call a network, in lower precision where that is asked for."""
+        lower = nullcontext()
+        if self.options.autocast is not None:
+            lower = torch.autocast(self.device.type, dtype=self.options.autocast)
+        with lower:
+            self.entrances[name].call(inputs)
+
+    def _require_inputs_first(self, name: str, call: Call, read: Callable) -> None:
+        """Once a network: as many tokens as inputs might be the inputs, which a batch of one less tells."""
+        self.told_apart.add(name)
+        few = picked(call.inputs, torch.arange(call.n - 1), call.n)
+        if few is None or self.which is not None:
+            return
+        held = self.wanted, self.at, self.places
+        self.n, self.at = call.n - 1, self.at[:-1]
+        self.wanted = self.aligned.candidates(self.at.cpu())
+        self.places = None if self.places is None else self.places[:-1]
+        self._call(name, few)
+        read()
+        self.wanted, self.at, self.places = held
+
+    def _take(self, found: Mapping[str, Kept], numbers: Tensor) -> None:
+        """Let the rows of all blocks wait to be digested, fold by fold; take up what is wanted of them now."""
         kinds = {name: kept.kind for name, kept in found.items()}
-        require_common_places(kinds, self.positions)
+        require_common_places(kinds, self.options.positions)
+        for name, kept in found.items():
+            if name not in self.blocks:
+                self.blocks[name] = Block(kept, self.options.top, self.device)
+            self.blocks[name].require_form(name, kept)
+        self._require_same_rows(found)
+        fold_of = numbers % self.options.folds
+        for fold in fold_of.unique().tolist():
+            chosen = None if (fold_of == fold).all() else (fold_of == fold).nonzero()[:, 0].to(self.device)
+            for name, kept in found.items():
+                rows = kept.rows if chosen is None else kept.rows.of(chosen)
+                self.waiting[fold].setdefault(name, []).append(rows)
         # the sample is of places of grids where there are any, and tokens have none of them
-        grids = self.positions == "all" and "grid" in kinds.values()
+        grids = self.options.positions == "all" and "grid" in kinds.values()
         sampled = {name: kept.sampled for name, kept in found.items() if not (grids and kept.kind == "row")}
         self.aligned.update(self.wanted, sampled)
         self.seen.append(numbers)
+        if self.flat:
+            if self.flattened is None:
+                pairs = [pair for pair in self.options.pairs if set(pair) <= set(self.flat)]
+                self.flattened = StreamingCKA({name: rows.shape[1] for name, rows in self.flat.items()}, pairs=pairs)
+            self.flattened.update(self.flat)
+            self.flat.clear()
 
-    def _found(self, name: str, images: Tensor, read: Callable[[], dict[str, _Kept]]) -> dict[str, _Kept]:
-        """What is kept of a network's layers on these images."""
-        network = self.networks[name]
-        called(unwrapped(network), inputs_of(network, images, self.device), "images", name)
-        return read()
+    def _require_same_rows(self, found: Mapping[str, Kept]) -> None:
+        """Blocks that meet have as many rows that count of each input."""
+        for a, b in self.options.pairs:
+            one, other = found[a].rows, found[b].rows
+            if one.counted is None and other.counted is None:
+                continue
+            if not one.lengths.equal(other.lengths):
+                message = f"{came(a, 60)} and {came(b, 60)} have unlike numbers of rows that count"
+                raise ValueError(f"pairs: {message}; they meet under positions='mean'")
 
-    def _require_inputs_first(self, name: str, numbers: Tensor, read: Callable[[], dict[str, _Kept]]) -> None:
-        """Once a network: as many tokens as images might be the images, which a batch of one less tells."""
-        if name not in self.told_apart:
-            self.told_apart.add(name)
-            self._look_at(numbers[:-1])
-            self._found(name, as_inputs(self.images[numbers[:-1] - self.first]), read)
-            self._look_at(numbers)
-
-    def _look_at(self, numbers: Tensor) -> None:
-        """What is kept of the images with these numbers: their rows, and those wanted for the aligned sample."""
-        self.wanted, self.numbers = self.aligned.candidates(numbers), numbers.to(self.device)
-        self.places = None if self.drawn is None else self.drawn[numbers - self.first]
-
-    def _take(self, name: str, kept: _Kept) -> None:
-        """Let the rows of a block wait to be digested."""
-        rows = kept.rows.values
-        if name not in self.blocks:
-            form = (kept.map_size, rows.shape[1:], self.n_top, rows.dtype, kept.kind)
-            self.blocks[name] = _Block(*form, self.device)
-        self.blocks[name].require_form(name, kept)
-        self.waiting.setdefault(name, []).append(kept.rows)
-
-    @ordinary_tensors()  # also where a network calls itself in inference mode
-    def _kept(self, network: str, layer: str, maps: Maps) -> _Kept:
+    @ordinary_tensors()  # also where a network calls itself in inference mode, or in lower precision
+    def _kept(self, network: str, layer: str, maps: Maps) -> Kept:
         """What is kept of a layer's maps until the network returns."""
         values, kind = maps
         if not values.is_floating_point():
@@ -159,75 +217,95 @@ class Pass:
                 f"layers: {came(layer, 60)} of network {came(network, 60)}: "
                 f"expected floating-point outputs, got {values.dtype}"
             )
-        places = flat_places(values, self.positions, self.places)
-        rows = _Rows(rows_of(values, self.positions, places), places, self.numbers)
-        return _Kept(rows, tuple(values.shape[1:3]), kind, self._sample_of(values))
+        values = values if self.which is None else values[self.which]
+        for common, there in self.layers[network].items():
+            if there == layer and f"{network}.{common}" in self.options.flattened:
+                self.flat[f"{network}.{common}"] = _at_least_single(values.flatten(1)).clone()
+        positions = self.options.positions
+        if self.mask is not None:
+            masked = MaskedMaps(values, self.mask, kind, f"{network}.{layer}")
+            rows = masked.rows(positions, self.places, self.at)
+            return Kept(rows, masked.size, kind, self._sample_of_masked(masked, rows))
+        places = flat_places(values, positions, self.places)
+        rows = Rows(rows_of(values, positions, places), places, self.at, None)
+        return Kept(rows, tuple(values.shape[1:3]), kind, self._sample_of(values))
 
     def _sample_of(self, maps: Tensor) -> Tensor:
-        """The rows of these maps that are wanted for the aligned sample, at the same places whatever the image."""
-        of = self.wanted.of.to(maps.device)
+        """The rows of these maps that are wanted for the aligned sample, at the same places whatever the input."""
+        of, positions = self.wanted.of.to(maps.device), self.options.positions
         if len(self.aligned.fractions) == 1:
             maps = maps[of]
-            return _at_least_single(rows_of(maps, self.positions, flat_places(maps, self.positions, None))[:, 0])
+            return _at_least_single(rows_of(maps, positions, flat_places(maps, positions, None))[:, 0])
         places = flat_places(maps[:1], len(self.aligned.fractions), self.aligned.fractions[None])[0]
         return _at_least_single(maps.flatten(1, 2)[of, places[self.wanted.places.to(maps.device)]])
 
-    def _digest(self, fold: int, *, at_least: int) -> None:
+    def _sample_of_masked(self, masked: MaskedMaps, rows: Rows) -> Tensor:
+        """As `_sample_of`, where not all rows count."""
+        of = self.wanted.of.to(rows.values.device)
+        if len(self.aligned.fractions) == 1:
+            return _at_least_single(rows.values[of, 0])
+        return _at_least_single(masked.sampled(of, self.wanted.places, self.aligned.fractions))
+
+    def _digest(self, *, at_least: int) -> None:
         """Take up the batches of all blocks that have enough rows waiting, so that narrow ones go in few steps."""
-        if self.waiting and not self.moments:
-            self._start({name: rows[0].values.shape[1:] for name, rows in self.waiting.items()})
-        ready, widest = {}, max((block.units for block in self.blocks.values()), default=1)
+        if not self.moments and any(self.waiting):
+            self._start()
+        widest = max((block.units for block in self.blocks.values()), default=1)
         at_least = min(at_least, max(1, _ENTRIES // widest))
-        for name, waiting in self.waiting.items():
-            if waiting and sum(rows.values[:, :, 0].numel() for rows in waiting) >= at_least:
-                rows = waiting[0]
-                if len(waiting) > 1:
-                    rows = _Rows(*(_joined(parts) for parts in zip(*waiting, strict=True)))
-                waiting.clear()
-                self.blocks[name].add(rows)
-                ready[name] = rows.values.flatten(0, 1)
-        if ready:
-            self._update(fold, ready)
+        for fold, blocks in enumerate(self.waiting):
+            ready = {}
+            for name, waiting in blocks.items():
+                if waiting and sum(rows.values[:, :, 0].numel() for rows in waiting) >= at_least:
+                    rows = Rows.joined(waiting)
+                    waiting.clear()
+                    self.blocks[name].add(rows)
+                    ready[name] = rows.samples
+            if ready:
+                self._update(fold, ready)
 
     def _update(self, fold: int, rows: Mapping[str, Tensor]) -> None:
         try:
             self.moments[fold].update(rows)
         except ValueError as error:  # it names the block
-            raise ValueError(f"images: {in_one_line(error, 250)}") from error
+            raise ValueError(f"inputs: {in_one_line(error, 250)}") from error
 
-    def _start(self, shapes: dict[str, torch.Size]) -> None:
+    def _start(self) -> None:
         """Make the moments, now that places and units of all blocks are known."""
-        pairs, nets = self.pairs, self.networks
-        if pairs is None:
-            pairs = [(f"{a}.{layer}", f"{b}.{layer}") for layer in self.layers for a in nets for b in nets]
-        self.moments = [Moments({name: s[1] for name, s in shapes.items()}, pairs=pairs) for _ in range(self.n_folds)]
-        for a, b in pairs:
+        units = {name: block.units for name, block in self.blocks.items()}
+        self.moments = [Moments(units, pairs=self.options.pairs) for _ in range(self.options.folds)]
+        for a, b in self.options.pairs:
             kinds = [self.blocks[name].kind for name in (a, b)]
-            if self.positions != "mean" and {"grid", "row"} <= set(kinds):
+            if self.options.positions != "mean" and {"grid", "row"} <= set(kinds):
                 row, grid = (came((a, b)[kinds.index(kind)], 70) for kind in ("row", "grid"))
                 message = f"the tokens of {row} are no places of the grid of {grid}"
                 raise ValueError(f"positions: {message}; they meet under 'mean' alone")
-            if shapes[a][0] != shapes[b][0]:
+            places = [len(self.blocks[name].sum) for name in (a, b)]
+            masked = [self.blocks[name].counts is not None for name in (a, b)]
+            if places[0] != places[1] and not all(masked):
                 raise ValueError(
-                    f"pairs: expected blocks with the same samples, got {shapes[a][0]} places of {in_one_line(a, 60)} "
-                    f"and {shapes[b][0]} of {in_one_line(b, 60)}; positions='mean' or a number gives both the same"
+                    f"pairs: expected blocks with the same samples, got {places[0]} places of {in_one_line(a, 60)} "
+                    f"and {places[1]} of {in_one_line(b, 60)}; positions='mean' or a number gives both the same"
                 )
 
     def _so_far(self) -> Measurement | None:
-        """What this process measured, and what was done before; None of no images."""
+        """What this process measured, and what was done before; None of no inputs."""
         if not self.seen:
             return self.done
         blocks, seen = self.blocks, torch.cat(self.seen)
+        counted = {name: block.counted_rows() for name, block in blocks.items()}
+        with_map = not isinstance(self.options.positions, int)
         found = Measurement(
             networks=self.weights,
             images=seen.sort().values,
-            positions=self.positions,
+            positions=self.options.positions,
             folds=tuple(map(self._on_cpu, self.moments)),
             aligned=self.aligned.arranged(),
-            n_top=self.n_top,
+            n_top=self.options.top,
             tops={name: block.top() for name, block in blocks.items()},
-            maps={name: block.mean_map(len(seen)) for name, block in blocks.items() if self.drawn is None},
+            maps={name: block.mean_map(len(seen)) for name, block in blocks.items() if with_map},
             active={name: block.active_share(len(seen)) for name, block in blocks.items()},
+            counted={name: rows for name, rows in counted.items() if rows is not None},
+            flattened=self.flattened,
         )
         return found if self.done is None else self.done.beside(found, found.folds)
 
@@ -253,134 +331,6 @@ class _Seldom:
             self.again = start + took + max(_SECONDS_BETWEEN, _TIMES_AS_LONG * took)
 
 
-class _Rows(NamedTuple):
-    """Activations (n, places, units), their places as in `flat_places`, and the index (n,) of their images."""
-
-    values: Tensor
-    places: Tensor | None
-    images: Tensor
-
-
-class _Kept(NamedTuple):
-    """Of one layer in one batch: its rows, the height, width and kind of its maps, its rows of the aligned sample."""
-
-    rows: _Rows
-    map_size: tuple[int, int]
-    kind: str
-    sampled: Tensor
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    """In float32, or float64 where they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    return None if parts[0] is None else torch.cat(parts)
-
-
-class _Block:
-    """What is kept of one block beside its moments, summed up batch by batch on its device.
-
-    Args:
-        map_size: height and width.
-        rows: places and units of each image.
-        n_top: strongest stimuli kept per unit.
-        dtype: of the activations.
-        kind: of its maps, see `Maps`.
-        device: where it is kept.
-    """
-
-    def __init__(self, map_size, rows, n_top, dtype, kind, device):
-        self.map_size, self.n_top, self.kind, self.units = map_size, n_top, kind, rows[1]
-        units = self.units
-        precise = torch.float32 if device.type == "mps" else torch.float64
-        self.sum = torch.zeros(*rows, dtype=precise, device=device)
-        self.active = torch.zeros(units, dtype=precise, device=device)
-        none = torch.zeros(0, units, dtype=torch.int64, device=device)
-        # value, image, place, each (top, units)
-        self.strongest = (torch.zeros(0, units, dtype=dtype, device=device), none, none)
-        self.candidates: list[tuple[Tensor, Tensor, Tensor]] = []  # one stimulus of each image, not ranked yet
-
-    def require_form(self, name: str, kept: _Kept) -> None:
-        """These maps are as those of the batches before."""
-        came, before = (kept.map_size, kept.rows.values.shape[2]), (self.map_size, self.sum.shape[1])
-        if came != before:
-            message = f"expected maps and units of one size for all images, got {before} and {came}"
-            raise ValueError(f"images: {in_one_line(name)}: {message}")
-
-    def add(self, batch: _Rows) -> None:
-        """Add the rows of a batch."""
-        rows = batch.values
-        precise = torch.promote_types(rows.dtype, torch.float32)
-        total, active = torch.zeros_like(rows[0], dtype=precise), torch.zeros_like(rows[0, 0], dtype=precise)
-        for part in rows.split(max(1, _CHUNK_ENTRIES // rows[0].numel())):
-            total += part.sum(0, dtype=precise)
-            # ones and zeros as floats: many times faster to write and to sum than booleans
-            active += torch.ne(part, 0, out=torch.empty_like(part)).sum((0, 1), dtype=precise)
-        if not total.isfinite().all():  # near the largest float32 the sum of a batch is above it
-            total = rows.sum(0, dtype=self.sum.dtype)
-        self.sum += total
-        self.active += active
-        for few in torch.arange(len(rows)).split(max(1, _CANDIDATES // self.units)):
-            self._add_candidates(*(None if part is None else part[few[0] : few[-1] + 1] for part in batch))
-
-    def _add_candidates(self, rows: Tensor, places: Tensor | None, images: Tensor) -> None:
-        """Of each image and unit the strongest of its rows."""
-        as_image = rows[:, :, None].permute(0, 3, 1, 2)  # the pooling of images is the one maximum that is fast
-        value, place = (x.flatten(1) for x in adaptive_max_pool2d(as_image, 1, return_indices=True))
-        place = place if places is None else places.gather(1, place)
-        self.candidates.append((value, images[:, None].expand_as(place), place))
-        if sum(value.numel() for value, _, _ in self.candidates) >= _CANDIDATES:
-            self._rank()
-
-    def _rank(self) -> None:
-        """Keep the strongest of those kept before and of the candidates since."""
-        if self.candidates:
-            joined = zip(self.strongest, *self.candidates, strict=True)
-            self.strongest = _strongest(*(torch.cat(parts) for parts in joined), self.n_top)
-            self.candidates.clear()
-
-    def top(self) -> Top:
-        """The strongest stimuli, as kept in the measurement."""
-        self._rank()
-        value, image, place = (x.T.cpu() for x in self.strongest)
-        places = torch.stack((place // self.map_size[1], place % self.map_size[1]), dim=2)
-        return Top(value, image, places).ranked(self.n_top)
-
-    def mean_map(self, n_images: int) -> Tensor:
-        """(height, width, units); one place where rows are the centre or the mean."""
-        shape = self.map_size if len(self.sum) == self.map_size[0] * self.map_size[1] else (1, 1)
-        return (self.sum.cpu().double() / n_images).reshape(*shape, -1)
-
-    def active_share(self, n_images: int) -> Tensor:
-        """(units,) the share of rows that are not zero."""
-        return self.active.cpu().double() / (n_images * len(self.sum))
-
-
-def _strongest(value: Tensor, image: Tensor, place: Tensor, n_top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each unit the strongest and, among equals, the earliest images; each (stimuli, units), in no order.
-
-    Equals are common (many images are dark somewhere); ranking them makes the result the same however images are split.
-    """
-    n_top = min(n_top, len(value))
-    weakest = value.topk(n_top, dim=0).values[-1]
-    preference = (-image).int().masked_fill(value > weakest, 1).masked_fill(value < weakest, torch.iinfo(torch.int).min)
-    kept = preference.topk(n_top, dim=0).indices
-    return value.gather(0, kept), image.gather(0, kept), place.gather(0, kept)
-
-
-def as_inputs(images: Tensor) -> Tensor:
-    """Images as networks take them, but for type and device."""
-    return normalise(images) if images.dtype == torch.uint8 and images.ndim == 4 else images
-
-
-def inputs_of(network: nn.Module, images: Tensor, device: torch.device | None = None) -> Tensor:
-    """Floating-point images in the type of the network's weights, on a device or where the network is."""
-    like = input_like(network)
-    return images.to(device or like.device, like.dtype if images.is_floating_point() else images.dtype)
-
-
 @contextmanager
 def _on_device(network: nn.Module, device: torch.device, name: str) -> Iterator[None]:
     """Within it the network is on the device; afterwards it is where it was. One that is there is not touched."""
@@ -398,3 +348,8 @@ def _on_device(network: nn.Module, device: torch.device, name: str) -> Iterator[
         yield
     finally:
         network.to(home)
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    """In float32, or float64 where they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

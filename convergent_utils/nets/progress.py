@@ -1,0 +1,39 @@
+"""How far long work has come: a bar on a terminal, or whatever a function makes of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..kernels.checks import came
+
+Progress = Callable[[int, int | None], object] | bool | None
+
+
+@contextmanager
+def reporting(
+    progress: Progress, total: int | None, *, unit: str = " inputs"
+) -> Iterator[Callable[[int], object] | None]:
+    """Within it what is yielded is called with how much is done; None where nobody wants to know.
+
+    Args:
+        progress: called with what is done and `total`; True: a bar; None: a bar where errors go to a terminal; False:
+            nothing.
+        total: how much there is, None where that is not known.
+        unit: of what, beside the bar.
+
+    Raises:
+        ValueError: progress that is none of these.
+    """
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise ValueError(f"progress: expected a function of done and total, True, False or None, got {came(progress)}")
+    if callable(progress):
+        yield lambda done: progress(done, total)
+    elif progress or (progress is None and sys.stderr is not None and sys.stderr.isatty()):
+        from tqdm import tqdm
+
+        with tqdm(total=total, unit=unit, delay=0 if progress else 1, leave=False) as bar:
+            yield lambda done: bar.update(done - bar.n)
+    else:
+        yield None
