@@ -33,6 +33,7 @@ from .kernels.rotation import random_rotation, rotated
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
 from .kernels.soft_matching import SoftMatch, soft_matching
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
+from .kernels.streaming_cka import StreamingCKA
 from .making.store import Store, load, save
 from .nets.activations import record
 from .nets.datasets import Dataset, load_dataset, normalise
@@ -79,6 +80,7 @@ __all__ = [
     "SoftMatch",
     "SpectralEmbedding",
     "Store",
+    "StreamingCKA",
     "Top",
     "Trained",
     "accuracy",

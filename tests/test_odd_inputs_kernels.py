@@ -88,6 +88,10 @@ def streamed(a, b):
     return moments.pair("a", "b")
 
 
+def compared(a, b):
+    return cu.StreamingCKA({"a": 3, "b": 3}, rows=16).update({"a": a, "b": b}).cka("a", "b")
+
+
 class Unspeakable:
     """Nothing can be learnt of it."""
 
@@ -178,6 +182,8 @@ ACTIVATIONS = [
     ("sgd_mappings", "acts_b", B, lambda x: cu.sgd_mappings(A, x, [cu.SgdRun()], **_ONE_STEP)[0].coefficients),
     ("Moments", "a", A, lambda x: streamed(x, A).cov_ab),
     ("JointHistogram", "b", A, lambda x: joint(A, x)),
+    ("StreamingCKA", "a", A, lambda x: compared(x, A)),
+    ("StreamingCKA", "b", A, lambda x: compared(A, x)),
     ("CCAResult", "acts_a", A, lambda x: FOUND.variates_a(x)),
     ("MappingPath", "acts_a", A, lambda x: PATH.predict(x)),
     ("Rotation", "acts_a", A, lambda x: TURN.predict(x)),
@@ -277,6 +283,8 @@ NUMBERS = [
     ("sgd_mapping", "steps", lambda v: cu.sgd_mapping(A, B, steps=v), "one list"),
     ("sgd_mapping", "seed", lambda v: cu.sgd_mapping(A, B, seed=v, **_ONE_STEP), "one negative"),
     ("Moments", "blocks", lambda v: cu.Moments({"a": v}), "one"),
+    ("StreamingCKA", "blocks", lambda v: cu.StreamingCKA({"a": v}), "one"),
+    ("StreamingCKA", "rows", lambda v: cu.StreamingCKA({"a": 3}, rows=v), ""),
 ]
 ODD_NUMBERS = {
     "None": None,
@@ -306,6 +314,9 @@ WORDS = [
     ("sgd_mapping", "start", lambda v: cu.sgd_mapping(A, B, start=v)),
     ("Moments", "a", lambda v: cu.Moments({"x": 1}).pair(v, "x")),
     ("Moments", "rows", lambda v: cu.Moments({"x": 1}).update({v: A[:, :1]} if isinstance(v, str) else v)),
+    ("StreamingCKA", "a", lambda v: cu.StreamingCKA({"x": 1}).cka(v, "x")),
+    ("StreamingCKA", "b", lambda v: cu.StreamingCKA({"x": 1}).cka("x", v)),
+    ("StreamingCKA", "rows", lambda v: cu.StreamingCKA({"x": 1}).update({v: A[:, :1]} if isinstance(v, str) else v)),
 ]
 ODD_WORDS = {
     "None": None,
@@ -330,6 +341,10 @@ RESULTS = [
     ("Moments", "pairs", lambda v: cu.Moments({"a": 3}, pairs=v if v is not None else 3)),
     ("Moments", "tensors", lambda v: cu.Moments.from_state(v)),
     ("Moments", "blocks", lambda v: cu.Moments(v)),
+    ("StreamingCKA", "other", lambda v: cu.StreamingCKA({"a": 3}).merge(v)),
+    ("StreamingCKA", "pairs", lambda v: cu.StreamingCKA({"a": 3}, v if v is not None else 3)),
+    ("StreamingCKA", "tensors", lambda v: cu.StreamingCKA.from_state(v)),
+    ("StreamingCKA", "blocks", lambda v: cu.StreamingCKA(v)),
     ("chance_level", "similarity", lambda v: cu.chance_level(v, A, B)),
     ("label_chance", "statistic", lambda v: cu.label_chance(v, [A, A])),
     ("groups_interval", "statistic", lambda v: cu.groups_interval(v, [3])),
@@ -536,7 +551,7 @@ KERNELS = [
     name
     for name in cu.__all__
     if ".kernels." in getattr(cu, name).__module__
-    and (inspect.isfunction(getattr(cu, name)) or name in ("JointHistogram", "Moments"))
+    and (inspect.isfunction(getattr(cu, name)) or name in ("JointHistogram", "Moments", "StreamingCKA"))
 ]
 
 
@@ -556,7 +571,7 @@ def test_partners_on_another_device_are_named():
         calls = {
             "acts_b": [cu.pair_moments, cu.debiased_cka, cu.mutual_information, cu.sgd_mapping],
             "maps_b": [lambda a, b: cu.dft_cca(*(acts.reshape(4, 5, 6, 1) for acts in (a, b)))],
-            "b": [streamed],
+            "b": [streamed, compared],
         }
         for argument, functions in calls.items():
             for function in functions:

@@ -59,6 +59,11 @@ def along_the_largest_covariance(a, b):
     return cu.partial_least_squares(cu.pair_moments(a, b)).correlation[0]
 
 
+def in_groups(a, b):
+    """Debiased CKA summed over groups of ten samples, which another order of the samples makes anew."""
+    return cu.StreamingCKA({"a": a.shape[1], "b": b.shape[1]}, rows=10).update({"a": a, "b": b}).cka("a", "b")
+
+
 def orthogonal(units, generator):
     return torch.linalg.qr(torch.randn(units, units, generator=generator, dtype=torch.float64)).Q
 
@@ -107,6 +112,7 @@ INVARIANT = {
     ),
     "linear CKA": (lambda a, b: cu.linear_cka(cu.pair_moments(a, b)), RIGID),
     "debiased CKA": (cu.debiased_cka, RIGID),
+    "debiased CKA in groups": (in_groups, RIGID - {"order of the samples of both"}),
     "Procrustes": (lambda a, b: cu.procrustes(cu.pair_moments(a, b)), RIGID),
     "partial least squares": (along_the_largest_covariance, RIGID),
 }
