@@ -7,7 +7,8 @@ from pathlib import Path
 import convergent_utils as cu
 
 PACKAGE = Path(cu.__file__).parent
-ROOMS = ("kernels", "making", "drawing", "nets", "paper", "edition", "cli")  # each may import from those before it
+# each may import from those before it
+ROOMS = ("kernels", "making", "drawing", "nets", "compare", "paper", "edition", "cli")
 
 
 def files():

@@ -737,8 +737,36 @@ NETWORKS = [
     *each(
         "build_network",
         "channels",
-        with_values({**NO_NUMBERS, "none": 0, "truth": True}, lambda v: cu.build_network("alexnet-narrow", channels=v)),
+        with_values(
+            {**NO_NUMBERS, "nothing": -1, "none": 0, "truth": True},
+            lambda v: cu.build_network("alexnet-narrow", channels=v),
+        ),
         "channels",
+    ),
+    *each(
+        "build_network",
+        "width of torchvision",
+        with_values({**NO_NUMBERS, "two": 2}, lambda v: cu.build_network("torchvision:alexnet", width=v)),
+        "width",
+    ),
+    *each(
+        "build_network",
+        "channels of torchvision",
+        with_values({"one": 1, "text": "x"}, lambda v: cu.build_network("torchvision:alexnet", channels=v)),
+        "channels",
+    ),
+    *each(
+        "build_network",
+        "classes of torchvision",
+        with_values({**NO_NUMBERS, "many": 10**15}, lambda v: cu.build_network("torchvision:resnet18", classes=v)),
+        "classes",
+    ),
+    Row("build_network", "unknown of torchvision", lambda: cu.build_network("torchvision:resnet19"), "name"),
+    *each(
+        "build_network",
+        "seed of torchvision",
+        with_values(NO_NUMBERS, lambda v: cu.build_network("torchvision:resnet18", seed=v)),
+        "seed",
     ),
     *each(
         "build_network",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts another program, as PostScript does
 _SPLITS = ("train", "test")
 _COLOURS = ("1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "PA", "La", "RGBa", "CMYK", "YCbCr", "HSV")
+_GREY = ("1", "L", "LA", "La", "I", "F")
 _BITS, _INTERPRETATION = 258, 262  # tags of TIFF
 
 
@@ -95,14 +97,14 @@ def _files(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
     if not folders:
         raise ValueError(f"name: could not find any class, a folder, in {shown(path)}")
     for name, folder in folders.items():
-        images = _images_of(folder, walked={*_above(path.parent), *map(os.path.realpath, folders.values())})
+        images = images_below(folder, walked={*_above(path.parent), *map(os.path.realpath, folders.values())})
         if not images:
             raise ValueError(f"name: expected an image in {shown(folder)}, got none that ends as {', '.join(_ENDINGS)}")
         found += [(image, classes.index(name)) for image in images]
     return found
 
 
-def _images_of(folder: Path, walked: set[str]) -> list[str]:
+def images_below(folder: str | Path, walked: set[str]) -> list[str]:
     """The images under a folder, each once; no folder in `walked`, nor one that holds this, is gone into by a link."""
     walked, found = {*walked, *map(str, Path(os.path.realpath(folder)).parents)}, []
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -120,6 +122,13 @@ def _images_of(folder: Path, walked: set[str]) -> list[str]:
 
 def _pixels(file: str) -> np.ndarray:
     """One image (height, width, 3) uint8."""
+    with opened(file) as image:
+        return in_colour(image)
+
+
+@contextmanager
+def opened(file: str) -> Iterator[Image.Image]:
+    """An image file; what cannot be read of it, in here or within, is refused by its name."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -130,12 +139,18 @@ def _pixels(file: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
-                return _in_colour(image)
+                yield image
     except Exception as error:  # a damaged image raises many kinds of error
         raise ValueError(f"name: {shown(file)} cannot be read: {in_one_line(error)}") from error
 
 
-def _in_colour(image: Image.Image) -> np.ndarray:
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image, of which nothing but the header is read, has no colours."""
+    return image.mode in _GREY or image.mode.startswith("I;16")
+
+
+def in_colour(image: Image.Image) -> np.ndarray:
+    """Its pixels (height, width, 3) uint8."""
     if image.mode in _COLOURS:
         if "transparency" in image.info:
             image = image.convert("RGBA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ _WIDEST = 100  # times the usual widths: 1.5 thousand million weights
 _APART = ("training", "configuration", "_parameters", "_buffers", "_modules", "_is_full_backward_hook")
 _CONVOLUTION_STD = 0.02  # AlexNet's own was .01
 _CONNECTED_BIAS = 1.0  # as AlexNet's
+_TORCHVISION = "torchvision:"
+WITH_HEADS = ("inception_v3", "googlenet")  # that are trained with further outputs, which nothing needs afterwards
 
 
 class Network(nn.Sequential):
@@ -56,21 +59,25 @@ class Network(nn.Sequential):
     @classmethod
     def from_state(cls, state: Mapping[str, object]) -> Network:
         """The network whose `state` it was, in eval mode, its weights in the type that they had."""
+        require_known(state["configuration"]["name"], _WIDTHS, "name")
         network = build_network(**state["configuration"])
         network.load_state_dict({name: value.clone() for name, value in state["weights"].items()}, assign=True)
         return network.eval()
 
 
-def build_network(name: str, *, channels: int = 1, classes: int = 10, width: float = 1.0, seed: int = 0) -> Network:
+def build_network(
+    name: str, *, channels: int | None = None, classes: int = 10, width: float = 1.0, seed: int = 0
+) -> Network | nn.Module:
     """An untrained network with weights drawn from `seed`.
 
     Args:
         name: "alexnet" (convolutions of 24-48-64-64-48 channels, fully connected 128-128) or "alexnet-narrow"
             (16-24-32-32-24, 64-64), both with layers conv1 to conv5, fc6, fc7, fc8. The last pooling gives 3 x 3 for
-            images of any size (at least 12 x 12).
-        channels: of the images, as 1 or 3.
-        classes: number of outputs of fc8.
-        width: factor on every width but that of fc8, at most 100.
+            images of any size (at least 12 x 12). Or "torchvision:NAME", as "torchvision:resnet18": a network of
+            torchvision, which is no `Network`, with weights as torchvision draws them; nothing is downloaded.
+        channels: of the images, as 1 or 3; None: 1, and 3 for torchvision's, which take no other.
+        classes: number of outputs of fc8, or of torchvision's last layer.
+        width: factor on every width but that of fc8, at most 100; torchvision's have width 1.
         seed: of the weights. As in AlexNet, convolutions start small (normal, standard deviation .02) and the biases of
             fc6 and fc7 at one; other biases are zero, and fully connected weights have variance 2 / fan-in (He et al.
             2015). At that larger scale the random start would still be most of a convolution's final weights, so that
@@ -78,8 +85,56 @@ def build_network(name: str, *, channels: int = 1, classes: int = 10, width: flo
             then adds nothing, where else it silences up to a third of a layer for good.
 
     Raises:
-        ValueError: unknown name; channels, classes, width or seed out of range.
+        ValueError: unknown name; channels, classes, width or seed out of range; torchvision is not installed.
+
+    Example:
+        >>> build_network("torchvision:resnet18", classes=100).fc.out_features
+        100
     """
+    if isinstance(name, str) and name.startswith(_TORCHVISION):
+        for argument, given, only in (("channels", 3 if channels is None else channels, 3), ("width", width, 1)):
+            if not (is_number(given) and given == only):
+                raise ValueError(f"{argument}: a network of torchvision has {only}, got {came(given)}; leave it out")
+        return torchvision_network(name.removeprefix(_TORCHVISION), classes=as_count(classes, "classes"), seed=seed)
+    return _built(name, 1 if channels is None else channels, classes, width, seed)
+
+
+def torchvision_network(name: str, *, classes: int | None = None, seed: int = 0) -> nn.Module:
+    """A network of torchvision with weights drawn from `seed`; nothing is downloaded.
+
+    Args:
+        name: as in `torchvision.models.list_models`.
+        classes: number of outputs; None: as many as torchvision's own, for ImageNet 1,000.
+        seed: of the weights.
+
+    Raises:
+        ValueError: unknown name, classes that no memory holds, or torchvision is not installed.
+
+    Further outputs in the middle, with which Inception and GoogLeNet are trained, are left out.
+    """
+    try:
+        from torchvision import models
+    except ImportError as error:
+        said = f"{in_one_line(name, 40)} needs torchvision, which cannot be imported ({in_one_line(error, 80)})"
+        raise ValueError(f"name: {said}; `pip install torchvision`") from error
+    require_known(name, models.list_models(), "name")
+    build = models.get_model_builder(name)
+    options = {} if classes is None else {"num_classes": classes}
+    if name.endswith(WITH_HEADS):
+        options |= {"aux_logits": False, "init_weights": True}
+    if "weights_backbone" in inspect.signature(build).parameters:  # else it is downloaded
+        options["weights_backbone"] = None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(as_seed(seed))
+            return build(weights=None, **options)
+    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
+        argument, size = ("name", "") if classes is None else ("classes", f" of {classes} classes")
+        raise ValueError(f"{argument}: cannot make {_TORCHVISION}{name}{size}: {in_one_line(error)}") from error
+
+
+def _built(name: str, channels: int, classes: int, width: float, seed: int) -> Network:
+    """A network of this package."""
     require_known(name, _WIDTHS, "name")
     channels, classes, seed = as_count(channels, "channels"), as_count(classes, "classes"), as_seed(seed)
     if not is_number(width) or not 0 < float(width) <= _WIDEST:
