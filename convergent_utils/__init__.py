@@ -6,6 +6,7 @@ pair = cu.pair_moments(acts_a, acts_b)  # activations (samples, units) of two ne
 match = cu.bipartite_matching(cu.correlation(pair).matrix)
 """
 
+from .compare.comparison import Comparison, compare
 from .kernels.affinities import correlation_affinity, mapping_affinity, subspace_affinity, subspace_overlap
 from .kernels.alignment import PartialLeastSquares, debiased_cka, linear_cka, partial_least_squares, procrustes
 from .kernels.binning import BinEdges, bin_edges
@@ -46,12 +47,13 @@ from .nets.interventions import (
     training_cost,
     truncated,
 )
-from .nets.measurement import Measurement, Top
+from .nets.measurement import Measurement
 from .nets.measuring import measure
 from .nets.networks import Network, build_network, permuted_copy, with_units
 from .nets.predicting import accuracy, predict
 from .nets.receptive_fields import ReceptiveField, patch, receptive_field
 from .nets.subspaces import project, subspace_projection
+from .nets.top import Top
 from .nets.training import History, Recipe, Trained, train
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "BinEdges",
     "CCAResult",
     "Chance",
+    "Comparison",
     "Correlation",
     "CorrelationCount",
     "Dataset",
@@ -93,6 +96,7 @@ __all__ = [
     "cca",
     "chance_level",
     "cluster_composition",
+    "compare",
     "correlation",
     "correlation_affinity",
     "crossing_share",

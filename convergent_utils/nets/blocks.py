@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, pad
 
 from ..kernels.checks import in_one_line
-from .measurement import Top
+from .top import Top
 
 _CANDIDATES = 1 << 19  # for the strongest stimuli that wait to be ranked
 _CHUNK_ENTRIES = 1 << 18  # of rows looked at more than once: 1 MB stays in the cache

@@ -162,7 +162,11 @@ def _source(given: object, batch: int) -> Held | Stream:
         return Held(values)
     if isinstance(given, TorchDataset) and not isinstance(given, torch.utils.data.IterableDataset):
         return Stream(DataLoader(given, batch_size=batch))
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) or isinstance(given, (Tensor, np.ndarray, nn.Module)):
+    if (
+        isinstance(given, (str, bytes))
+        or not isinstance(given, Iterable)
+        or isinstance(given, (Tensor, np.ndarray, nn.Module))
+    ):
         raise ValueError(
             "inputs: expected (n, height, width, channels) uint8 or (n, channels, height, width) float, a Dataset, a "
             f"DataLoader or another iterable of batches, got {form_of(given)}"

@@ -16,33 +16,7 @@ from ..kernels.streaming_cka import StreamingCKA
 from .activations import Positions, as_positions
 from .aligned import AlignedSample
 from .layers import require_named
-
-
-@dataclass(frozen=True)
-class Top:
-    """The strongest stimuli of each unit, strongest first, one place per image.
-
-    Attributes:
-        value: (units, top) activation.
-        image: (units, top) int64 number of the image.
-        place: (units, top, 2) int64 row and column on the map; 0 where rows have no place (positions="mean").
-    """
-
-    value: Tensor
-    image: Tensor
-    place: Tensor
-
-    def merge(self, other: Top, most: int) -> Top:
-        """The `most` strongest of both, which are of other images."""
-        return Top(*(torch.cat([vars(self)[name], vars(other)[name]], dim=1) for name in vars(self))).ranked(most)
-
-    def ranked(self, most: int) -> Top:
-        """The `most` strongest, strongest first; of equals the earlier image comes first."""
-        by_image = self.image.argsort(dim=1)
-        by_value = self.value.gather(1, by_image).argsort(dim=1, descending=True, stable=True)
-        order = by_image.gather(1, by_value)[:, :most]
-        place = self.place.gather(1, order[:, :, None].expand(-1, -1, 2))
-        return Top(self.value.gather(1, order), self.image.gather(1, order), place)
+from .top import Top as Top
 
 
 @dataclass(frozen=True)
@@ -246,6 +220,15 @@ class Measurement:
     def blocks(self) -> dict[str, int]:
         """Names of the blocks and their numbers of units."""
         return self.folds[0].blocks
+
+    @property
+    def order(self) -> list[str]:
+        """Names of the blocks in the order in which their layers were called, where that is known."""
+        return list(self.tops)
+
+    def has_pair(self, a: str, b: str) -> bool:
+        """Whether these blocks were measured together."""
+        return any(pair in self.folds[0].pairs for pair in ((a, b), (b, a)))
 
     def pair(self, a: str, b: str, *, fold: int | Iterable[int] | None = None) -> PairMoments:
         """Moments of two blocks, over all images, or those of one fold or several merged.

@@ -1,0 +1,366 @@
+"""Two networks compared: every similarity beside its baselines, as a table, a picture, a map of layers, a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..kernels.chance import Chance, chance_level
+from ..kernels.checks import as_count, as_list, as_seed, came, require_known
+from ..nets.layers import require_named
+from ..nets.measurement import Measurement
+from ..nets.progress import Progress, reporting
+from ..nets.untrained import untrained_of
+from .cautions import cautions
+from .costs import affordable, seconds, speed
+from .similarities import SIMILARITIES, View, can_see, halves, layout_view, rotated_views, sampled_view, view_of
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROLES = ("found", "rotated", "layout", "untrained", "finite sample", "calibrated")
+_FLATTENED = "flattened CKA"
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a comparison.
+
+    Attributes:
+        layer_a, layer_b: of which layers.
+        similarity: which one.
+        role: "found"; a baseline, "rotated", "layout", "untrained" or "finite sample"; or "calibrated", see `Chance`.
+        value: the number; of "rotated" the mean of all turns, of "finite sample" that of all shuffles.
+        low, high: of "found" its values on the two halves of the inputs, of "rotated" the smallest and largest of all
+            turns, of "finite sample" the 2.5 and 97.5 percentiles of all shuffles; None where there are none.
+        p_value: of "finite sample", how often shuffled inputs reach what is found; None elsewhere.
+    """
+
+    layer_a: str
+    layer_b: str
+    similarity: str
+    role: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds.
+
+    Attributes:
+        a, b: names of the networks.
+        pairs: layers of a and b that were compared.
+        numbers: all of them.
+        left_out: what was not computed, and why, a sentence each.
+        cautions: what to bear in mind, a sentence each.
+        settings: turns, shuffles and seed.
+        measurement: what it was made of.
+    """
+
+    a: str
+    b: str
+    pairs: tuple[tuple[str, str], ...]
+    numbers: tuple[Number, ...]
+    left_out: tuple[str, ...]
+    cautions: tuple[str, ...]
+    settings: Mapping[str, object]
+    measurement: Measurement = field(repr=False, compare=False)
+
+    def values(self, similarity: str, role: str = "found") -> dict[tuple[str, str], float]:
+        """A number by pair of layers, in their order; where it was not computed there is none."""
+        return {(n.layer_a, n.layer_b): n.value for n in self.numbers if (n.similarity, n.role) == (similarity, role)}
+
+    def table(self) -> pandas.DataFrame:
+        """All numbers, one a row: network_a, network_b, and the attributes of `Number`."""
+        import pandas as pd
+
+        rows = [{"network_a": self.a, "network_b": self.b, **vars(number)} for number in self.numbers]
+        columns = ["network_a", "network_b", *Number.__dataclass_fields__]
+        return pd.DataFrame(rows, columns=columns)
+
+    def figure(self, similarities: Iterable[str] | None = None) -> Figure:
+        """Curves over layers, each similarity beside its baselines.
+
+        Args:
+            similarities: their names; None: one for each question, see `compare`.
+        """
+        from .pictures import curves
+
+        return curves(self, similarities)
+
+    def layer_map(self, similarity: str = "linear CKA", *, ax: Axes | None = None) -> Axes:
+        """Every layer of a with every layer of b, as the aligned sample has them.
+
+        Args:
+            similarity: any of `SIMILARITIES`.
+            ax: where to draw; None: in a figure of its own.
+        """
+        from .pictures import layer_map
+
+        return layer_map(self, similarity, ax)
+
+    def map_values(self, similarity: str = "linear CKA") -> tuple[list[str], list[str], Tensor]:
+        """Layers of a, layers of b, and the similarity of each with each, (layers_a, layers_b) float64."""
+        require_known(similarity, SIMILARITIES, "similarity")
+        of = SIMILARITIES[similarity]
+        sides = [layers_of(self.measurement, name) for name in (self.a, self.b)]
+        values = torch.full((len(sides[0]), len(sides[1])), torch.nan, dtype=torch.float64)
+        for (i, one), (k, other) in product(enumerate(sides[0]), enumerate(sides[1])):
+            view = view_of(self.measurement, f"{self.a}.{one}", f"{self.b}.{other}", sample=True)
+            if can_see(of, view):
+                values[i, k] = of.of(view)
+        return *sides, values
+
+    def save(self, path: str | Path, *, inputs: object = None, about: Mapping[str, str] | None = None) -> Path:
+        """Write it as a page that needs nothing else, HTML, and return its path.
+
+        Args:
+            path: of the file.
+            inputs: what was measured, or a function from numbers of inputs to a dict of them, to show what excites
+                units: pictures (height, width, channels) uint8, or texts.
+            about: what the networks and inputs are, a line each by name.
+
+        Raises:
+            ValueError: a path that cannot be written.
+        """
+        from .report import save
+
+        return save([self], path, inputs=inputs, about=about)
+
+
+def compare(
+    measurement: Measurement, a: str, b: str, *, layers: str | Sequence[tuple[str, str]] = "same",
+    similarities: Iterable[str] | None = None, turns: int = 20, shuffles: int = 19, seed: int = 0,
+    minutes: float | None = None, progress: Progress = None,
+) -> Comparison:  # fmt: skip
+    """Compare two networks of a measurement by every similarity, each beside its baselines.
+
+    Args:
+        measurement: of both, see `measure`; with `untrained=True` the untrained baseline is there, too.
+        a, b: names of networks.
+        layers: "same": those of the same name; "all": each with each; or pairs of names.
+        similarities: names among `SIMILARITIES` and "flattened CKA", which needs `measure(..., flattened=True)`;
+            None: all.
+        turns: random rotations of either network whose mean is the rotated baseline, of similarities that see units.
+        shuffles: of the rows of b in the aligned sample, for the finite-sample baseline, p values and calibrated
+            scores; these have a meaning where shuffles + 1 is a multiple of 20.
+        seed: of turns and shuffles.
+        minutes: what is estimated not to fit into these is left out, the dearest first, and named.
+        progress: see `measure`.
+
+    Returns:
+        Comparison. Layers whose moments were not measured together are compared on the aligned sample.
+
+    Raises:
+        ValueError: unknown networks, layers or similarities; layers that share neither moments nor a sample.
+
+    Example:
+        >>> import torch, convergent_utils as cu
+        >>> networks = {name: cu.build_network("alexnet-narrow", seed=k) for k, name in enumerate("ab")}
+        >>> measured = cu.measure(networks, torch.rand(64, 1, 28, 28), ["conv1", "fc6"], sample=256)
+        >>> cu.compare(measured, "a", "b", similarities=["linear CKA"]).table().shape[1]
+        10
+    """
+    turns, shuffles, seed = as_count(turns, "turns"), as_count(shuffles, "shuffles"), as_seed(seed)
+    budget = _as_minutes(minutes)
+    _require_networks(measurement, a, b)
+    pairs, names = _as_pairs(measurement, a, b, layers), _as_similarities(similarities)
+    wanted = {
+        (pair, name): cost
+        for pair in pairs
+        for name in names
+        if name != _FLATTENED and (cost := _cost(measurement, a, b, pair, name, turns, shuffles)) is not None
+    }
+    factor = speed() if budget is not None else 1.0
+    kept, dropped = affordable({key: cost * factor for key, cost in wanted.items()}, budget or float("inf"))
+    numbers: list[Number] = []
+    with reporting(progress, len(pairs), unit=" pairs of layers") as report:
+        for done, pair in enumerate(pairs, start=1):
+            chosen = [name for of, name in kept if of == pair]
+            numbers += _numbers(measurement, a, b, pair, chosen, turns=turns, shuffles=shuffles, seed=seed)
+            if report is not None:
+                report(done)
+    left_out = [f"{name} of {one} and {other} would take too long" for (one, other), name in dropped]
+    flat, missing = _flattened(measurement, a, b, pairs) if _FLATTENED in names else ([], [])
+    settings = {"turns": turns, "shuffles": shuffles, "seed": seed}
+    return Comparison(
+        a, b, tuple(pairs), tuple(numbers + flat), tuple(left_out + missing + _unseen(numbers, pairs, names, dropped)),
+        tuple(cautions(measurement, a, b, pairs)), settings, measurement,
+    )  # fmt: skip
+
+
+def _as_minutes(minutes: object) -> float | None:
+    """In seconds."""
+    if minutes is None:
+        return None
+    if not isinstance(minutes, (int, float)) or isinstance(minutes, bool) or not 0 < minutes < float("inf"):
+        raise ValueError(f"minutes: expected a positive number, or None for no limit, got {came(minutes)}")
+    return 60.0 * minutes
+
+
+def _require_networks(measurement: object, a: object, b: object) -> None:
+    if not isinstance(measurement, Measurement):
+        raise ValueError(f"measurement: expected what `measure` returns, got {came(measurement, 80)}")
+    for name, value in (("a", a), ("b", b)):
+        require_named(value, measurement.networks, name, "there is no network", "Measurement.networks lists all")
+
+
+def layers_of(measurement: Measurement, network: str) -> list[str]:
+    """Its layers, in the order in which they were asked for where that is kept."""
+    return [block.partition(".")[2] for block in measurement.order if block.partition(".")[0] == network]
+
+
+def _as_pairs(measurement: Measurement, a: str, b: str, layers: object) -> list[tuple[str, str]]:
+    """Pairs of layers that are compared."""
+    of_a, of_b = layers_of(measurement, a), layers_of(measurement, b)
+    if isinstance(layers, str):
+        require_known(layers, ("same", "all"), "layers")
+        if layers == "all":
+            return list(product(of_a, of_b))
+        same = [(name, name) for name in of_a if name in of_b]
+        if not same:
+            message = f"{came(a, 40)} and {came(b, 40)} have none of the same name"
+            raise ValueError(f"layers: {message}; take 'all', pairs of names, or common names when measuring")
+        return same
+    found = []
+    for pair in as_list(layers, "layers", "'same', 'all' or pairs of names"):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"layers: expected 'same', 'all' or pairs of names, got {came(pair, 80)} among them")
+        for name, known, network in ((pair[0], of_a, a), (pair[1], of_b, b)):
+            require_named(name, known, "layers", f"{came(network, 40)} has no layer", "or it was not measured")
+        found.append(tuple(pair))
+    if not found:
+        raise ValueError("layers: expected at least one pair, got none")
+    return list(dict.fromkeys(found))
+
+
+def _as_similarities(similarities: object) -> list[str]:
+    if similarities is None:
+        return [*SIMILARITIES, _FLATTENED]
+    given = [similarities] if isinstance(similarities, str) else as_list(similarities, "similarities", "their names")
+    for name in given:
+        require_known(name, (*SIMILARITIES, _FLATTENED), "similarities")
+    return list(dict.fromkeys(given))
+
+
+def _cost(
+    measurement: Measurement, a: str, b: str, pair: tuple[str, str], name: str, turns: int, shuffles: int
+) -> float | None:
+    """Seconds, on a usual machine, of one similarity of a pair of layers with all its baselines."""
+    units = max(measurement.blocks[f"{a}.{pair[0]}"], measurement.blocks[f"{b}.{pair[1]}"])
+    found = SIMILARITIES[name]
+    evaluations = 2 + (4 if found.needs == "pair" else 0)
+    evaluations += 2 * turns if found.sees_units and found.needs == "pair" else 0
+    evaluations += shuffles + 1 if found.needs != "folds" else 0
+    return seconds(name, units, evaluations)
+
+
+def _numbers(
+    measured: Measurement, a: str, b: str, pair: tuple[str, str], names: list[str], *, turns: int, shuffles: int,
+    seed: int,
+) -> list[Number]:  # fmt: skip
+    """All numbers of one pair of layers."""
+    blocks = f"{a}.{pair[0]}", f"{b}.{pair[1]}"
+    view, untrained = view_of(measured, *blocks), _untrained_view(measured, a, b, pair)
+    layout, found = layout_view(measured, *blocks), []
+    for name in names:
+        of = SIMILARITIES[name]
+        for role, seen in (("found", view), ("layout", layout), ("untrained", untrained)):
+            if can_see(of, seen) and (role != "layout" or of.needs == "pair"):
+                ends = halves(seen, of) if role == "found" else None
+                low, high = (None, None) if ends is None else (min(ends), max(ends))
+                found.append(Number(*pair, name, role, of.of(seen), low, high))
+    found += _rotated(view, pair, [n for n in names if SIMILARITIES[n].sees_units], turns, seed)
+    return found + _by_chance(
+        view, pair, [name for name in names if SIMILARITIES[name].needs != "folds"], shuffles, seed
+    )
+
+
+def _untrained_view(measured: Measurement, a: str, b: str, pair: tuple[str, str]) -> View | None:
+    blocks = f"{untrained_of(a)}.{pair[0]}", f"{untrained_of(b)}.{pair[1]}"
+    return view_of(measured, *blocks) if all(block in measured.blocks for block in blocks) else None
+
+
+def _rotated(view: View, pair: tuple[str, str], names: list[str], turns: int, seed: int) -> list[Number]:
+    """The rotated baseline of similarities of moments: either network turned, `turns` times."""
+    names = [name for name in names if SIMILARITIES[name].needs == "pair"]
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for way in (view, view.other_way()) if names else ():
+        for turned in rotated_views(way, range(seed, seed + turns)):
+            for name in names:
+                values[name].append(SIMILARITIES[name].of(turned))
+    return [
+        Number(*pair, name, "rotated", sum(each) / len(each), min(each), max(each)) for name, each in values.items()
+    ]
+
+
+def _by_chance(view: View, pair: tuple[str, str], names: list[str], shuffles: int, seed: int) -> list[Number]:
+    """Baselines of shuffled rows, p values and calibrated scores, of the aligned sample."""
+    found = []
+    for needs, sides in (("rows", view.rows), ("points", view.points)):
+        of = [n for n in names if (SIMILARITIES[n].needs == "points") == (needs == "points")]
+        if sides is None or not of:
+            continue
+
+        chance = chance_level(partial(_all_at_once, of, needs), *sides, n_shuffles=shuffles, seed=seed)
+        for number, name in enumerate(of):
+            found += _chance_numbers(chance, number, pair, name)
+    return found
+
+
+def _all_at_once(names: list[str], needs: str, rows_a: Tensor, rows_b: Tensor) -> Tensor:
+    """Several similarities of rows, so that moments are made once."""
+    seen = View(None, points=(rows_a, rows_b)) if needs == "points" else sampled_view(rows_a, rows_b)
+    return torch.tensor([SIMILARITIES[name].of(seen) for name in names], dtype=torch.float64)
+
+
+def _chance_numbers(chance: Chance, number: int, pair: tuple[str, str], name: str) -> list[Number]:
+    mean, low, high, p_value = (float(part[number]) for part in (chance.mean, chance.low, chance.high, chance.p_value))
+    numbers = [Number(*pair, name, "finite sample", mean, low, high, p_value)]
+    if (len(chance.null) + 1) % 20 == 0 and name != "mutual information":
+        numbers.append(Number(*pair, name, "calibrated", float(chance.calibrated()[number])))
+    return numbers
+
+
+def _flattened(measured: Measurement, a: str, b: str, pairs: list[tuple[str, str]]) -> tuple[list[Number], list[str]]:
+    """CKA of whole maps, where it was measured, and a sentence where it was not."""
+    numbers, missing = [], []
+    for pair in pairs:
+        try:
+            value = float(measured.flattened.cka(f"{a}.{pair[0]}", f"{b}.{pair[1]}"))
+        except (AttributeError, ValueError):
+            missing.append(f"flattened CKA of {pair[0]} and {pair[1]} was not measured")
+            continue
+        numbers.append(Number(*pair, _FLATTENED, "found", value))
+        try:
+            of = f"{untrained_of(a)}.{pair[0]}", f"{untrained_of(b)}.{pair[1]}"
+            numbers.append(Number(*pair, _FLATTENED, "untrained", float(measured.flattened.cka(*of))))
+        except ValueError:
+            pass
+    if len(missing) == len(pairs) > 1:
+        missing = ["flattened CKA was not measured; ask for it by flattened=True"]
+    return numbers, missing
+
+
+def _unseen(numbers: list[Number], pairs: list[tuple[str, str]], names: list[str], dropped: list[tuple]) -> list[str]:
+    """Similarities that layers have not what it takes for."""
+    had = {(n.layer_a, n.layer_b, n.similarity) for n in numbers}
+    lacking = [
+        (name, one, other)
+        for name in names
+        for one, other in pairs
+        if name != _FLATTENED and (one, other, name) not in had and ((one, other), name) not in dropped
+    ]
+    return [f"{name} of {one} and {other} needs several folds or an aligned sample" for name, one, other in lacking]

@@ -1,0 +1,221 @@
+"""Every similarity that a comparison gives, of two blocks as they are or as a baseline has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..kernels.alignment import debiased_cka, linear_cka, procrustes
+from ..kernels.cca import cca, pwcca, svcca
+from ..kernels.correlation import correlation
+from ..kernels.matching import bipartite_matching, semi_matching
+from ..kernels.moments import PairMoments, pair_moments
+from ..kernels.mutual_information import mutual_information
+from ..kernels.neighbours import mutual_knn
+from ..kernels.restricted import best_rotation
+from ..kernels.rotation import rotated
+from ..kernels.soft_matching import soft_matching
+from ..kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares
+from ..nets.measurement import Measurement
+
+_NEIGHBOURS = 10
+_PREDICTORS = 5
+_POINTS = 1000  # inputs between which neighbours are looked for
+_TOGETHER = 64  # matched units whose mutual information is had at once
+
+
+@dataclass(frozen=True)
+class View:
+    """Two blocks, as they are or as a baseline has them. What a baseline does not have is None.
+
+    Attributes:
+        pair: their moments.
+        fit, held_out: moments of one part of the inputs, and of the others.
+        rows: of both, (rows, units), the aligned sample.
+        points: as `rows`, one of each input.
+    """
+
+    pair: PairMoments
+    fit: PairMoments | None = None
+    held_out: PairMoments | None = None
+    rows: tuple[Tensor, Tensor] | None = None
+    points: tuple[Tensor, Tensor] | None = None
+
+    def other_way(self) -> View:
+        """From b to a."""
+        found = {name: None if (it := vars(self)[name]) is None else it.swap() for name in ("pair", "fit", "held_out")}
+        sides = {name: None if (it := vars(self)[name]) is None else it[::-1] for name in ("rows", "points")}
+        return View(**found, **sides)
+
+
+def view_of(measured: Measurement, a: str, b: str, *, sample: bool = False) -> View:
+    """Two blocks as they were measured; where their moments were not, as the aligned sample has them.
+
+    Args:
+        measured: has them.
+        a, b: "network.layer".
+        sample: take the aligned sample in any case.
+
+    Raises:
+        ValueError: neither moments nor a sample in common.
+    """
+    rows, points = _rows_of(measured, a, b)
+    if sample or not measured.has_pair(a, b):
+        if rows is None:
+            message = f"{a} and {b} have neither moments nor sampled rows in common"
+            raise ValueError(f"layers: {message}; measure them with positions='mean', or name them in pairs")
+        images = measured.sample_images % 2
+        fit, held_out = (pair_moments(*(side[images == part] for side in rows)) for part in (0, 1))
+        return View(pair_moments(*rows), fit, held_out, rows, points)
+    pair, folds = measured.pair(a, b), range(len(measured.folds))
+    if len(folds) < 2:
+        return View(pair, rows=rows, points=points)
+    return View(pair, measured.pair(a, b, fold=0), measured.pair(a, b, fold=folds[1:]), rows, points)
+
+
+def _rows_of(measured: Measurement, a: str, b: str) -> tuple[tuple[Tensor, Tensor] | None, ...]:
+    """The aligned samples of two blocks, all rows and one of each input; None where they have none in common."""
+    if a not in measured.samples or b not in measured.samples:
+        return None, None
+    rows = measured.sample(a), measured.sample(b)
+    first = torch.zeros(int(measured.sample_images.max()) + 1, dtype=torch.int64) - 1
+    order = torch.arange(len(measured.sample_images) - 1, -1, -1)
+    first[measured.sample_images[order]] = order
+    once = first[first >= 0].sort().values[:_POINTS]
+    return rows, tuple(side[once] for side in rows)
+
+
+def layout_view(measured: Measurement, a: str, b: str) -> View | None:
+    """When each input meets others at the same place; None where rows have no place."""
+    try:
+        return View(measured.layout(a, b))
+    except ValueError:
+        return None
+
+
+def rotated_views(view: View, turns: Iterable[int]) -> Iterable[View]:
+    """With b turned at random, once for each seed."""
+    for seed in turns:
+        yield View(rotated(view.pair, seed=seed))
+
+
+def sampled_view(rows_a: Tensor, rows_b: Tensor) -> View:
+    """Of rows, in whatever order."""
+    return View(pair_moments(rows_a, rows_b), rows=(rows_a, rows_b))
+
+
+def _matched(view: View, matching: Callable) -> float:
+    """Mean correlation of matched units, in both directions."""
+    found = correlation(view.pair)
+    one = matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
+    other = matching(found.matrix.T, live_a=found.live_b, live_b=found.live_a)
+    return float(one.mean + other.mean) / 2
+
+
+def _soft(view: View) -> float:
+    found = correlation(view.pair)
+    return float(soft_matching(found.matrix, live_a=found.live_a, live_b=found.live_b).mean)
+
+
+def _rotation(view: View) -> float:
+    """Mean correlation of units with what the best rotation predicts, on other inputs, in both directions."""
+    both = []
+    for way in (view, view.other_way()):
+        found = best_rotation(way.fit)
+        both.append(_mean_of(found.correlation_on(way.held_out), found.live))
+    return sum(both) / 2
+
+
+def _explained(view: View, mapping: Callable[[PairMoments], MappingPath]) -> float:
+    """R^2 on other inputs, mean over live units, in both directions."""
+    both = []
+    for way in (view, view.other_way()):
+        r2 = mapping(way.fit).r2_on(way.held_out)[0]
+        both.append(_mean_of(r2, way.held_out.cov_bb.diagonal() > 0))
+    return sum(both) / 2
+
+
+def _mean_of(values: Tensor, live: Tensor) -> float:
+    return float(values[live].mean()) if live.any() else 0.0
+
+
+def _information(view: View) -> float:
+    """Mean mutual information, in nats, of units matched by correlation."""
+    found = correlation(pair_moments(*view.rows))
+    match = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
+    units = (match.index >= 0).nonzero()[:, 0]
+    values = [
+        mutual_information(view.rows[0][:, few], view.rows[1][:, match.index[few]]).diagonal()
+        for few in units.split(_TOGETHER)
+    ]
+    return float(torch.cat(values).mean()) if values else 0.0
+
+
+def _neighbours(view: View) -> float:
+    return float(mutual_knn(*view.points, k=min(_NEIGHBOURS, len(view.points[0]) - 1)))
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One similarity of two blocks.
+
+    Attributes:
+        of: from a view to the number.
+        needs: what the view must have, of "pair", "folds", "rows" and "points".
+        sees_units: whether it changes when a network is turned, so that the rotated baseline says something.
+        question: what it helps to answer, of "units", "space" and "neighbours".
+        seconds, power: what one evaluation takes for blocks of 512 units, and how that grows with units.
+    """
+
+    of: Callable[[View], float]
+    needs: str
+    sees_units: bool
+    question: str
+    seconds: float
+    power: float = 3.0
+
+
+SIMILARITIES = {
+    "semi-matching": Similarity(lambda v: _matched(v, semi_matching), "pair", True, "units", 0.01, 2.0),
+    "bipartite matching": Similarity(lambda v: _matched(v, bipartite_matching), "pair", True, "units", 0.06),
+    "soft matching": Similarity(_soft, "pair", True, "units", 0.15),
+    "best rotation": Similarity(_rotation, "folds", False, "space", 0.3),
+    "linear map": Similarity(lambda v: _explained(v, least_squares), "folds", False, "space", 0.25),
+    "five units": Similarity(
+        lambda v: _explained(v, lambda pair: best_subset_mapping(pair, _PREDICTORS)), "folds", True, "units", 1.0
+    ),
+    "CCA": Similarity(lambda v: float(cca(v.pair).similarity), "pair", False, "space", 0.3),
+    "SVCCA": Similarity(lambda v: float(svcca(v.pair).similarity), "pair", False, "space", 0.3),
+    "PWCCA": Similarity(lambda v: float(pwcca(v.pair).similarity), "pair", False, "space", 0.3),
+    "linear CKA": Similarity(lambda v: float(linear_cka(v.pair)), "pair", False, "space", 0.005, 2.0),
+    "debiased CKA": Similarity(lambda v: float(debiased_cka(*v.rows)), "rows", False, "space", 0.15, 2.0),
+    "Procrustes": Similarity(lambda v: float(procrustes(v.pair)), "pair", False, "space", 0.1),
+    "mutual information": Similarity(_information, "rows", True, "units", 0.3, 1.0),
+    "mutual k-NN": Similarity(_neighbours, "points", False, "neighbours", 0.15, 1.0),
+}
+
+
+def can_see(similarity: Similarity, view: View | None) -> bool:
+    """Whether a view has what a similarity needs."""
+    if view is None:
+        return False
+    needed = {"pair": view.pair, "folds": view.held_out, "rows": view.rows, "points": view.points}[similarity.needs]
+    return needed is not None
+
+
+def halves(view: View, similarity: Similarity) -> tuple[float, float] | None:
+    """The number on either part of the inputs, where it is made of moments of all; None where it is not."""
+    if similarity.needs != "pair" or view.held_out is None:
+        return None
+    return tuple(similarity.of(replace(view, pair=part)) for part in (view.fit, view.held_out))
+
+
+def matched_units(measured: Measurement, a: str, b: str) -> tuple[Tensor, Tensor]:
+    """(units_a,) partners in b by bipartite matching, -1 for none, and their correlations."""
+    view = view_of(measured, a, b)
+    found = correlation(view.pair)
+    match = bipartite_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
+    return match.index, match.score
