@@ -24,6 +24,7 @@ from .behaviour import ADDRESS, behaviour
 from .distributed import gather, n_processes, rank, require_alike, same_fate
 from .inputs import Held, Mask, Prepare, n_inputs, picked
 from .layers import Axes, Maps, Output
+from .local import as_processes, in_processes
 from .measurement import Measurement
 from .one_pass import Pass
 from .progress import Progress, reporting
@@ -54,6 +55,7 @@ def measure(
     device: str = "auto",
     store: Store | str | Path | None = None,
     progress: Progress = None,
+    processes: int = 1,
 ) -> Measurement:
     """Measure all networks on the same inputs in one pass.
 
@@ -99,6 +101,9 @@ def measure(
             after it was interrupted. Batches of an iterable are then read again, and compared with those before.
         progress: called with how many inputs are done and how many there are, None where that is not known. None:
             a bar where errors are shown on a terminal; False: nothing.
+        processes: how many of this machine measure together, of one thread each. Networks, inputs and functions are
+            sent to them, so they are of modules that other processes can import; a script calls this under
+            `if __name__ == "__main__":`.
 
     Returns:
         Measurement. Networks keep their mode and device. A module called more than once counts with its last output.
@@ -112,13 +117,17 @@ def measure(
             per fold, NaN or infinity, layers whose outputs are of other inputs, or share no places; a module that
             cannot draw its weights anew for `untrained`.
     """
+    asked = {
+        "pairs": pairs, "positions": positions, "axes": axes, "prepare": prepare, "mask": mask, "output": output,
+        "autocast": autocast, "flattened": flattened, "untrained": untrained, "batch": batch, "folds": folds,
+        "sample": sample, "top": top, "seed": seed, "first": first, "device": device,
+    }  # fmt: skip
     with same_fate():
         store = _as_store(store)
-        request = read(
-            networks, inputs, layers, pairs=pairs, positions=positions, axes=axes, prepare=prepare, mask=mask,
-            output=output, autocast=autocast, flattened=flattened, untrained=untrained, batch=batch, folds=folds,
-            sample=sample, top=top, seed=seed, first=first, device=device,
-        )  # fmt: skip
+        request = read(networks, inputs, layers, **asked)
+    if as_processes(processes, progress) > 1:
+        given = {"networks": networks, "inputs": inputs, "layers": layers, "store": store and store.path, **asked}
+        return in_processes(processes, measure, {**given, "progress": progress})
     with reporting(progress, request.feed.length) as report:
         return _measured(request, store, report)
 
