@@ -1,4 +1,4 @@
-"""The console script: `convergent paper`, `publish`, `stability`, `course` and `check`."""
+"""The console script: `convergent compare` and `measure` for any networks; the paper's own commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import json
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 
+from .compare.command import add_commands
 from .edition.run import run
 from .paper.prepare import PROFILES
 
@@ -54,6 +56,7 @@ def _parser() -> _Parser:
         "--parameter", nargs="+", action="extend", default=[], type=_pair, metavar="NAME=VALUE",
         help="further notebook parameters; a value is JSON, or else a text",
     )  # fmt: skip
+    add_commands(commands)
     commands.add_parser("stability", help="the answers of notebooks 00 to 05 at further base seeds")
     publishing = commands.add_parser("publish", help="copy the last run into notebooks/, data/ and README.md")
     publishing.add_argument("--beside", metavar="NAME", help="keep the claims of a run on other images under this name")
@@ -72,6 +75,12 @@ def _parser() -> _Parser:
 
 
 def _command(chosen: argparse.Namespace) -> int:
+    if chosen.command in ("compare", "measure"):
+        from .compare import command
+
+        with warnings.catch_warnings():
+            warnings.showwarning = command.warn_in_a_line
+            return command.run_compare(chosen) if chosen.command == "compare" else command.run_measure(chosen)
     if chosen.command == "stability":
         from .edition.stability import stability
 

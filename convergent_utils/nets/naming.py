@@ -49,10 +49,10 @@ def layers(
     entrance.warned = True
     whole = isinstance(example, (Tensor, Mapping, tuple, list)) or hasattr(example, "__array__")
     batch = example if whole else Feed(example, ["it"], 2).first()["it"]
-    return _called_layers(network, lambda: entrance.call(entrance.inputs(batch)), output)
+    return called_layers(network, lambda: entrance.call(entrance.inputs(batch)), output)
 
 
-def _called_layers(network: nn.Module, call: Callable[[], object], output: Output) -> dict[str, tuple[int, ...]]:
+def called_layers(network: nn.Module, call: Callable[[], object], output: Output) -> dict[str, tuple[int, ...]]:
     """As `layers`, of what calls the network."""
     found: dict[str, tuple[int, ...]] = {}
     modules = {plain(name): module for name, module in unwrapped(network).named_modules() if name}
@@ -148,7 +148,7 @@ def example_of(feed: Feed, entrances: Mapping[str, Entrance], networks: Mapping[
             inputs = entrance.inputs(batch)
             n = n_inputs(batch)
             few = picked(inputs, torch.arange(min(2, n)), n)
-            known[name] = _called_layers(networks[name], partial(entrance.call, inputs if few is None else few), None)
+            known[name] = called_layers(networks[name], partial(entrance.call, inputs if few is None else few), None)
         return known[name]
 
     return called

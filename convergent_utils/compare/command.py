@@ -1,0 +1,288 @@
+"""The commands `convergent measure` and `convergent compare`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from torch import nn
+
+from ..kernels.checks import came
+from ..making.store import Store, save
+from ..nets.inputs import Entrance
+from ..nets.measurement import Measurement
+from ..nets.measuring import measure
+from ..nets.modes import input_like
+from ..nets.naming import called_layers
+from ..nets.untrained import reinitialised, untrained_of
+from .comparison import Comparison, compare
+from .data import Inputs, load_inputs
+from .networks import load_network
+from .saved import SavedActivations
+
+EXAMPLES = """examples:
+  convergent compare torchvision:resnet18 torchvision:resnet34 --data folder:pictures --layers layer1 layer2 layer3
+  convergent compare hf:my-gpt2 hf:other-gpt2 --data text:sentences.txt --layers "h.*" --positions last
+  convergent compare acts:mine.npz acts:theirs.npz --out report.html
+"""
+_MOST_LAYERS = 6  # that are chosen where none are named
+_TRAINED_SEEDS = 10_000  # after which those of untrained copies begin
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is measured.
+
+    Attributes:
+        networks: by name, untrained copies among them.
+        inputs: for `measure`.
+        options: of `measure`, `prepare` and `mask`.
+        shown: where inputs are found again, to be shown; None for saved activations.
+        about: a line on each network and on the inputs.
+        notes: what could not be had, a sentence each.
+    """
+
+    networks: dict[str, nn.Module]
+    inputs: object
+    options: dict[str, object]
+    shown: Inputs | None
+    about: dict[str, str]
+    notes: list[str]
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Declare both commands."""
+    how = argparse.RawDescriptionHelpFormatter
+    for name, told in (
+        ("measure", "measure networks on the same inputs and keep what is needed to compare them"),
+        ("compare", "measure networks on the same inputs, compare all pairs, and write a report"),
+    ):
+        parser = commands.add_parser(name, help=told, description=f"{told}.", epilog=EXAMPLES, formatter_class=how)
+        parser.add_argument(
+            "networks", nargs="+", metavar="NETWORK",
+            help="module:function, torchvision:NAME[@WEIGHTS], timm:NAME[@WEIGHTS], hf:FOLDER, alexnet[@WEIGHTS], a file "
+            "of cu.save, or acts:FILE, saved activations of one network",
+        )  # fmt: skip
+        _add_options(parser)
+        if name == "measure":
+            parser.add_argument(
+                "--out", default="measured.safetensors", help="file to write, for cu.load (%(default)s)"
+            )
+        else:
+            _add_options_of_compare(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", help="folder:PATH, npz:PATH, text:FILE, fashion-mnist, module:function; needed but for acts:")
+    add("--layers", nargs="+", help="names or patterns; or COMMON=NAME,NAME,... with a name in each network")
+    add("--names", nargs="+", help="what the networks are called")
+    add(
+        "--positions",
+        default="all",
+        help='"all", "mean", "centre", "first", "last" or a number of places (%(default)s)',
+    )
+    add("--mask", help="key of a batch that tells which rows count; of texts that of their padding")
+    add("--limit", type=int, help="this many inputs, spread over all")
+    add("--size", type=int, help="pictures are brought to this many pixels")
+    add("--batch", type=int, default=128, help="inputs at once (%(default)s)")
+    add("--sample", type=int, default=4096, help="rows of the aligned sample (%(default)s)")
+    add("--seed", type=int, default=0, help="of weights that are drawn, and of all else (%(default)s)")
+    add("--flattened", action="store_true", help="CKA of whole maps, too, where they are not too large")
+    add("--no-untrained", action="store_true", help="leave out the untrained baseline, half of the time")
+    add("--processes", type=int, default=1, help="that measure together (%(default)s)")
+    add("--device", default="auto", help='"auto" or a device of torch (%(default)s)')
+    add("--store", help="folder where results are kept, so that an interrupted run goes on; usual: the project's")
+
+
+def _add_options_of_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", default="report.html", help="page to write (%(default)s)")
+    add("--pairs", choices=["same", "all"], default="same", help="layers of the same name, or each with each")
+    add("--similarities", nargs="+", help="names, such as 'bipartite matching'; usual: all")
+    add("--minutes", type=float, help="leave out, and name, what would not fit into these")
+    add("--turns", type=int, default=20, help="random rotations of the rotated baseline (%(default)s)")
+    add("--shuffles", type=int, default=19, help="shuffles of the finite-sample baseline (%(default)s)")
+    add("--json", action="store_true", help="print all numbers as JSON")
+
+
+def run_measure(chosen: argparse.Namespace) -> int:
+    """`convergent measure`."""
+    given = _given(chosen)
+    measured = _measured(chosen, given)
+    save(measured, chosen.out)
+    for note in given.notes:
+        print(note)
+    blocks = ", ".join(f"{name} ({units})" for name, units in measured.blocks.items())
+    print(f"{measured.n_images} inputs, units of {blocks}; written to {chosen.out}")
+    return 0
+
+
+def run_compare(chosen: argparse.Namespace) -> int:
+    """`convergent compare`."""
+    from .report import answers, as_json
+    from .report import save as save_page
+
+    if len(chosen.networks) < 2:
+        raise ValueError("networks: expected two or more to compare, got one")
+    _require_folder(chosen.out)
+    given = _given(chosen)
+    measured, found = _measured(chosen, given), []
+    names = [name for name in given.networks if not name.endswith(untrained_of(""))]
+    pairs = list(combinations(names, 2))
+    for a, b in pairs:
+        found.append(_compared(chosen, measured, a, b, len(pairs)))
+    path = save_page(found, chosen.out, inputs=given.shown, about=given.about, notes=given.notes)
+    if chosen.json:
+        print(json.dumps(as_json(found)))
+        return 0
+    for line in answers(found):
+        print(line)
+    for note in given.notes:
+        print(note)
+    print(f"report: {path}")
+    return 0
+
+
+def _compared(chosen: argparse.Namespace, measured: Measurement, a: str, b: str, n_pairs: int) -> Comparison:
+    """One pair of networks; the minutes are those of all."""
+    return compare(
+        measured, a, b, layers=chosen.pairs, similarities=chosen.similarities, turns=chosen.turns,
+        shuffles=chosen.shuffles, seed=chosen.seed, minutes=None if chosen.minutes is None else chosen.minutes / n_pairs,
+    )  # fmt: skip
+
+
+def _require_folder(out: str) -> None:
+    if not Path(out).absolute().parent.is_dir():
+        raise ValueError(f"out: there is no folder {came(str(Path(out).absolute().parent), 100)}; make it first")
+
+
+def _given(chosen: argparse.Namespace) -> Given:
+    """Networks and inputs, loaded."""
+    saved = [name.startswith("acts:") for name in chosen.networks]
+    names = _names(chosen.networks, chosen.names)
+    if all(saved):
+        if chosen.data is not None:
+            raise ValueError("data: saved activations are compared without data; leave out --data")
+        return _given_activations(chosen, names)
+    if any(saved):
+        raise ValueError("networks: expected acts: of all or of none; save the activations of the other network, too")
+    if chosen.data is None:
+        raise ValueError("data: expected what the networks are shown, as --data folder:pictures or text:sentences.txt")
+    inputs = load_inputs(chosen.data, limit=chosen.limit, size=chosen.size, batch=chosen.batch)
+    loaded = {name: load_network(spec, seed=chosen.seed + k) for k, (name, spec) in enumerate(names.items())}
+    networks, notes = {name: found.network for name, found in loaded.items()}, []
+    if not chosen.no_untrained:
+        for number, (name, found) in enumerate(loaded.items()):
+            seed = chosen.seed + _TRAINED_SEEDS + number
+            try:
+                made = reinitialised(found.network, seed=seed) if found.untrained is None else found.untrained(seed)
+                networks[untrained_of(name)] = made.eval()
+            except ValueError as error:
+                notes.append(f"no untrained baseline of {name}: {str(error).removeprefix('untrained: ')}")
+    of = {name: loaded[name.removesuffix(untrained_of(""))] for name in networks}
+    mask = chosen.mask or ("attention_mask" if inputs.kind == "texts" else None)
+    options = {"prepare": {name: found.prepare for name, found in of.items()}, "mask": mask}
+    about = {**{name: found.description for name, found in loaded.items()}, "inputs": inputs.description}
+    return Given(networks, inputs.batches, options, inputs, about, notes)
+
+
+def _given_activations(chosen: argparse.Namespace, names: Mapping[str, str]) -> Given:
+    """Saved activations of all networks, as networks that pass them on."""
+    loaded = {name: load_inputs(spec, limit=chosen.limit, batch=chosen.batch) for name, spec in names.items()}
+    networks = {name: SavedActivations(found.batches.read.layers) for name, found in loaded.items()}
+    about = {name: found.description for name, found in loaded.items()}
+    inputs = {name: found.batches for name, found in loaded.items()}
+    return Given(networks, inputs, {"prepare": None, "mask": chosen.mask}, None, about, [])
+
+
+def _names(specs: list[str], given: list[str] | None) -> dict[str, str]:
+    """What each network is called."""
+    if given is not None:
+        if len(given) != len(specs):
+            raise ValueError(f"names: expected {len(specs)}, one for each network, got {len(given)}")
+        names = given
+    else:
+        short = [
+            re.sub(r"[^\w-]+", "-", Path(spec.split("@")[0].split(":")[-1]).stem).strip("-") or "network"
+            for spec in specs
+        ]
+        names = [
+            f"{name}-{1 + short[:k].count(name)}" if short.count(name) > 1 else name for k, name in enumerate(short)
+        ]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"names: expected another for each network, got {came(twice, 60)} twice")
+    return dict(zip(names, specs, strict=True))
+
+
+def _measured(chosen: argparse.Namespace, given: Given) -> Measurement:
+    """The measurement, from the store where it is there."""
+    positions = int(chosen.positions) if chosen.positions.isdecimal() else chosen.positions
+    return measure(
+        given.networks, given.inputs, _layers(chosen.layers, given), positions=positions, flattened=chosen.flattened,
+        batch=chosen.batch, sample=chosen.sample, seed=chosen.seed, processes=chosen.processes, device=chosen.device,
+        store=Store(chosen.store), **given.options,
+    )  # fmt: skip
+
+
+def _layers(asked: list[str] | None, given: Given) -> object:
+    """Layers as `measure` takes them."""
+    names = [name for name in given.networks if not name.endswith(untrained_of(""))]
+    if asked is None:
+        return _chosen_layers(names, given)
+    common = [each for each in asked if "=" in each]
+    if not common:
+        return asked
+    if len(common) < len(asked):
+        raise ValueError("layers: expected COMMON=NAME,NAME,... for all layers or for none")
+    found: dict[str, dict[str, str]] = {name: {} for name in given.networks}
+    for each in common:
+        label, _, there = each.partition("=")
+        parts = there.split(",")
+        if len(parts) != len(names):
+            message = f"expected {len(names)} names after {came(label, 40)}=, one for each network"
+            raise ValueError(f"layers: {message}, got {len(parts)}")
+        for name, part in zip(names, parts, strict=True):
+            for copy in (name, untrained_of(name)):
+                if copy in found:
+                    found[copy][label] = part
+    return found
+
+
+def _chosen_layers(names: list[str], given: Given) -> list[str]:
+    """A few of those that all networks have, from the first to the last called, blocks rather than their parts."""
+    shared: list[str] | None = None
+    for name in names:
+        called = list(_called(name, given))
+        shared = called if shared is None else [layer for layer in shared if layer in called]
+    for depth in range(4):
+        layers = [layer for layer in shared or [] if layer.count(".") == depth]
+        if len(layers) >= 3:
+            break
+    layers = layers or list(shared or [])
+    if not layers:
+        raise ValueError("layers: the networks have none of the same name; say COMMON=NAME,NAME,... by --layers")
+    step = max(1, -(-len(layers) // _MOST_LAYERS))
+    return layers[::-1][::step][::-1]
+
+
+def _called(name: str, given: Given) -> Iterable[str]:
+    """Layers of a network that it calls and that give rows."""
+    network, inputs = given.networks[name], given.inputs
+    batches = inputs[name] if isinstance(inputs, Mapping) else inputs
+    prepare = given.options["prepare"]
+    entrance = Entrance(name, network, prepare and prepare[name], None, input_like(network).device)
+    entrance.warned = True
+    shapes = called_layers(network, lambda: entrance.call(entrance.inputs(next(iter(batches)))), None)
+    return [layer for layer, shape in shapes.items() if len(shape) in (2, 3, 4)]
+
+
+def warn_in_a_line(message: object, *_: object) -> None:
+    """A warning as all else that is said: one line."""
+    print(f"convergent: {' '.join(str(message).split())}", file=sys.stderr)
