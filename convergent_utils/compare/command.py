@@ -66,8 +66,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         parser = commands.add_parser(name, help=told, description=f"{told}.", epilog=EXAMPLES, formatter_class=how)
         parser.add_argument(
             "networks", nargs="+", metavar="NETWORK",
-            help="module:function, torchvision:NAME[@WEIGHTS], timm:NAME[@WEIGHTS], hf:FOLDER, alexnet[@WEIGHTS], a file "
-            "of cu.save, or acts:FILE, saved activations of one network",
+            help="module:function, torchvision:NAME[@WEIGHTS], timm:NAME[@WEIGHTS], hf:FOLDER, alexnet[@WEIGHTS], a "
+            "file of cu.save, or acts:FILE, saved activations of one network",
         )  # fmt: skip
         _add_options(parser)
         if name == "measure":
@@ -154,7 +154,7 @@ def _compared(chosen: argparse.Namespace, measured: Measurement, a: str, b: str,
     """One pair of networks; the minutes are those of all."""
     return compare(
         measured, a, b, layers=chosen.pairs, similarities=chosen.similarities, turns=chosen.turns,
-        shuffles=chosen.shuffles, seed=chosen.seed, minutes=None if chosen.minutes is None else chosen.minutes / n_pairs,
+        shuffles=chosen.shuffles, seed=chosen.seed, minutes=chosen.minutes and chosen.minutes / n_pairs,
     )  # fmt: skip
 
 
@@ -209,16 +209,18 @@ def _names(specs: list[str], given: list[str] | None) -> dict[str, str]:
             raise ValueError(f"names: expected {len(specs)}, one for each network, got {len(given)}")
         names = given
     else:
-        short = [
-            re.sub(r"[^\w-]+", "-", Path(spec.split("@")[0].split(":")[-1]).stem).strip("-") or "network"
-            for spec in specs
-        ]
-        names = [
-            f"{name}-{1 + short[:k].count(name)}" if short.count(name) > 1 else name for k, name in enumerate(short)
-        ]
+        short = [_short(spec) for spec in specs]
+        alike = {name for name in short if short.count(name) > 1}
+        names = [f"{name}-{short[:k].count(name) + 1}" if name in alike else name for k, name in enumerate(short)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"names: expected another for each network, got {came(twice, 60)} twice")
     return dict(zip(names, specs, strict=True))
+
+
+def _short(spec: str) -> str:
+    """The end of a network's name, in characters that names of networks may have."""
+    stem = Path(spec.partition("@")[0].rpartition(":")[2]).stem
+    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "network"
 
 
 def _measured(chosen: argparse.Namespace, given: Given) -> Measurement:
