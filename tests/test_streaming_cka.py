@@ -429,3 +429,26 @@ def test_everything_stays_on_the_gpu():
             for value in found.merge(streamed(between(rows, 0, 512))).cka().values():
                 assert value.device.type == "cuda"
                 assert value.dtype == torch.float64
+
+
+def test_a_finished_one_is_small_and_the_same():
+    acts = {
+        name: torch.randn(600, units, generator=torch.Generator().manual_seed(units))
+        for name, units in (("a", 30), ("b", 20))
+    }
+    going = cu.StreamingCKA({"a": 30, "b": 20}).update(acts)
+    finished = going.finished()
+    assert torch.equal(finished.cka("a", "b"), going.cka("a", "b"))
+    assert sum(value.numel() for value in finished.state().values()) < 20 < going.state()["waiting/a"].numel()
+    again = cu.StreamingCKA.from_state(finished.state())
+    assert torch.equal(again.cka("a", "b"), going.cka("a", "b"))
+    with pytest.raises(ValueError, match="^rows: no inputs can follow"):
+        finished.update(acts)
+    whole = {name: rows[:512] for name, rows in acts.items()}
+    before = cu.StreamingCKA({"a": 30, "b": 20}).update(whole)
+    both = before.merge(finished)
+    assert torch.equal(both.cka("a", "b"), finished.merge(before).cka("a", "b"))
+    joined = cu.StreamingCKA({"a": 30, "b": 20}).update(whole).update(acts)
+    assert both.cka("a", "b") == pytest.approx(float(joined.cka("a", "b")), rel=1e-12)
+    with pytest.raises(ValueError, match="^other: expected at most one"):
+        finished.merge(going)

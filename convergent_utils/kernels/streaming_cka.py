@@ -83,10 +83,10 @@ class StreamingCKA:
             share of a whole one; fewer than 4 are left out.
 
     `update` takes one batch in, `merge` makes a new object from two, `cka` reads the similarities out; `n_samples` is
-    the number of inputs so far. The rows of an
-    unfinished group are kept as they came, at least float32; all else is float64, on the device of the rows (on the
-    CPU where that device has no float64). Laws: an empty part is the identity, merging commutes, and batches of any
-    size give the same to the last bit. With one group it is `debiased_cka`.
+    the number of inputs so far. The rows of an unfinished group are kept as they came, at least float32, until it is
+    `finished`; all else is float64, on the device of the rows (on the CPU where that device has no float64).
+    Laws: an empty part is the identity, merging commutes, and batches of any size
+    give the same to the last bit. With one group it is `debiased_cka`.
 
     Example:
         >>> acts = torch.randn(600, 50)
@@ -112,6 +112,7 @@ class StreamingCKA:
         self.pairs = ordered_pairs(self.blocks, pairs)
         self.rows = as_count(rows, "rows", at_least=_FEWEST, at_most=_MOST_ROWS)
         self.n_samples = 0
+        self._finished = False
         self._sums: _Sums | None = None
         self._waiting: dict[str, Tensor] = {}  # room for a group, whose first rows are filled
 
@@ -127,6 +128,8 @@ class StreamingCKA:
                 infinity (on the CPU at once and nothing is taken in; elsewhere when it is read, since looking would
                 stall the device).
         """
+        if self._finished:
+            raise ValueError("rows: no inputs can follow once it is finished; begin a new one")
         blocks = self._checked(rows)
         n_samples, start = len(next(iter(blocks.values()))), 0
         while start < n_samples:
@@ -158,9 +161,21 @@ class StreamingCKA:
             )
         merged, last = copy.copy(self), other if left_over[1] else self
         merged._waiting = {name: room.clone() for name, room in last._waiting.items()} if any(left_over) else {}
-        merged._sums = _together(self._sums, other._sums)
+        merged._sums, merged._finished = _together(self._sums, other._sums), self._finished or other._finished
         merged.n_samples = self.n_samples + other.n_samples
         return merged
+
+    @ordinary_tensors()
+    def finished(self) -> StreamingCKA:
+        """As a new object without the rows of the unfinished group, which counts as the last: nothing can follow it.
+
+        It is small, since of inputs nothing is kept. Parts that begin before it merge with it still.
+        """
+        if self.n_samples % self.rows == 0 or self.n_samples < _FEWEST:
+            return self
+        made = copy.copy(self)
+        made._sums, made._waiting, made._finished = self._all_sums(), {}, True
+        return made
 
     def cka(self, a: str | None = None, b: str | None = None) -> Tensor | dict[tuple[str, str], Tensor]:
         """The similarity of blocks a and b; without them those of all pairs.
@@ -190,7 +205,7 @@ class StreamingCKA:
 
     def state(self) -> dict[str, Tensor]:
         """Everything as tensors by name, to be saved or sent; `from_state` is its inverse."""
-        n_blocks, filled = len(self.blocks), self.n_samples % self.rows
+        n_blocks, filled = len(self.blocks), 0 if self._finished else self.n_samples % self.rows
         tensors = {"rows": torch.tensor(self.rows), "count": torch.tensor(self.n_samples)}
         for name, units in self.blocks.items():
             room = self._waiting.get(name, torch.zeros(0, units))
@@ -221,14 +236,16 @@ class StreamingCKA:
             made = cls(blocks, [tuple(name.split("|")) for name in found["sum"]], rows=rows)
         except ValueError as error:
             raise ValueError(f"tensors: {in_one_line(error, 250)}") from error
+        finished = count % rows > 0 and count >= _FEWEST and not any(map(len, found["waiting"].values()))
         for name, waiting in found["waiting"].items():
-            if len(waiting) != count % rows:
+            if len(waiting) != count % rows and not finished:
                 raise ValueError(f"tensors: expected {count % rows} rows of {came(name, 60)}, got {len(waiting)}")
         if found["sum"].keys() != found["power"].keys() or made.state().keys() != dict(tensors).keys():
             raise ValueError("tensors: expected a sum and a power for each pair and each block")
-        if count % rows:
+        if count % rows and not finished:
             made._kept(found["waiting"], 0)
-        made.n_samples, made._sums = count, _from_pairs(made, found) if count >= rows else None
+        made._finished = finished
+        made.n_samples, made._sums = count, _from_pairs(made, found) if count >= rows or finished else None
         return made
 
     @property
@@ -277,7 +294,7 @@ class StreamingCKA:
     def _all_sums(self) -> _Sums | None:
         """The sums, with those of the samples left over; None where there are fewer than 4 samples."""
         filled = self.n_samples % self.rows
-        if filled < _FEWEST:
+        if filled < _FEWEST or self._finished:
             return self._sums
         return self._with({name: self._waiting[name][:filled] for name in self.blocks})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -65,7 +66,7 @@ class Pass:
         self.aligned = AlignedSample(
             options.sample, seed=options.seed, fractions=places_of(options.positions, options.seed)
         )
-        self.flattened: StreamingCKA | None = None
+        self.flattened = None if done is None else done.flattened  # which goes on
         self.flat: dict[str, Tensor] = {}
         self.moments: list[Moments] = [] if done is None else list(done.folds)
         self.blocks: dict[str, Block] = {}
@@ -78,7 +79,7 @@ class Pass:
         """Go through the inputs of this process and merge what all processes found."""
         with same_fate():
             self._go_through()
-        found = merged(self._so_far())
+        found = merged(self._so_far(finished=True))
         if found is None:
             raise ValueError("mask: expected inputs with rows that count, got none")
         return found
@@ -287,10 +288,11 @@ class Pass:
                     f"and {places[1]} of {in_one_line(b, 60)}; positions='mean' or a number gives both the same"
                 )
 
-    def _so_far(self) -> Measurement | None:
+    def _so_far(self, *, finished: bool = False) -> Measurement | None:
         """What this process measured, and what was done before; None of no inputs."""
+        flattened = self.flattened.finished() if self.flattened and finished else self.flattened
         if not self.seen:
-            return self.done
+            return None if self.done is None else replace(self.done, flattened=flattened)
         blocks, seen = self.blocks, torch.cat(self.seen)
         counted = {name: block.counted_rows() for name, block in blocks.items()}
         with_map = not isinstance(self.options.positions, int)
@@ -305,9 +307,9 @@ class Pass:
             maps={name: block.mean_map(len(seen)) for name, block in blocks.items() if with_map},
             active={name: block.active_share(len(seen)) for name, block in blocks.items()},
             counted={name: rows for name, rows in counted.items() if rows is not None},
-            flattened=self.flattened,
         )
-        return found if self.done is None else self.done.beside(found, found.folds)
+        found = found if self.done is None else self.done.beside(found, found.folds)
+        return replace(found, flattened=flattened)
 
     def _on_cpu(self, moments: Moments) -> Moments:
         """The same object where it is there."""

@@ -20,6 +20,7 @@ from .parts import Options
 from .untrained import is_untrained, untrained_of, with_untrained
 
 _MOST_INPUTS = 2**31  # whose numbers are ranked
+_GROUP = 256  # inputs whose whole maps are compared together
 _MOST_FLAT = 100_000  # numbers of one input in a layer, beyond which its whole maps are compared where it is named
 
 
@@ -69,6 +70,11 @@ def read(
     names = resolved(_by_trained(layers, networks), networks, called)
     blocks = [f"{network}.{layer}" for network, there in names.items() for layer in there]
     require_enough(feed.length, counts)
+    flat = _as_flattened(flattened, names, blocks, called)
+    if flat and any(mask.values()):
+        raise ValueError("flattened: whole maps are of inputs of one length; leave it out, or the mask")
+    if flat and counts["first"] % _GROUP:
+        raise ValueError(f"first: expected a multiple of {_GROUP} where whole maps are compared, got {first}")
     options = Options(
         **counts,
         pairs=_as_pairs(pairs, names, blocks),
@@ -76,7 +82,7 @@ def read(
         axes=_by_layer(axes, names, "axes", as_axes),
         output=_by_layer(output, names, "output", as_outputs),
         autocast=_as_autocast(autocast),
-        flattened=_as_flattened(flattened, names, blocks, called),
+        flattened=flat,
     )
     return Request(networks, feed, entrances, names, options, place)
 
