@@ -81,7 +81,7 @@ RULES = {
     "Do they span the same space?": (
         "“Beyond chance” means: debiased CKA is above that of every shuffle. “The same space” means: beyond "
         f"chance, and a linear map explains at least {SAME_SPACE} of the variance on other inputs (R²). “Part of a "
-        "space” means: beyond chance, and R² is above 0. “More than untrained” means: debiased CKA and R² are both above those of "
+        "space” means: beyond chance, and R² is above 0. “More than untrained” means: both are above those of "
         "untrained networks."
     ),
     "Are their units the same?": (
@@ -101,3 +101,8 @@ RULES = {
 def anchor(word: str) -> str:
     """The name of the place on a page where a similarity or baseline is explained."""
     return "is-" + word.replace(" ", "-").lower()
+
+
+def pair_name(pair: tuple[str, str]) -> str:
+    """A pair of layers in one name."""
+    return pair[0] if pair[0] == pair[1] else f"{pair[0]} – {pair[1]}"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..drawing import figures
 from ..kernels.checks import as_list, require_known
-from .explained import MEANINGS
+from .explained import MEANINGS, pair_name
 
 CHOSEN = ("bipartite matching", "linear map", "debiased CKA", "mutual k-NN", "SVCCA", "best rotation")
 # One look for each role, that of all figures of this package.
@@ -127,11 +127,6 @@ def _name_layers(ax: Axes, names: list[str]) -> None:
     if long and len(shown[::step]) <= 8:
         for label in ax.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-
-
-def pair_name(pair: tuple[str, str]) -> str:
-    """A pair of layers in one name."""
-    return pair[0] if pair[0] == pair[1] else f"{pair[0]} – {pair[1]}"
 
 
 def short_names(names: Sequence[str], longest: int = _LONGEST) -> list[str]:

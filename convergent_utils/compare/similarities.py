@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -27,6 +28,7 @@ from ..nets.measurement import Measurement
 _NEIGHBOURS = 10
 _PREDICTORS = 5
 _POINTS = 1000  # inputs between which neighbours are looked for
+_ROWS_A_CELL = 5  # of a histogram of two units
 _TOGETHER = 64  # matched units whose mutual information is had at once
 
 
@@ -182,12 +184,13 @@ def _mean_of(values: Tensor, live: Tensor) -> float:
 
 
 def _information(view: View) -> float:
-    """Mean mutual information, in nats, of units matched by correlation."""
+    """Mean mutual information, in nats, of units matched by correlation; fewer bins where there are few rows."""
+    bins = max(2, min(10, math.isqrt(len(view.rows[0]) // _ROWS_A_CELL) - 1))
     found = correlation(pair_moments(*view.rows))
     match = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
     units = (match.index >= 0).nonzero()[:, 0]
     values = [
-        mutual_information(view.rows[0][:, few], view.rows[1][:, match.index[few]]).diagonal()
+        mutual_information(view.rows[0][:, few], view.rows[1][:, match.index[few]], bins=bins).diagonal()
         for few in units.split(_TOGETHER)
     ]
     return float(torch.cat(values).mean()) if values else 0.0
