@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..nets.measurement import Measurement
-from ..nets.untrained import is_untrained
+from ..nets.untrained import untrained_of
 
 _INPUTS_A_UNIT = 10
 _MUCH = 0.2  # of the variance
@@ -29,7 +29,7 @@ def cautions(measured: Measurement, a: str, b: str, pairs: Iterable[tuple[str, s
         if live < units:
             found.append(f"{block}: {units - live} of {units} units never change and are left out")
         found += _outliers(measured, block)
-    if not any(is_untrained(name) for name in measured.networks):
+    if not {untrained_of(a), untrained_of(b)} <= set(measured.networks):
         found.append("no untrained networks were measured; what architecture and inputs alone give is not known")
     return found
 
