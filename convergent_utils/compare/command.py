@@ -114,6 +114,7 @@ def _add_options_of_compare(parser: argparse.ArgumentParser) -> None:
 
 def run_measure(chosen: argparse.Namespace) -> int:
     """`convergent measure`."""
+    _require_folder(chosen.out)
     given = _given(chosen)
     measured = _measured(chosen, given)
     save(measured, chosen.out)
