@@ -333,7 +333,10 @@ def _all_numbers(numbers: Numbers) -> str:
 def _cell(number: object | None) -> str:
     if number is None:
         return ""
-    return f"{number.value:.3f}" + ("" if number.low is None else f" ({number.low:.3f} to {number.high:.3f})")
+    value, low, high = (
+        None if v is None else f"{round(v, 3) + 0.0:.3f}" for v in (number.value, number.low, number.high)
+    )
+    return value if low is None else f"{value} ({low} to {high})"
 
 
 def _how_to_read(numbers: Numbers) -> str:
