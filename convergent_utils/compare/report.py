@@ -161,7 +161,8 @@ def _opening(title: str, numbers: Numbers, kept: Mapping) -> str:
 
 def _of_network(kept: Mapping, name: str, line: str) -> str:
     layers = kept["layers"][name]
-    count = f"{len(layers)} layer{'s' * (len(layers) != 1)} of {min(layers.values())} to {max(layers.values())} units"
+    units = " to ".join(str(each) for each in sorted({min(layers.values()), max(layers.values())}))
+    count = f"{len(layers)} layer{'s' * (len(layers) != 1)} of {units} units"
     return f"{escaped(line)}{'; ' if line else ''}{count}, weights <code>{escaped(kept['networks'][name][:12])}</code>"
 
 
