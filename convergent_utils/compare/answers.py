@@ -177,9 +177,8 @@ def _counted(numbers: Numbers, kinds: dict[tuple[int, tuple[str, str]], str]) ->
 
 
 def _things(numbers: Numbers) -> str:
-    if len(numbers.comparisons) > 1:
-        return "cases, each a pair of layers of two networks"
-    return "layers" if all(one == other for _, (one, other) in numbers.cases) else "pairs of layers"
+    alone = len(numbers.comparisons) == 1
+    return "layers" if alone and all(one == other for _, (one, other) in numbers.cases) else "pairs of layers"
 
 
 def _mean(numbers: Numbers, similarity: str, words: str) -> str:

@@ -64,7 +64,7 @@ th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
 dt { font-weight: 650; margin-top: .5rem; }
 dd { margin: 0; }
-:target { background: var(--mark); }
+dt:target { background: var(--mark); }
 """
 
 # Tables are whole without it; with it a click on a heading sorts.

@@ -88,10 +88,10 @@ def _as_path(path: object) -> Path:
     """
     if not isinstance(path, (str, Path)) or not str(path) or "\0" in str(path):
         raise ValueError(f"path: expected the path of a file, such as 'report.html', got {came(path, 80)}")
-    path = Path(path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(path))
+    if os.path.isdir(path):  # false, too, of a path too long
         raise ValueError(f"path: {shown(path)} is a folder; give the path of a file in it")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ValueError(f"path: there is no folder {shown(path.parent)}")
     return path
 
