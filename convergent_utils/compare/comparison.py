@@ -20,7 +20,18 @@ from ..nets.progress import Progress, reporting
 from ..nets.untrained import untrained_of
 from .cautions import cautions
 from .costs import affordable, seconds, speed
-from .similarities import SIMILARITIES, View, can_see, halves, layout_view, rotated_views, sampled_view, view_of
+from .similarities import (
+    SIMILARITIES,
+    View,
+    can_see,
+    halves,
+    layers_of,
+    layout_view,
+    rotated_views,
+    sampled_view,
+    similarity_map,
+    view_of,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -112,16 +123,13 @@ class Comparison:
         return layer_map(self, similarity, ax)
 
     def map_values(self, similarity: str = "linear CKA") -> tuple[list[str], list[str], Tensor]:
-        """Layers of a, layers of b, and the similarity of each with each, (layers_a, layers_b) float64."""
+        """Layers of a, layers of b, and the similarity of each with each, (layers_a, layers_b) float64.
+
+        It is that of the aligned sample; NaN where two layers share no sample.
+        """
         require_known(similarity, SIMILARITIES, "similarity")
-        of = SIMILARITIES[similarity]
-        sides = [layers_of(self.measurement, name) for name in (self.a, self.b)]
-        values = torch.full((len(sides[0]), len(sides[1])), torch.nan, dtype=torch.float64)
-        for (i, one), (k, other) in product(enumerate(sides[0]), enumerate(sides[1])):
-            view = view_of(self.measurement, f"{self.a}.{one}", f"{self.b}.{other}", sample=True)
-            if can_see(of, view):
-                values[i, k] = of.of(view)
-        return *sides, values
+        sides = layers_of(self.measurement, self.a), layers_of(self.measurement, self.b)
+        return *sides, similarity_map(self.measurement, self.a, self.b, similarity)
 
     def save(self, path: str | Path, *, inputs: object = None, about: Mapping[str, str] | None = None) -> Path:
         """Write it as a page that needs nothing else, HTML, and return its path.
@@ -217,11 +225,6 @@ def _require_networks(measurement: object, a: object, b: object) -> None:
         require_named(value, measurement.networks, name, "there is no network", "Measurement.networks lists all")
 
 
-def layers_of(measurement: Measurement, network: str) -> list[str]:
-    """Its layers, in the order in which they were asked for where that is kept."""
-    return [block.partition(".")[2] for block in measurement.order if block.partition(".")[0] == network]
-
-
 def _as_pairs(measurement: Measurement, a: str, b: str, layers: object) -> list[tuple[str, str]]:
     """Pairs of layers that are compared."""
     of_a, of_b = layers_of(measurement, a), layers_of(measurement, b)
@@ -252,6 +255,8 @@ def _as_similarities(similarities: object) -> list[str]:
     given = [similarities] if isinstance(similarities, str) else as_list(similarities, "similarities", "their names")
     for name in given:
         require_known(name, (*SIMILARITIES, _FLATTENED), "similarities")
+    if not given:
+        raise ValueError("similarities: expected at least one name, or None for all, got none")
     return list(dict.fromkeys(given))
 
 
@@ -349,7 +354,7 @@ def _flattened(measured: Measurement, a: str, b: str, pairs: list[tuple[str, str
             numbers.append(Number(*pair, _FLATTENED, "untrained", float(measured.flattened.cka(*of))))
         except ValueError:
             pass
-    if len(missing) == len(pairs) > 1:
+    if len(missing) == len(pairs):
         missing = ["flattened CKA was not measured; ask for it by flattened=True"]
     return numbers, missing
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..kernels.alignment import debiased_cka, linear_cka, procrustes
 from ..kernels.cca import cca, pwcca, svcca
+from ..kernels.checks import in_one_line
 from ..kernels.correlation import correlation
 from ..kernels.matching import bipartite_matching, semi_matching
 from ..kernels.moments import PairMoments, pair_moments
@@ -24,6 +28,7 @@ from ..nets.measurement import Measurement
 _NEIGHBOURS = 10
 _PREDICTORS = 5
 _POINTS = 1000  # inputs between which neighbours are looked for
+_ROWS_A_CELL = 5  # of a histogram of two units
 _TOGETHER = 64  # matched units whose mutual information is had at once
 
 
@@ -51,45 +56,81 @@ class View:
         return View(**found, **sides)
 
 
-def view_of(measured: Measurement, a: str, b: str, *, sample: bool = False) -> View:
+def view_of(measured: Measurement, a: str, b: str) -> View:
     """Two blocks as they were measured; where their moments were not, as the aligned sample has them.
 
     Args:
         measured: has them.
         a, b: "network.layer".
-        sample: take the aligned sample in any case.
 
     Raises:
         ValueError: neither moments nor a sample in common.
     """
-    rows, points = _rows_of(measured, a, b)
-    if sample or not measured.has_pair(a, b):
-        if rows is None:
-            message = f"{a} and {b} have neither moments nor sampled rows in common"
+    sample = _sample_of(measured, a, b)
+    if not measured.has_pair(a, b):
+        if sample is None:
+            message = f"{in_one_line(a, 60)} and {in_one_line(b, 60)} have neither moments nor sampled rows in common"
             raise ValueError(f"layers: {message}; measure them with positions='mean', or name them in pairs")
-        images = measured.sample_images % 2
-        fit, held_out = (pair_moments(*(side[images == part] for side in rows)) for part in (0, 1))
-        return View(pair_moments(*rows), fit, held_out, rows, points)
+        return _of_sample(sample)
+    rows, points = (None, None) if sample is None else (sample.rows, sample.points)
     pair, folds = measured.pair(a, b), range(len(measured.folds))
     if len(folds) < 2:
         return View(pair, rows=rows, points=points)
     return View(pair, measured.pair(a, b, fold=0), measured.pair(a, b, fold=folds[1:]), rows, points)
 
 
-def _rows_of(measured: Measurement, a: str, b: str) -> tuple[tuple[Tensor, Tensor] | None, ...]:
-    """The aligned samples of two blocks, all rows and one of each input; None where they have none in common."""
+def _of_sample(sample: _Sample) -> View:
+    """Every other input is held out."""
+    parts = [sample.images % 2 == part for part in (0, 1)]
+    folds = [pair_moments(*(side[part] for side in sample.rows)) for part in parts if part.sum() > 1]
+    both = folds if len(folds) == 2 else (None, None)
+    return View(pair_moments(*sample.rows), *both, sample.rows, sample.points)
+
+
+def similarity_map(measured: Measurement, a: str, b: str, similarity: str) -> Tensor:
+    """(layers_a, layers_b) float64, each layer of a with each of b on the aligned sample; NaN where they share none."""
+    of, sides = SIMILARITIES[similarity], (layers_of(measured, a), layers_of(measured, b))
+    values = torch.full((len(sides[0]), len(sides[1])), torch.nan, dtype=torch.float64)
+    for (i, one), (k, other) in product(enumerate(sides[0]), enumerate(sides[1])):
+        sample = _sample_of(measured, f"{a}.{one}", f"{b}.{other}")
+        if sample is None:
+            continue
+        view = sampled_view(*sample.rows) if of.needs == "pair" else _of_sample(sample)
+        if can_see(of, view):
+            values[i, k] = of.of(view)
+    return values
+
+
+def layers_of(measured: Measurement, network: str) -> list[str]:
+    """Its layers, in the order in which they were called where that is kept."""
+    return [block.partition(".")[2] for block in measured.order if block.partition(".")[0] == network]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The aligned sample of two blocks: the image of each row, the rows, and one row of each image."""
+
+    images: Tensor
+    rows: tuple[Tensor, Tensor]
+    points: tuple[Tensor, Tensor]
+
+
+def _sample_of(measured: Measurement, a: str, b: str) -> _Sample | None:
+    """None where they have none in common. Small maps are sampled at one place several times; it counts once."""
     if a not in measured.samples or b not in measured.samples:
-        return None, None
-    rows = measured.sample(a), measured.sample(b)
-    first = torch.zeros(int(measured.sample_images.max()) + 1, dtype=torch.int64) - 1
-    order = torch.arange(len(measured.sample_images) - 1, -1, -1)
-    first[measured.sample_images[order]] = order
-    once = first[first >= 0].sort().values[:_POINTS]
-    return rows, tuple(side[once] for side in rows)
+        return None
+    rows, images = (measured.sample(a), measured.sample(b)), measured.sample_images
+    both = zip(images.tolist(), *(np.ascontiguousarray(side.numpy()) for side in rows), strict=True)
+    first = {(image, one.tobytes(), other.tobytes()): k for k, (image, one, other) in reversed([*enumerate(both)])}
+    kept = torch.tensor(sorted(first.values()), dtype=torch.int64)
+    once = torch.from_numpy(np.unique(images.numpy(), return_index=True)[1])[:_POINTS]
+    return _Sample(images[kept], tuple(side[kept] for side in rows), tuple(side[once] for side in rows))
 
 
 def layout_view(measured: Measurement, a: str, b: str) -> View | None:
     """When each input meets others at the same place; None where rows have no place."""
+    if all(block in measured.maps and measured.maps[block][..., 0].numel() == 1 for block in (a, b)):
+        return None
     try:
         return View(measured.layout(a, b))
     except ValueError:
@@ -143,12 +184,13 @@ def _mean_of(values: Tensor, live: Tensor) -> float:
 
 
 def _information(view: View) -> float:
-    """Mean mutual information, in nats, of units matched by correlation."""
+    """Mean mutual information, in nats, of units matched by correlation; fewer bins where there are few rows."""
+    bins = max(2, min(10, math.isqrt(len(view.rows[0]) // _ROWS_A_CELL) - 1))
     found = correlation(pair_moments(*view.rows))
     match = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
     units = (match.index >= 0).nonzero()[:, 0]
     values = [
-        mutual_information(view.rows[0][:, few], view.rows[1][:, match.index[few]]).diagonal()
+        mutual_information(view.rows[0][:, few], view.rows[1][:, match.index[few]], bins=bins).diagonal()
         for few in units.split(_TOGETHER)
     ]
     return float(torch.cat(values).mean()) if values else 0.0

@@ -1,0 +1,127 @@
+"""All numbers of comparisons together: for a page, a file, a command."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..kernels.checks import as_list, came
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def as_comparisons(comparisons: object) -> list:
+    """At least one of what `compare` returns, of networks that are the same wherever they have one name.
+
+    Raises:
+        ValueError: anything else.
+    """
+    one = hasattr(comparisons, "map_values")
+    given = [comparisons] if one else as_list(comparisons, "comparisons", "what `compare` returns, in a list")
+    for each in given:
+        if not hasattr(each, "map_values"):
+            raise ValueError(
+                f"comparisons: expected what `compare` returns, in a list, got {came(each, 80)} among them"
+            )
+    if not given:
+        raise ValueError("comparisons: expected at least one, got none")
+    known: dict[str, str] = {}
+    for each in given:
+        for name in (each.a, each.b):
+            found = each.measurement.networks[name]
+            if known.setdefault(name, found) != found:
+                raise ValueError(f"comparisons: expected one network of each name, got two of {came(name, 60)}")
+    return given
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers were made with."""
+    try:
+        own = version("convergent_utils")
+    except PackageNotFoundError:  # it lies beside, and was not installed
+        own = "not installed"
+    return {
+        "convergent_utils": own,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "Python": platform.python_version(),
+    }
+
+
+def as_json(comparisons: object) -> dict[str, object]:
+    """All of comparisons in dicts, lists and plain values.
+
+    Args:
+        comparisons: what `compare` returns, or several of them in a list.
+
+    Returns:
+        `networks`: by name the checksum of the weights; `layers`: by network the units of each layer; `inputs`,
+        `positions`, `folds`, `sampled rows` of the first measurement; `versions`; and `comparisons`, of each `a`, `b`,
+        `pairs`, `settings`, `cautions`, `left_out` and `numbers`, whose keys are the attributes of `Number` that are
+        not None.
+
+    Raises:
+        ValueError: no comparisons.
+    """
+    given = as_comparisons(comparisons)
+    measured = given[0].measurement
+    names = dict.fromkeys(name for one in given for name in (one.a, one.b))
+    of = {name: next(one.measurement for one in given if name in (one.a, one.b)) for name in names}
+    return {
+        "networks": {name: of[name].networks[name] for name in names},
+        "layers": {name: _layers(of[name], name) for name in names},
+        "inputs": measured.n_images,
+        "positions": measured.positions,
+        "folds": len(measured.folds),
+        "sampled rows": len(measured.sample_images),
+        "versions": versions(),
+        "comparisons": [_one(each) for each in given],
+    }
+
+
+def _layers(measured: object, network: str) -> dict[str, int]:
+    found = {}
+    for block, units in measured.blocks.items():
+        name, _, layer = block.partition(".")
+        if name == network:
+            found[layer] = units
+    return found
+
+
+def _one(comparison: object) -> dict[str, object]:
+    return {
+        "a": comparison.a,
+        "b": comparison.b,
+        "pairs": [list(pair) for pair in comparison.pairs],
+        "settings": dict(comparison.settings),
+        "cautions": list(comparison.cautions),
+        "left_out": list(comparison.left_out),
+        "numbers": [_plain(vars(number)) for number in comparison.numbers],
+    }
+
+
+def _plain(number: dict[str, object]) -> dict[str, object]:
+    """What JSON can hold; it has no NaN."""
+    wanted = {key: value for key, value in number.items() if value is not None}
+    return {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in wanted.items()}
+
+
+def table(comparisons: Sequence[object]) -> pandas.DataFrame:
+    """All numbers, one a row, as `Comparison.table` of each.
+
+    Args:
+        comparisons: what `compare` returns, or several of them in a list.
+
+    Raises:
+        ValueError: no comparisons.
+    """
+    import pandas as pd
+
+    return pd.concat([one.table() for one in as_comparisons(comparisons)], ignore_index=True)
