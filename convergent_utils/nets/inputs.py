@@ -89,7 +89,8 @@ class Feed:
                 raise ValueError(
                     f"inputs: expected inputs of each network or of all, got none of {came(lacking[0], 60)}"
                 )
-            self.sources = {name: _source(given[name], batch) for name in networks}
+            each = {name: given[name] for name in networks}
+            self.sources = self._shared_of(each, lambda source: _source(source, batch))
         else:
             self.sources = dict.fromkeys(networks, _source(given, batch))
         lengths = {source.length for source in self.sources.values()} - {None}
@@ -162,7 +163,11 @@ def _source(given: object, batch: int) -> Held | Stream:
         return Held(values)
     if isinstance(given, TorchDataset) and not isinstance(given, torch.utils.data.IterableDataset):
         return Stream(DataLoader(given, batch_size=batch))
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) or isinstance(given, (Tensor, np.ndarray, nn.Module)):
+    if (
+        isinstance(given, (str, bytes))
+        or not isinstance(given, Iterable)
+        or isinstance(given, (Tensor, np.ndarray, nn.Module))
+    ):
         raise ValueError(
             "inputs: expected (n, height, width, channels) uint8 or (n, channels, height, width) float, a Dataset, a "
             f"DataLoader or another iterable of batches, got {form_of(given)}"
@@ -197,8 +202,9 @@ def _length_of(source: object) -> int | None:
     """How many inputs an iterable has, where that is known beforehand."""
     try:
         if isinstance(source, DataLoader):
-            full = source.batch_size is not None and not source.drop_last
-            return len(source.sampler) if full else len(source) * (source.batch_size or 1)
+            if source.batch_size is None:  # batches are of its data set's or sampler's own making
+                return None
+            return len(source) * source.batch_size if source.drop_last else len(source.sampler)
         return sum(map(n_inputs, source)) if isinstance(source, (list, tuple)) else None
     except (TypeError, NotImplementedError):  # of data sets without a length
         return None

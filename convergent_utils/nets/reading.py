@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -194,11 +193,9 @@ def _as_flattened(value: object, names: Names, blocks: list[str], called: Callab
         return tuple(block for block in blocks if block.partition(".")[2] in wanted)
     large, found = [], []
     for network, there in names.items():
-        shapes: Mapping[str, Iterable[int]] = called(network)
+        numbers: Mapping[str, int] = called(network)
         for common, layer in there.items():
-            shape = shapes.get(layer, (1,))
-            numbers = math.prod(shape) // 2  # of two inputs
-            (large if numbers > _MOST_FLAT else found).append(f"{network}.{common}")
+            (large if numbers.get(layer, 1) > _MOST_FLAT else found).append(f"{network}.{common}")
     if large:
         named = came(large, 120)
         warnings.warn(
