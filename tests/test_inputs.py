@@ -167,6 +167,22 @@ def test_a_shuffled_loader_that_two_networks_share_is_read_once(networks, pictur
     assert torch.equal(found.sample("a.maps"), found.sample("b.maps"))
 
 
+def test_a_loader_is_begun_once(networks, pictures):
+    class Counts(IterableDataset):
+        begun = 0
+
+        def __iter__(self):
+            self.begun += 1
+            return iter(pictures)
+
+    data = Counts()
+    cu.measure(networks, DataLoader(data, batch_size=8), LAYERS, **OPTIONS)
+    assert data.begun == 1
+    state = torch.get_rng_state()
+    cu.measure(networks, pictures, LAYERS, **OPTIONS)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_number_of_inputs_is_known_or_asked_for_in_the_end(networks, pictures):
     with pytest.raises(ValueError, match="^inputs: expected batches, got none"):
         cu.measure(networks, iter([]), LAYERS, **OPTIONS)

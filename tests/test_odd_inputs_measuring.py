@@ -333,7 +333,6 @@ MEASURE = [
     ("a word as progress", lambda: measure(progress="bar"), "progress"),
     ("what raises as progress", lambda: measure(progress=Raises()), "progress"),
     ("progress that takes one", lambda: measure(progress=lambda done: None), "progress"),
-    ("progress that fails", lambda: measure(progress=fails), "progress"),
     ("a number as layers", lambda: measure(layers=3), "layers"),
     ("layers of a network that is not there", lambda: measure(layers={"c": "0"}), "layers"),
     ("layers of one network alone", lambda: measure(layers={"a": "0"}), "layers"),

@@ -54,13 +54,13 @@ class Stream:
 
     def __init__(self, source: Iterable[object]):
         self.source, self.length = source, _length_of(source)
-        self.once = iter(source) is source
+        self.once = isinstance(source, Iterator)  # asked without a call, which would start a loader's processes
         self._first: list[object] = []
 
     def first(self) -> object:
         """The first batch; it comes again when all are gone through."""
         if not self._first:
-            batch = next(iter(self.source), None)
+            batch = next(self._begun(), None)
             if batch is None:
                 raise ValueError("inputs: expected batches, got none; an iterator that was read is empty")
             self._first = [batch]
@@ -70,7 +70,13 @@ class Stream:
         """All, in order; `size` is that of the batches as they come."""
         if self.once and self._first:
             return chain([self._first[0]], self.source)
-        return iter(self.source)
+        return self._begun()
+
+    def _begun(self) -> Iterator[object]:
+        try:
+            return iter(self.source)
+        except Exception as error:  # whatever somebody's own may raise
+            raise ValueError(f"inputs: {form_of(self.source)} gives no batches: {in_one_line(error, 120)}") from error
 
 
 class Feed:

@@ -176,7 +176,7 @@ def _as_pairs(pairs: object, names: Names, blocks: list[str]) -> list[tuple[str,
 
 def _as_autocast(value: object) -> torch.dtype | None:
     """The type of lower precision."""
-    if value not in (None, torch.bfloat16, torch.float16):
+    if not any(value is each for each in (None, torch.bfloat16, torch.float16)):
         raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {came(value)}")
     return value
 
