@@ -12,6 +12,7 @@ import convergent_utils as cu
 from convergent_utils import cli
 from convergent_utils.compare import command
 
+BOTH = ["compare", "acts:mine.npz", "acts:theirs.npz"]
 QUICK = ["--turns", "2", "--shuffles", "19", "--sample", "200", "--similarities", "bipartite matching", "linear CKA"]
 
 
@@ -49,14 +50,17 @@ def refused(capsys, *arguments):
     """The one sentence to a mistake."""
     assert cli.main(list(arguments)) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("convergent: ") and "\n" not in error and len(error) < 320, error
+    assert error.startswith("convergent: ")
+    assert "\n" not in error, error
+    assert len(error) <= 300 + len("convergent: "), error
     return error.removeprefix("convergent: ")
 
 
 def test_saved_activations_are_compared(capsys, tmp_path):
     out = tmp_path / "report.html"
     printed = said(capsys, "compare", "acts:mine.npz", "acts:theirs.npz", "--out", str(out), *QUICK)
-    assert str(out) in printed and "mine" in out.read_text()
+    assert str(out) in printed
+    assert "mine" in out.read_text()
     found = json.loads(said(capsys, "compare", "acts:mine.npz", "acts:theirs.npz", "--out", str(out), "--json", *QUICK))
     numbers = [n for n in found["numbers"] if n["role"] == "found" and n["similarity"] == "bipartite matching"]
     assert [n["layer_a"] for n in numbers] == ["early", "late"]
@@ -66,7 +70,18 @@ def test_saved_activations_are_compared(capsys, tmp_path):
 def test_what_is_measured_is_what_measure_finds(capsys, tmp_path, folder):
     out = tmp_path / "measured.safetensors"
     options = ["--layers", "conv1", "fc6", "--sample", "100", "--seed", "3", "--no-untrained", "--out", str(out)]
-    said(capsys, "measure", "alexnet-narrow", "alexnet-narrow", "--names", "a", "b", "--data", "folder:pictures", *options)
+    said(
+        capsys,
+        "measure",
+        "alexnet-narrow",
+        "alexnet-narrow",
+        "--names",
+        "a",
+        "b",
+        "--data",
+        "folder:pictures",
+        *options,
+    )
     found = cu.load(out)
     pictures = torch.stack([torch.from_numpy(np.array(Image.open(p))) for p in sorted((folder / "pictures").iterdir())])
     networks = {name: cu.build_network("alexnet-narrow", seed=3 + k) for k, name in enumerate("ab")}
@@ -89,7 +104,8 @@ def test_a_few_layers_are_chosen_where_none_are_named(capsys, tmp_path):
     out = tmp_path / "measured.safetensors"
     said(capsys, "measure", "alexnet-narrow", "--data", "folder:pictures", "--no-untrained", "--out", str(out))
     layers = [block.partition(".")[2] for block in cu.load(out).order]
-    assert 3 <= len(layers) <= 6 and layers[-1] == "fc8"
+    assert 3 <= len(layers) <= 6
+    assert layers[-1] == "fc8"
 
 
 def test_layers_of_other_names_meet(capsys, tmp_path):
@@ -123,33 +139,42 @@ def test_three_networks_are_compared_in_all_pairs(capsys, tmp_path):
         (["compare", "alexnet", "--data", "folder:pictures"], "networks: expected two or more"),
         (["compare", "alexnet", "alexnet"], "data: expected what the networks are shown"),
         (["compare", "acts:mine.npz", "alexnet", "--data", "folder:pictures"], "networks: expected acts: of all"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--data", "folder:pictures"], "data: saved activations"),
+        ([*BOTH, "--data", "folder:pictures"], "data: saved activations"),
         (["compare", "acts:mine.npz", "acts:nowhere.npz"], "name: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--out", "nowhere/r.html"], "out: there is no folder"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--names", "a"], "names: expected 2"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--names", "a", "a"], "names: expected another"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--names", "a.b", "c"], "networks: expected names without dots"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--layers", "nowhere"], "layers: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--layers", "x=early"], "layers: expected 2 names"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--layers", "x=early,early", "late"], "layers: expected COMMON"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--layers", "lat?x*"], "layers: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--positions", "everywhere"], "positions: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--similarities", "likeness"], "similarities: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--minutes", "-1"], "minutes: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--minutes", "soon"], "argument --minutes: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--turns", "0"], "turns: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--shuffles", "0"], "shuffles: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--pairs", "some"], "argument --pairs: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--mask", "padding"], "mask: there is no 'padding'"),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--limit", "0"], "limit: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--batch", "0"], "batch: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--sample", "1"], "sample: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--seed", "-1"], "seed: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--processes", "0"], "processes: "),
-        (["compare", "acts:mine.npz", "acts:theirs.npz", "--device", "abacus"], "device: "),
+        ([*BOTH, "--out", "nowhere/r.html"], "out: there is no folder"),
+        ([*BOTH, "--names", "a"], "names: expected 2"),
+        ([*BOTH, "--names", "a", "a"], "names: expected another"),
+        (
+            [*BOTH, "--names", "a.b", "c"],
+            "networks: expected names without dots",
+        ),
+        ([*BOTH, "--layers", "nowhere"], "layers: "),
+        ([*BOTH, "--layers", "x=early"], "layers: expected 2 names"),
+        (
+            [*BOTH, "--layers", "x=early,early", "late"],
+            "layers: expected COMMON",
+        ),
+        ([*BOTH, "--layers", "lat?x*"], "layers: "),
+        ([*BOTH, "--positions", "everywhere"], "positions: "),
+        ([*BOTH, "--similarities", "likeness"], "similarities: "),
+        ([*BOTH, "--minutes", "-1"], "minutes: "),
+        ([*BOTH, "--minutes", "soon"], "argument --minutes: "),
+        ([*BOTH, "--turns", "0"], "turns: "),
+        ([*BOTH, "--shuffles", "0"], "shuffles: "),
+        ([*BOTH, "--pairs", "some"], "argument --pairs: "),
+        ([*BOTH, "--mask", "padding"], "mask: there is no 'padding'"),
+        ([*BOTH, "--limit", "0"], "limit: "),
+        ([*BOTH, "--batch", "0"], "batch: "),
+        ([*BOTH, "--sample", "1"], "sample: "),
+        ([*BOTH, "--seed", "-1"], "seed: "),
+        ([*BOTH, "--processes", "0"], "processes: "),
+        ([*BOTH, "--device", "abacus"], "device: "),
         (["measure", "alexnet", "--data", "folder:pictures", "--size", "0"], "size: "),
         (["measure", "alexnet", "--data", "folder:nowhere"], "name: "),
-        (["measure", "alexnet", "--data", "folder:pictures", "--out", "nowhere/m.safetensors"], "out: there is no folder"),
+        (
+            ["measure", "alexnet", "--data", "folder:pictures", "--out", "nowhere/m.safetensors"],
+            "out: there is no folder",
+        ),
         (["measure", "unheard", "--data", "folder:pictures"], "name: "),
         (["measure", "alexnet", "--data", "folder:pictures", "--colour"], "unrecognized arguments: --colour"),
     ],
