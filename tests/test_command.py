@@ -46,6 +46,11 @@ def said(capsys, *arguments):
     return capsys.readouterr().out
 
 
+def numbers_of(found):
+    """All numbers of what is printed as JSON, with the names of their networks."""
+    return [{"a": one["a"], "b": one["b"], **number} for one in found["comparisons"] for number in one["numbers"]]
+
+
 def refused(capsys, *arguments):
     """The one sentence to a mistake."""
     assert cli.main(list(arguments)) == 2
@@ -62,7 +67,7 @@ def test_saved_activations_are_compared(capsys, tmp_path):
     assert str(out) in printed
     assert "mine" in out.read_text()
     found = json.loads(said(capsys, "compare", "acts:mine.npz", "acts:theirs.npz", "--out", str(out), "--json", *QUICK))
-    numbers = [n for n in found["numbers"] if n["role"] == "found" and n["similarity"] == "bipartite matching"]
+    numbers = [n for n in numbers_of(found) if n["role"] == "found" and n["similarity"] == "bipartite matching"]
     assert [n["layer_a"] for n in numbers] == ["early", "late"]
     assert all(n["value"] == pytest.approx(1, abs=1e-6) for n in numbers), "a permuted copy"
 
@@ -121,7 +126,7 @@ def test_several_processes_and_the_store_give_the_same(capsys, tmp_path):
     one = json.loads(said(capsys, *common))
     again = json.loads(said(capsys, *common))
     two = json.loads(said(capsys, *common, "--processes", "2", "--store", str(tmp_path / "other")))
-    values = [[n["value"] for n in found["numbers"]] for found in (one, again, two)]
+    values = [[n["value"] for n in numbers_of(found)] for found in (one, again, two)]
     assert values[0] == values[1]
     assert values[0] == pytest.approx(values[2], abs=1e-6)
 
@@ -130,7 +135,7 @@ def test_three_networks_are_compared_in_all_pairs(capsys, tmp_path):
     three = ["acts:mine.npz", "acts:theirs.npz", "acts:mine.npz"]
     out = ["--out", str(tmp_path / "r.html"), "--json", *QUICK]
     found = json.loads(said(capsys, "compare", *three, "--names", "a", "b", "c", *out))
-    assert {(n["network_a"], n["network_b"]) for n in found["numbers"]} == {("a", "b"), ("a", "c"), ("b", "c")}
+    assert {(n["a"], n["b"]) for n in numbers_of(found)} == {("a", "b"), ("a", "c"), ("b", "c")}
 
 
 @pytest.mark.parametrize(
