@@ -49,6 +49,7 @@ from .nets.interventions import (
 )
 from .nets.measurement import Measurement
 from .nets.measuring import measure
+from .nets.naming import layers
 from .nets.networks import Network, build_network, permuted_copy, with_units
 from .nets.predicting import accuracy, predict
 from .nets.receptive_fields import ReceptiveField, patch, receptive_field
@@ -106,6 +107,7 @@ __all__ = [
     "groups_interval",
     "hierarchical_clustering",
     "label_chance",
+    "layers",
     "least_squares",
     "linear_cka",
     "load",

@@ -88,8 +88,51 @@ def gives(make, **options):
     return lambda: record(Gives(make), "layer", **options)
 
 
+def layers(example=None, network=None, **options):
+    return cu.layers(
+        convolutions() if network is None else network, images() if example is None else example, **options
+    )
+
+
+def fails(*_):
+    raise KeyError("no such thing")
+
+
+def texts():
+    """Two networks and tokens of which the last do not count."""
+    mask = (torch.arange(5) < torch.arange(1, 13)[:, None]).long()
+    return {"a": Masked(), "b": Masked()}, {"x": draw(12, 5, 3), "mask": mask}
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x, mask=None):
+        return self.layer(x).mean(1)
+
+
+def masked(mask="mask", **options):
+    return measure(*texts(), "layer", mask=mask, **options)
+
+
+def counted(*rows):
+    """So many rows count in all inputs."""
+    return lambda found: found.folds[0].n_samples("a.layer") + found.folds[1].n_samples("a.layer") in rows
+
+
 def measured_gives(make, **options):
     return lambda: measure({"n": Gives(make)}, layers="layer", **options)
+
+
+class OwnWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(draw(3))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :3] * self.weight
 
 
 class Broken(nn.Linear):
@@ -150,6 +193,7 @@ def in_folder(make=str):
         return first if torch.equal(first.tops["a.0"].value, second.tops["a.0"].value) else None
 
 
+FIELDS = ("networks", "images", "positions", "folds", "aligned", "n_top", "tops", "maps", "active", "counted")
 RECORD = [
     ("an array of no axes as layers", lambda: record(layers=np.array("0")), "layers"),
     ("layers without end", lambda: record(layers=itertools.count()), "layers"),
@@ -221,6 +265,94 @@ RECORD = [
     ("no inputs", lambda: record(inputs=images(0)), of_shape("0", 0, 3)),
 ]
 MEASURE = [
+    ("a number as prepare", lambda: measure(prepare=3), "prepare"),
+    ("what raises as prepare", lambda: measure(prepare=Raises()), "prepare"),
+    ("prepare of a network that is not there", lambda: measure(prepare={"c": torch.relu}), "prepare"),
+    ("text as prepare by network", lambda: measure(prepare={"a": "relu"}), "prepare"),
+    ("prepare that fails", lambda: measure(prepare=fails), "prepare"),
+    ("prepare that takes none", lambda: measure(prepare=lambda: images()), "prepare"),
+    ("prepare to None", lambda: measure(prepare=lambda x: None), "inputs"),
+    ("prepare to other pictures", lambda: measure(prepare=lambda x: x[:, :, :1]), "inputs"),
+    ("prepare to fewer pictures", lambda: measure(prepare=lambda x: x[:3]), "layers"),
+    ("prepare to strange keywords", lambda: measure(prepare=lambda x: {LONG: x}), "inputs"),
+    ("prepare None by network", lambda: measure(prepare={"a": None}), as_usual),
+    ("prepare by no network", lambda: measure(prepare={}), as_usual),
+    ("a number as mask", lambda: masked(3), "mask"),
+    ("what raises as mask", lambda: masked(Raises()), "mask"),
+    ("a tensor as mask", lambda: masked(torch.ones(12, 5)), "mask"),
+    ("a key that is not there as mask", lambda: masked("attention_mask"), "mask"),
+    ("a long key as mask", lambda: masked(LONG), "mask"),
+    ("a key of pictures as mask", lambda: measure(mask="mask"), "mask"),
+    ("a mask of another network", lambda: masked({"c": "mask"}), "mask"),
+    ("a mask that fails", lambda: masked(fails), "mask"),
+    ("a mask of None", lambda: masked(lambda batch: None), "mask"),
+    ("a mask of halves", lambda: masked(lambda batch: batch["mask"] / 2), "mask"),
+    ("a mask of NaN", lambda: masked(lambda batch: batch["mask"] * torch.nan), "mask"),
+    ("a mask of fewer inputs", lambda: masked(lambda batch: batch["mask"][:3]), "mask"),
+    ("a mask of other tokens", lambda: masked(lambda batch: batch["mask"][:, :4]), "mask"),
+    ("a mask of four axes", lambda: masked(lambda batch: batch["mask"][:, :, None, None]), "mask"),
+    ("a mask of no rows", lambda: masked(lambda batch: batch["mask"] * 0), "mask"),
+    ("a mask of other inputs elsewhere", lambda: masked({"a": "mask", "b": lambda x: x["mask"][:, 0] * 0}), "mask"),
+    ("a mask as an array", lambda: masked(lambda batch: batch["mask"].numpy()), counted(50)),
+    ("a mask as a list", lambda: masked(lambda batch: batch["mask"].tolist()), "mask"),
+    ("a mask of floats", lambda: masked(lambda batch: batch["mask"].double()), counted(50)),
+    ("no mask of a network", lambda: masked({"a": None}), counted(60)),
+    ("a number as output", lambda: measure(output=3), "output"),
+    ("output of another layer", lambda: measure(output={"3": torch.relu}), "output"),
+    ("text as output of a layer", lambda: measure(output={"0": "relu"}), "output"),
+    ("output that fails", lambda: measure(output=fails), "output"),
+    ("output to None", lambda: measure(output=lambda found: None), "layers"),
+    ("output to whole numbers", lambda: measure(output=torch.Tensor.long), "layers"),
+    ("output as it is", lambda: measure(output=lambda found: found), as_usual),
+    ("output None by layer", lambda: measure(output={"0": None}), as_usual),
+    ("no batch", lambda: measure(batch=None), "batch"),
+    ("batches of none", lambda: measure(batch=0), "batch"),
+    ("half a batch", lambda: measure(batch=2.5), "batch"),
+    ("a word as batch", lambda: measure(batch="x"), "batch"),
+    ("what raises as batch", lambda: measure(batch=Raises()), "batch"),
+    ("a NumPy number as batch", lambda: measure(batch=np.int64(5)), as_usual),
+    ("True as autocast", lambda: measure(autocast=True), "autocast"),
+    ("a word as autocast", lambda: measure(autocast="bfloat16"), "autocast"),
+    ("double as autocast", lambda: measure(autocast=torch.float64), "autocast"),
+    ("what raises as autocast", lambda: measure(autocast=Raises()), "autocast"),
+    ("an array as autocast", lambda: measure(autocast=np.ones(3)), "autocast"),
+    ("a number as flattened", lambda: measure(flattened=3), "flattened"),
+    ("None as flattened", lambda: measure(flattened=None), "flattened"),
+    ("an unknown layer as flattened", lambda: measure(flattened=[LONG]), "flattened"),
+    ("what raises as flattened", lambda: measure(flattened=Raises()), "flattened"),
+    ("what raises in flattened", lambda: measure(flattened=[Raises()]), "flattened"),
+    ("no layers as flattened", lambda: measure(flattened=[]), lambda found: found.flattened is None),
+    ("one layer as flattened", lambda: measure(flattened="0"), lambda found: found.flattened.n_samples == 12),
+    ("padding in flattened", lambda: masked(flattened=True), "flattened"),
+    ("a word as untrained", lambda: measure(untrained="yes"), "untrained"),
+    ("None as untrained", lambda: measure(untrained=None), "untrained"),
+    ("a number as untrained", lambda: measure(untrained=1), "untrained"),
+    ("what raises as untrained", lambda: measure(untrained=Raises()), "untrained"),
+    ("weights of its own untrained", lambda: measure({"a": OwnWeights()}, layers="", untrained=True), "untrained"),
+    ("a number as progress", lambda: measure(progress=3), "progress"),
+    ("a word as progress", lambda: measure(progress="bar"), "progress"),
+    ("what raises as progress", lambda: measure(progress=Raises()), "progress"),
+    ("progress that takes one", lambda: measure(progress=lambda done: None), "progress"),
+    ("a number as layers", lambda: measure(layers=3), "layers"),
+    ("layers of a network that is not there", lambda: measure(layers={"c": "0"}), "layers"),
+    ("layers of one network alone", lambda: measure(layers={"a": "0"}), "layers"),
+    ("a pattern that nothing fits", lambda: measure(layers="conv*"), "layers"),
+    ("a long pattern", lambda: measure(layers=LONG + "*"), "layers"),
+    ("a common name that is a number", lambda: measure(layers={"a": {1: "0"}, "b": "0"}), "layers"),
+    ("a common name of nothing", lambda: measure(layers={"a": {"x": None}, "b": "0"}), "layers"),
+    ("a common name of an unknown layer", lambda: measure(layers={"a": {"x": LONG}, "b": "0"}), "layers"),
+    ("no common names", lambda: measure(layers={"a": {}, "b": "0"}), "layers"),
+    ("what raises as inputs", lambda: measure(inputs=Raises()), "inputs"),
+    ("numbers as batches", lambda: measure(inputs=[1, 2, 3]), "inputs"),
+    ("text as batches", lambda: measure(inputs=["one", "two"]), "inputs"),
+    ("None as batches", lambda: measure(inputs=[None]), "inputs"),
+    ("batches without end", lambda: measure(inputs={"a": itertools.repeat(images()), "b": images()}), "inputs"),
+    ("an iterator that was read", lambda: measure(inputs=iter([])), "inputs"),
+    ("no batches", lambda: measure(inputs=[]), "inputs"),
+    ("no inputs by keyword", lambda: measure(inputs={}), "inputs"),
+    ("unlike numbers by keyword", lambda: measure(inputs={"x": images(), "y": images(3)}), "inputs"),
+    ("inputs of one network alone", lambda: measure(inputs={"a": images()}), "inputs"),
+    ("objects in batches", lambda: measure(inputs=[[{"x": object()}]]), "inputs"),
     ("a folder as store", in_folder, as_usual),
     ("a path as store", lambda: in_folder(Path), as_usual),
     ("a number as store", lambda: measure(store=3), "store"),
@@ -317,6 +449,31 @@ MEASURE = [
     ("a word as device", lambda: measure(device="gpu please"), "device"),
     ("a device of torch", lambda: measure(device=torch.device("cpu")), as_usual),
 ]
+SHAPES = {"0": (12, 3, 6, 6), "1": (12, 3, 6, 6), "2": (12, 108), "3": (12, 4)}
+NAMED = [
+    ("an example", lambda: layers(), SHAPES.__eq__),
+    ("an array", lambda: layers(images().numpy()), SHAPES.__eq__),
+    ("a wrapper", lambda: layers(network=parallel()), SHAPES.__eq__),
+    ("no network", lambda: cu.layers(None, images()), "network"),
+    ("a class as network", lambda: cu.layers(nn.Linear, images()), "network"),
+    ("a traced network", lambda: layers(network=traced()), "network"),
+    ("weights without values", lambda: layers(network=nn.Linear(3, 3, device="meta")), "network"),
+    ("no example", lambda: cu.layers(convolutions(), None), "example"),
+    ("a number as example", lambda: layers(3), "example"),
+    ("text as example", lambda: layers(LONG), "example"),
+    ("what raises as example", lambda: layers(Raises()), "example"),
+    ("an empty list as example", lambda: layers([]), "example"),
+    ("an empty iterator as example", lambda: layers(iter([])), "example"),
+    ("pictures of other channels", lambda: layers(draw(2, 3, 8, 8)), "example"),
+    ("objects as example", lambda: layers(np.array([{}, {}])), "example"),
+    ("strange keywords as example", lambda: layers({LONG: images()}), "example"),
+    ("a layer that breaks", lambda: layers(draw(2, 2), nn.Sequential(Broken(2, 2))), "example"),
+    ("a number as prepare", lambda: layers(prepare=3), "prepare"),
+    ("prepare that fails", lambda: layers(prepare=fails), "prepare"),
+    ("a number as output", lambda: layers(output=3), "output"),
+    ("output of an unknown layer", lambda: layers(output={LONG: torch.relu}), "output"),
+    ("output that fails", lambda: layers(output={"0": fails}), "output"),
+]
 MERGE = [
     ("nothing", lambda: measured().merge(None), "other"),
     ("a list", lambda: measured().merge([measured()]), "other"),
@@ -327,7 +484,7 @@ MERGE = [
     ("its state", lambda: cu.Measurement.from_state(measured().state()), as_usual),
     *(
         (f"a state whose {name} is {wrong!r:.20}", partial(broken, name, wrong), "state")
-        for name in ("networks", "images", "positions", "folds", "aligned", "n_top", "tops", "maps", "active", "counted")
+        for name in FIELDS
         for wrong in (None, 3.5, "x", [], {}, {"a.0": None}, torch.zeros(2))
         if (name, wrong) not in (("positions", "x"), ("networks", {}), ("counted", {}))
     ),
@@ -354,6 +511,7 @@ READ = {
 }
 BOTH = {"layout": (6, 6), "content": (6, 6)}
 ROWS = [Row("record", what, call, expect) for what, call, expect in RECORD]
+ROWS += [Row("layers", what, call, expect) for what, call, expect in NAMED]
 ROWS += [Row("measure", what, call, expect) for what, call, expect in MEASURE]
 ROWS += [Row("merge", what, call, expect) for what, call, expect in MERGE]
 ROWS += [Row("pair", what, call, expect) for what, call, expect in PAIR]

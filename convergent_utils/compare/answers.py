@@ -92,8 +92,8 @@ def _space(numbers: Numbers) -> tuple[str, str]:
     said = [_mean(numbers, "linear map", "on other inputs a linear map explains R² of")] if r2 else []
     said += [_mean(numbers, "debiased CKA", "debiased CKA is")] if cka else []
     lacking = "" if cka and r2 else f" {'The linear map' if cka else 'Debiased CKA'} was not computed."
-    untrained = _more_than_untrained(numbers, ["debiased CKA", "linear map"])
-    return _counted(numbers, kinds), f"{_sentence('; '.join(said))}{lacking} {untrained}"
+    more, untrained = _beside_untrained(numbers, ["debiased CKA", "linear map"])
+    return f"{_counted(numbers, kinds)}{more}", f"{_sentence('; '.join(said))}{lacking}{untrained}"
 
 
 def _space_of(numbers: Numbers, case: tuple[int, tuple[str, str]]) -> str:
@@ -116,11 +116,13 @@ def _units(numbers: Numbers) -> tuple[str, str]:
         return "Not known", "Units were not matched."
     turned = numbers.all("bipartite matching", "rotated")
     kinds = {case: _units_of(number.value, turned[case].high) for case, number in found.items() if case in turned}
-    said = _mean(numbers, "bipartite matching", "Matched units correlate by")
+    said = _sentence(_mean(numbers, "bipartite matching", "Matched units correlate by"))
+    more, untrained = _beside_untrained(numbers, ["bipartite matching"])
     if not kinds:
-        return "Not known", f"{_sentence(said)} The rotated baseline was not computed, so no more can be said."
-    highest = max(number.high for number in turned.values())
-    return _counted(numbers, kinds), f"{_sentence(said)} In any turn it is at most {highest:.2f}."
+        return "Not known", f"{said} The rotated baseline was not computed, so no more can be said.{untrained}"
+    if len(kinds) == 1:
+        said += f" In any turn it is at most {_two(max(number.high for number in turned.values()))}."
+    return f"{_counted(numbers, kinds)}{more}", f"{said}{untrained}"
 
 
 def _units_of(found: float, highest: float) -> str:
@@ -139,8 +141,8 @@ def _neighbours(numbers: Numbers) -> tuple[str, str]:
         if (more := numbers.beyond_chance(case, "mutual k-NN")) is not None
     }
     said = _sentence(_mean(numbers, "mutual k-NN", "The share of common neighbours (mutual k-NN) is"))
-    verdict = _counted(numbers, kinds) if kinds else "Not known"
-    return verdict, f"{said} {_more_than_untrained(numbers, ['mutual k-NN'])}"
+    more, untrained = _beside_untrained(numbers, ["mutual k-NN"])
+    return f"{_counted(numbers, kinds)}{more}" if kinds else "Not known", f"{said}{untrained}"
 
 
 def _depth(numbers: Numbers) -> tuple[str, str]:
@@ -154,7 +156,7 @@ def _depth(numbers: Numbers) -> tuple[str, str]:
         means = {pair_name(pair): fmean(values) for pair, values in by_pair.items()}
         most, least = max(means, key=means.get), min(means, key=means.get)
         verdicts.append(f"{of}: most in {most}, least in {least}")
-        said.append(f"{similarity}: {means[most]:.2f} in {most}, {means[least]:.2f} in {least}")
+        said.append(f"{similarity}: {_two(means[most])} in {most}, {_two(means[least])} in {least}")
     if not said:
         return "Not known", "Only one pair of layers was compared."
     return _capital("; ".join(verdicts)), _sentence("; ".join(said))
@@ -175,21 +177,20 @@ def _counted(numbers: Numbers, kinds: dict[tuple[int, tuple[str, str]], str]) ->
 
 
 def _things(numbers: Numbers) -> str:
-    if len(numbers.comparisons) > 1:
-        return "cases, each a pair of layers of two networks"
-    return "layers" if all(one == other for _, (one, other) in numbers.cases) else "pairs of layers"
+    alone = len(numbers.comparisons) == 1
+    return "layers" if alone and all(one == other for _, (one, other) in numbers.cases) else "pairs of layers"
 
 
 def _mean(numbers: Numbers, similarity: str, words: str) -> str:
     """A mean over all cases, with its range or interval, and the means of its baselines."""
     found = [number.value for number in numbers.all(similarity).values()]
-    text = f"{words} {fmean(found):.2f}{_range(numbers, similarity, found)}"
+    text = f"{words} {_two(fmean(found))}{_range(numbers, similarity, found)}"
     beside = []
     for role in ("rotated", "layout", "untrained", "finite sample"):
         values = [number.value for number in numbers.all(similarity, role).values()]
         if values:
-            part = "" if len(values) == len(found) else f", of {len(values)} alone"
-            beside.append(f"{role} {fmean(values):.2f}{part}")
+            part = "" if len(values) == len(found) else f" (in {len(values)} of {len(found)})"
+            beside.append(f"{role} {_two(fmean(values))}{part}")
     return f"{text}, beside {', '.join(beside)}" if beside else f"{text}, without a baseline"
 
 
@@ -197,11 +198,11 @@ def _range(numbers: Numbers, similarity: str, found: list[float]) -> str:
     """What a mean is of, and how far it may move."""
     if len(numbers.comparisons) > 1:
         interval = _interval(numbers.networks(), numbers.by_networks(similarity), similarity)
-        ends = "" if interval is None else f"; 95 % interval over networks {interval[0]:.2f} to {interval[1]:.2f}"
+        ends = "" if interval is None else f"; 95 % interval over networks {_two(interval[0])} to {_two(interval[1])}"
         return f" (mean over {len(numbers.by_networks(similarity))} pairs of networks{ends})"
     if len(found) == 1:
         return ""
-    return f" ({min(found):.2f} to {max(found):.2f}, mean over {len(found)} {_things(numbers)})"
+    return f" ({_two(min(found))} to {_two(max(found))}, mean over {len(found)} {_things(numbers)})"
 
 
 def _interval(names: list[str], by_networks: dict, similarity: str) -> tuple[float, float] | None:
@@ -220,8 +221,8 @@ def _interval(names: list[str], by_networks: dict, similarity: str) -> tuple[flo
     return found.low, found.high
 
 
-def _more_than_untrained(numbers: Numbers, similarities: list[str]) -> str:
-    """Whether it is more than untrained networks give."""
+def _beside_untrained(numbers: Numbers, similarities: list[str]) -> tuple[str, str]:
+    """Where it is more than untrained networks give, for the verdict; what is not known, for the sentence."""
     both = [
         [(numbers.of(case, name), numbers.of(case, name, "untrained")) for name in similarities]
         for case in numbers.cases
@@ -229,9 +230,17 @@ def _more_than_untrained(numbers: Numbers, similarities: list[str]) -> str:
     both = [[pair for pair in pairs if None not in pair] for pairs in both]
     both = [pairs for pairs in both if pairs]
     if not both:
-        return _sentence(_OF_UNTRAINED)
+        return "", f" {_sentence(_OF_UNTRAINED)}"
     more = sum(all(found.value > base.value for found, base in pairs) for pairs in both)
-    return f"That is more than untrained networks have in {more} of {len(both)} {_things(numbers)}."
+    if len(both) == 1:
+        return f"; {'' if more else 'not '}more than untrained networks", ""
+    often = {0: "nowhere", len(both): "everywhere"}.get(more, f"in {more} of {len(both)}")
+    return f"; more than untrained networks {often}", ""
+
+
+def _two(value: float) -> str:
+    """Two places, no minus before zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _sentence(text: str) -> str:

@@ -114,6 +114,7 @@ def _add_options_of_compare(parser: argparse.ArgumentParser) -> None:
 
 def run_measure(chosen: argparse.Namespace) -> int:
     """`convergent measure`."""
+    _require_folder(chosen.out)
     given = _given(chosen)
     measured = _measured(chosen, given)
     save(measured, chosen.out)
@@ -126,7 +127,8 @@ def run_measure(chosen: argparse.Namespace) -> int:
 
 def run_compare(chosen: argparse.Namespace) -> int:
     """`convergent compare`."""
-    from .report import answers, as_json
+    from .answers import answers
+    from .collected import as_json
     from .report import save as save_page
 
     if len(chosen.networks) < 2:
@@ -138,16 +140,21 @@ def run_compare(chosen: argparse.Namespace) -> int:
     pairs = list(combinations(names, 2))
     for a, b in pairs:
         found.append(_compared(chosen, measured, a, b, len(pairs)))
-    path = save_page(found, chosen.out, inputs=given.shown, about=given.about, notes=given.notes)
+    path = save_page(found, chosen.out, inputs=given.shown, about=given.about, extra=_extra(given))
     if chosen.json:
         print(json.dumps(as_json(found)))
         return 0
-    for line in answers(found):
-        print(line)
+    for answer in answers(found):
+        print(f"{answer.question} {answer.sentence}")
     for note in given.notes:
         print(note)
     print(f"report: {path}")
     return 0
+
+
+def _extra(given: Given) -> dict[str, str]:
+    """What the page says beside its settings."""
+    return {"left out": "; ".join(given.notes)} if given.notes else {}
 
 
 def _compared(chosen: argparse.Namespace, measured: Measurement, a: str, b: str, n_pairs: int) -> Comparison:

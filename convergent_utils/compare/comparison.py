@@ -255,6 +255,8 @@ def _as_similarities(similarities: object) -> list[str]:
     given = [similarities] if isinstance(similarities, str) else as_list(similarities, "similarities", "their names")
     for name in given:
         require_known(name, (*SIMILARITIES, _FLATTENED), "similarities")
+    if not given:
+        raise ValueError("similarities: expected at least one name, or None for all, got none")
     return list(dict.fromkeys(given))
 
 

@@ -73,7 +73,8 @@ def units_part(comparison: object, inputs: object) -> tuple[str, list[str]]:
     wanted = sorted({number for numbers in tops.values() for number in numbers})
     shown = as_shown(inputs, wanted)
     lacking = [number for number in wanted if number not in shown] if inputs is not None else []
-    said = [f"input {lacking[0]} and {len(lacking) - 1} others were not among `inputs`"] if lacking else []
+    count = f"{len(lacking)} of {len(wanted)} inputs that excite units most"
+    said = [f"{count} were not given, such as number {lacking[0]}"] if lacking else []
     parts = []
     for pair, units in chosen.items():
         parts.append(f"<h3>{escaped(pair_name(pair))}</h3>")

@@ -86,7 +86,8 @@ RULES = {
     ),
     "Are their units the same?": (
         "“Beyond a random basis” means: the correlation of matched units (bipartite matching) is above that of every "
-        f"random turn. “The same units” means: beyond a random basis, and at least {SAME_UNITS}."
+        f"random turn. “The same units” means: beyond a random basis, and at least {SAME_UNITS}. “More than untrained” "
+        "means: above that of untrained networks."
     ),
     "Do they find the same neighbours?": (
         "“More often than by chance” means: mutual k-NN is above that of every shuffle. “More than untrained” means: "

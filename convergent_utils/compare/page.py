@@ -45,6 +45,7 @@ nav a { margin-right: 1rem; white-space: nowrap; }
 .stimuli { display: flex; flex-wrap: wrap; gap: .5rem; }
 .stimuli .text { margin: 0; width: 100%; }
 .picture { margin: 0; width: 4.6rem; }
+@media (max-width: 480px) { .stimuli { gap: .35rem; } .picture { width: calc(20% - .3rem); } }
 .picture span { position: relative; display: block; line-height: 0; }
 .picture img { width: 100%; image-rendering: pixelated; border-radius: 2px; }
 .picture i { position: absolute; outline: 2px solid #fff; box-shadow: 0 0 0 3px #d55e00; outline-offset: -1px; }
@@ -63,7 +64,7 @@ th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
 dt { font-weight: 650; margin-top: .5rem; }
 dd { margin: 0; }
-:target { background: var(--mark); }
+dt:target { background: var(--mark); }
 """
 
 # Tables are whole without it; with it a click on a heading sorts.
@@ -90,8 +91,10 @@ for (const table of document.querySelectorAll("table.sorted")) {
 }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_TERMS = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in sorted([*MEANINGS, *ROLES], key=len, reverse=True)))
-_LINKED_WORDS = {"found"}  # too common a word to be linked wherever it stands
+_TERMS = re.compile(
+    "|".join(rf"\b{re.escape(word)}\b" for word in sorted([*MEANINGS, *ROLES], key=len, reverse=True)), re.I
+)
+_COMMON = {"found"}  # not to be linked wherever it stands
 _NEVER_SHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -105,7 +108,7 @@ def linked(text: str) -> str:
 
     def link(word: re.Match) -> str:
         """One of them."""
-        return word[0] if word[0] in _LINKED_WORDS else f'<a href="#{anchor(word[0])}">{word[0]}</a>'
+        return word[0] if word[0].lower() in _COMMON else f'<a href="#{anchor(word[0])}">{word[0]}</a>'
 
     return _TERMS.sub(link, escaped(text))
 

@@ -88,10 +88,10 @@ def _as_path(path: object) -> Path:
     """
     if not isinstance(path, (str, Path)) or not str(path) or "\0" in str(path):
         raise ValueError(f"path: expected the path of a file, such as 'report.html', got {came(path, 80)}")
-    path = Path(path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(path))
+    if os.path.isdir(path):  # false, too, of a path too long
         raise ValueError(f"path: {shown(path)} is a folder; give the path of a file in it")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ValueError(f"path: there is no folder {shown(path.parent)}")
     return path
 
@@ -161,7 +161,8 @@ def _opening(title: str, numbers: Numbers, kept: Mapping) -> str:
 
 def _of_network(kept: Mapping, name: str, line: str) -> str:
     layers = kept["layers"][name]
-    count = f"{len(layers)} layer{'s' * (len(layers) != 1)} of {min(layers.values())} to {max(layers.values())} units"
+    units = " to ".join(str(each) for each in sorted({min(layers.values()), max(layers.values())}))
+    count = f"{len(layers)} layer{'s' * (len(layers) != 1)} of {units} units"
     return f"{escaped(line)}{'; ' if line else ''}{count}, weights <code>{escaped(kept['networks'][name][:12])}</code>"
 
 
@@ -333,7 +334,10 @@ def _all_numbers(numbers: Numbers) -> str:
 def _cell(number: object | None) -> str:
     if number is None:
         return ""
-    return f"{number.value:.3f}" + ("" if number.low is None else f" ({number.low:.3f} to {number.high:.3f})")
+    value, low, high = (
+        None if v is None else f"{round(v, 3) + 0.0:.3f}" for v in (number.value, number.low, number.high)
+    )
+    return value if low is None else f"{value} ({low} to {high})"
 
 
 def _how_to_read(numbers: Numbers) -> str:

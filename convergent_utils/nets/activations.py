@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ def captured(
     with ExitStack() as stack:
         stack.enter_context(hooks_called(network))
         stack.enter_context(evaluating(network))
-        stack.enter_context(_ATTENTION.changed(_plain_attention))
+        stack.enter_context(plain_attention())
         stack.enter_context(ordinary_tensors())
         stack.enter_context(full_precision())
         stack.callback(unwrapped(network).register_forward_pre_hook(capture.count, with_kwargs=True).remove)
@@ -213,8 +213,12 @@ def _hooked(layer: Layer, hook: Callable) -> torch.utils.hooks.RemovableHandle:
         raise ValueError(message) from error
 
 
-def _plain_attention(stack: ExitStack) -> None:
-    """Transformers call their modules one by one; their fused path drops padding and calls no hooks."""
+def plain_attention() -> AbstractContextManager[None]:
+    """Within it transformers call their modules one by one; their fused path drops padding and calls no hooks."""
+    return _ATTENTION.changed(_no_fast_path)
+
+
+def _no_fast_path(stack: ExitStack) -> None:
     stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
     torch.backends.mha.set_fastpath_enabled(False)
 

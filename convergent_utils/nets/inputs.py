@@ -54,13 +54,13 @@ class Stream:
 
     def __init__(self, source: Iterable[object]):
         self.source, self.length = source, _length_of(source)
-        self.once = iter(source) is source
+        self.once = isinstance(source, Iterator)  # asked without a call, which would start a loader's processes
         self._first: list[object] = []
 
     def first(self) -> object:
         """The first batch; it comes again when all are gone through."""
         if not self._first:
-            batch = next(iter(self.source), None)
+            batch = next(self._begun(), None)
             if batch is None:
                 raise ValueError("inputs: expected batches, got none; an iterator that was read is empty")
             self._first = [batch]
@@ -70,7 +70,13 @@ class Stream:
         """All, in order; `size` is that of the batches as they come."""
         if self.once and self._first:
             return chain([self._first[0]], self.source)
-        return iter(self.source)
+        return self._begun()
+
+    def _begun(self) -> Iterator[object]:
+        try:
+            return iter(self.source)
+        except Exception as error:  # whatever somebody's own may raise
+            raise ValueError(f"inputs: {form_of(self.source)} gives no batches: {in_one_line(error, 120)}") from error
 
 
 class Feed:
@@ -89,7 +95,8 @@ class Feed:
                 raise ValueError(
                     f"inputs: expected inputs of each network or of all, got none of {came(lacking[0], 60)}"
                 )
-            self.sources = {name: _source(given[name], batch) for name in networks}
+            each = {name: given[name] for name in networks}
+            self.sources = self._shared_of(each, lambda source: _source(source, batch))
         else:
             self.sources = dict.fromkeys(networks, _source(given, batch))
         lengths = {source.length for source in self.sources.values()} - {None}
@@ -201,8 +208,9 @@ def _length_of(source: object) -> int | None:
     """How many inputs an iterable has, where that is known beforehand."""
     try:
         if isinstance(source, DataLoader):
-            full = source.batch_size is not None and not source.drop_last
-            return len(source.sampler) if full else len(source) * (source.batch_size or 1)
+            if source.batch_size is None:  # batches are of its data set's or sampler's own making
+                return None
+            return len(source) * source.batch_size if source.drop_last else len(source.sampler)
         return sum(map(n_inputs, source)) if isinstance(source, (list, tuple)) else None
     except (TypeError, NotImplementedError):  # of data sets without a length
         return None

@@ -132,7 +132,7 @@ def require_named(name: object, known: Iterable[str], argument: str, lacks: str,
     if isinstance(name, str) and name in known:
         return
     named = [each for each in known if each]
-    near = difflib.get_close_matches(str(name)[:100], named, n=3)
+    near = difflib.get_close_matches(name[:100] if isinstance(name, str) else came(name, 100), named, n=3)
     hint = " or ".join(came(each, 40) for each in near or named[:3])
     hint = f"did you mean {hint}? " if near else f"it has {hint.replace(' or ', ', ')}; " if hint else ""
     raise ValueError(f"{argument}: {in_one_line(lacks, 60)} {came(name, 50)}; {hint}{how}")

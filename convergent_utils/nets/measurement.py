@@ -85,13 +85,14 @@ class Measurement:
             ValueError: other networks, blocks, pairs or options; an image that is in both.
         """
         self._require_mergeable(other)
-        return self.beside(other, tuple(mine.merge(it) for mine, it in zip(self.folds, other.folds, strict=True)))
-
-    def beside(self, other: Measurement, folds: tuple[Moments, ...]) -> Measurement:
-        """As `merge`, with moments that are merged already."""
         flattened = self.flattened
         if flattened is not None and other.flattened is not None:
             flattened = flattened.merge(other.flattened)
+        folds = tuple(mine.merge(it) for mine, it in zip(self.folds, other.folds, strict=True))
+        return self.beside(other, folds, flattened)
+
+    def beside(self, other: Measurement, folds: tuple[Moments, ...], flattened: StreamingCKA | None) -> Measurement:
+        """As `merge`, with moments and sums over whole maps that are merged already."""
         return replace(
             self,
             images=torch.cat([self.images, other.images]).sort().values,

@@ -162,8 +162,10 @@ def _anew(
         parts = {} if store is None else _parts(store, configuration, trail)
     try:
         found = _pass(request, report, known=trail, **parts)
-    except _ChangedError as error:
-        warnings.warn(f"inputs: {error}; all are measured anew", stacklevel=4)
+    except ValueError as error:
+        if _CHANGED not in str(error):  # in whatever process that was seen
+            raise
+        warnings.warn(f"inputs: {_CHANGED}; all are measured anew", stacklevel=4)
         trail.begin()
         found = _pass(request, report, known=trail, keep=parts["keep"])
     with same_fate():
@@ -178,10 +180,6 @@ def _pass(request: Request, report: Callable[[int], object] | None, **more: obje
     """One pass over all inputs that are not done."""
     asked = request.networks, request.feed, request.entrances, request.layers, request.options
     return Pass(*asked, device=request.device, report=report, **more).run()
-
-
-class _ChangedError(ValueError):
-    """Batches of a stream that are others than before."""
 
 
 @dataclass
@@ -211,7 +209,7 @@ class Trail:
         self.digest = checksum({str(k): plain_batch(value) for k, value in enumerate(each)}, self.digest)
         self.n += n_inputs(next(iter(batch.values())))
         if self.n - n_inputs(next(iter(batch.values()))) < self.expected[0] <= self.n and not self.arrived():
-            raise _ChangedError("they are others than when measuring was interrupted")
+            raise ValueError(f"inputs: {_CHANGED}")
 
     def arrived(self) -> bool:
         """Whether what was expected is reached exactly."""
@@ -378,6 +376,7 @@ def _repeatable() -> Iterator[None]:
 
 
 _STREAM = RLock()  # of random numbers, one for all threads
+_CHANGED = "they are others than when measuring was interrupted"  # as batches of a stream may be
 _PART = "measuring"  # how kinds of what is measured so far begin
 _PROBED = 6  # inputs beside the first two
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels.checks import as_list, came
 from ..kernels.precision import full_precision, ordinary_tensors
+from .activations import plain_attention
 from .inputs import Entrance, Feed, Prepare, n_inputs, picked
 from .layers import Output, as_layers, as_outputs, find_layers, hooks_called, plain, tensor_in, unwrapped
 from .modes import evaluating, input_like
@@ -37,7 +39,7 @@ def layers(
         several times stand once, with what they gave last.
 
     Raises:
-        ValueError: no network, an example that it cannot take.
+        ValueError: no network, an example that it cannot take, a `prepare` or `output` that fails.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU())
@@ -45,11 +47,19 @@ def layers(
         {'0': (2, 5), '1': (2, 5)}
     """
     inner = unwrapped(network)
-    entrance = Entrance("of layers", network, prepare, None, input_like(inner).device)
+    if prepare is not None and not callable(prepare):
+        raise ValueError(f"prepare: expected a function, got {came(prepare, 80)}")
+    entrance = Entrance(type(inner).__name__, network, prepare, None, input_like(inner).device)
     entrance.warned = True
     whole = isinstance(example, (Tensor, Mapping, tuple, list)) or hasattr(example, "__array__")
-    batch = example if whole else Feed(example, ["it"], 2).first()["it"]
-    return called_layers(network, lambda: entrance.call(entrance.inputs(batch)), output)
+    try:
+        batch = example if whole else Feed(example, ["it"], 2).first()["it"]
+        return called_layers(network, lambda: entrance.call(entrance.inputs(batch)), output)
+    except ValueError as error:
+        argument, _, said = str(error).partition(": ")
+        if argument != "inputs":
+            raise
+        raise ValueError(f"example: {said}") from error
 
 
 def called_layers(network: nn.Module, call: Callable[[], object], output: Output) -> dict[str, tuple[int, ...]]:
@@ -70,7 +80,8 @@ def called_layers(network: nn.Module, call: Callable[[], object], output: Output
         return hook
 
     with ExitStack() as stack:
-        for context in (hooks_called(network), evaluating(network), ordinary_tensors(), full_precision()):
+        calm = plain_attention(), ordinary_tensors(), full_precision()
+        for context in (hooks_called(network), evaluating(network), *calm):
             stack.enter_context(context)
         for name, module in modules.items():
             if not isinstance(module, torch.jit.ScriptModule):
@@ -138,17 +149,21 @@ def _parts_fit(names: list[str], patterns: list[str]) -> bool:
 
 
 def example_of(feed: Feed, entrances: Mapping[str, Entrance], networks: Mapping[str, nn.Module]) -> Callable:
-    """From the name of a network to the layers that it calls, on a few of the first inputs; each asked once."""
-    known: dict[str, dict] = {}
+    """From the name of a network to the layers that it calls, on a few of the first inputs, and how many numbers each
+    gives for an input; each network is asked once.
+    """
+    known: dict[str, dict[str, int]] = {}
 
-    def called(name: str) -> dict[str, tuple[int, ...]]:
+    def called(name: str) -> dict[str, int]:
         """Of this network."""
         if name not in known:
             entrance, batch = entrances[name], feed.first()[name]
             inputs = entrance.inputs(batch)
             n = n_inputs(batch)
             few = picked(inputs, torch.arange(min(2, n)), n)
-            known[name] = called_layers(networks[name], partial(entrance.call, inputs if few is None else few), None)
+            n, inputs = (n, inputs) if few is None else (min(2, n), few)
+            shapes = called_layers(networks[name], partial(entrance.call, inputs), None)
+            known[name] = {layer: math.prod(shape) // n for layer, shape in shapes.items()}
         return known[name]
 
     return called

@@ -21,7 +21,7 @@ from ..making.checksums import checksum
 from .activations import captured, draw_places, flat_places, require_common_places, rows_of
 from .aligned import AlignedSample, places_of
 from .blocks import Block, Kept, Rows
-from .distributed import merged, same_fate
+from .distributed import merged, n_processes, same_fate
 from .inputs import Entrance, Feed, picked
 from .layers import Maps
 from .masked import MaskedMaps
@@ -66,20 +66,23 @@ class Pass:
         self.aligned = AlignedSample(
             options.sample, seed=options.seed, fractions=places_of(options.positions, options.seed)
         )
-        self.flattened = None if done is None else done.flattened  # which goes on
+        self.flattened: StreamingCKA | None = None if done is None else done.flattened
         self.flat: dict[str, Tensor] = {}
         self.moments: list[Moments] = [] if done is None else list(done.folds)
         self.blocks: dict[str, Block] = {}
         self.waiting: list[dict[str, list[Rows]]] = [{} for _ in range(options.folds)]
         self.seen: list[Tensor] = []  # numbers of inputs
         self.told_apart: set[str] = set()  # networks whose tokens were told from inputs
-        self.gone = 0
+        by_fold = feed.held and not options.flattened  # else what is done is gone through once more
+        self.gone = len(done.images) if done is not None and by_fold else 0
 
     def run(self) -> Measurement:
         """Go through the inputs of this process and merge what all processes found."""
         with same_fate():
             self._go_through()
         found = merged(self._so_far(finished=True))
+        if found is None and not self.gone:
+            raise ValueError("inputs: expected batches, got none; an iterator that was read is empty")
         if found is None:
             raise ValueError("mask: expected inputs with rows that count, got none")
         return found
@@ -121,6 +124,9 @@ class Pass:
             return
         calls = {name: call_of(self.entrances[name], part) for name in readers}
         counted = counted_in(calls, part)
+        if self.options.flattened and n_processes() > 1 and not counted.all():
+            message = "several processes cannot compare whole maps where inputs are left out"
+            raise ValueError(f"flattened: {message}; measure in one process, or without those inputs")
         if not counted.any():
             return
         numbers, found = part.numbers[part.mine][counted], {}
@@ -164,13 +170,13 @@ class Pass:
         few = picked(call.inputs, torch.arange(call.n - 1), call.n)
         if few is None or self.which is not None:
             return
-        held = self.wanted, self.at, self.places
+        held = self.wanted, self.at, self.places, dict(self.flat)
         self.n, self.at = call.n - 1, self.at[:-1]
         self.wanted = self.aligned.candidates(self.at.cpu())
         self.places = None if self.places is None else self.places[:-1]
         self._call(name, few)
         read()
-        self.wanted, self.at, self.places = held
+        self.wanted, self.at, self.places, self.flat = held
 
     def _take(self, found: Mapping[str, Kept], numbers: Tensor) -> None:
         """Let the rows of all blocks wait to be digested, fold by fold; take up what is wanted of them now."""
@@ -219,17 +225,26 @@ class Pass:
                 f"expected floating-point outputs, got {values.dtype}"
             )
         values = values if self.which is None else values[self.which]
-        for common, there in self.layers[network].items():
-            if there == layer and f"{network}.{common}" in self.options.flattened:
-                self.flat[f"{network}.{common}"] = _at_least_single(values.flatten(1)).clone()
-        positions = self.options.positions
+        positions, masked = self.options.positions, None
         if self.mask is not None:
             masked = MaskedMaps(values, self.mask, kind, f"{network}.{layer}")
+        for common, there in self.layers[network].items():
+            if there == layer and (block := f"{network}.{common}") in self.options.flattened:
+                self._flatten(block, values, masked)
+        if masked is not None:
             rows = masked.rows(positions, self.places, self.at)
             return Kept(rows, masked.size, kind, self._sample_of_masked(masked, rows))
         places = flat_places(values, positions, self.places)
         rows = Rows(rows_of(values, positions, places), places, self.at, None)
         return Kept(rows, tuple(values.shape[1:3]), kind, self._sample_of(values))
+
+    def _flatten(self, block: str, values: Tensor, masked: MaskedMaps | None) -> None:
+        """Keep whole maps until all networks are called."""
+        units = None if self.flattened is None else self.flattened.blocks[block]
+        if units not in (None, values[0].numel()) or not (masked is None or masked.counted.all()):
+            message = "has maps of unlike sizes, or places that do not count"
+            raise ValueError(f"flattened: {came(block, 60)} {message}; name layers that have none, as pooled ones")
+        self.flat[block] = _at_least_single(values.flatten(1)).clone()
 
     def _sample_of(self, maps: Tensor) -> Tensor:
         """The rows of these maps that are wanted for the aligned sample, at the same places whatever the input."""
@@ -308,7 +323,8 @@ class Pass:
             active={name: block.active_share(len(seen)) for name, block in blocks.items()},
             counted={name: rows for name, rows in counted.items() if rows is not None},
         )
-        found = found if self.done is None else self.done.beside(found, found.folds)
+        if self.done is not None:
+            found = self.done.beside(found, found.folds, flattened)
         return replace(found, flattened=flattened)
 
     def _on_cpu(self, moments: Moments) -> Moments:

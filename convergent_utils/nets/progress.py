@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..kernels.checks import came
+from ..kernels.checks import came, in_one_line
 
 Progress = Callable[[int, int | None], object] | bool | None
 
@@ -29,6 +30,7 @@ def reporting(
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise ValueError(f"progress: expected a function of done and total, True, False or None, got {came(progress)}")
     if callable(progress):
+        _require_two(progress)
         yield lambda done: progress(done, total)
     elif progress or (progress is None and sys.stderr is not None and sys.stderr.isatty()):
         from tqdm import tqdm
@@ -37,3 +39,14 @@ def reporting(
             yield lambda done: bar.update(done - bar.n)
     else:
         yield None
+
+
+def _require_two(progress: Callable) -> None:
+    """It can be called with what is done and how much there is."""
+    try:
+        inspect.signature(progress).bind(0, None)
+    except TypeError as error:
+        expected = "expected a function of two arguments, done and total"
+        raise ValueError(f"progress: {expected}; this one has {in_one_line(error, 100)}") from error
+    except ValueError:  # of functions that do not say what they take
+        return

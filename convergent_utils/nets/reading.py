@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -183,7 +182,7 @@ def _as_pairs(pairs: object, names: Names, blocks: list[str]) -> list[tuple[str,
 
 def _as_autocast(value: object) -> torch.dtype | None:
     """The type of lower precision."""
-    if value not in (None, torch.bfloat16, torch.float16):
+    if not any(value is each for each in (None, torch.bfloat16, torch.float16)):
         raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {came(value)}")
     return value
 
@@ -200,11 +199,9 @@ def _as_flattened(value: object, names: Names, blocks: list[str], called: Callab
         return tuple(block for block in blocks if block.partition(".")[2] in wanted)
     large, found = [], []
     for network, there in names.items():
-        shapes: Mapping[str, Iterable[int]] = called(network)
+        numbers: Mapping[str, int] = called(network)
         for common, layer in there.items():
-            shape = shapes.get(layer, (1,))
-            numbers = math.prod(shape) // 2  # of two inputs
-            (large if numbers > _MOST_FLAT else found).append(f"{network}.{common}")
+            (large if numbers.get(layer, 1) > _MOST_FLAT else found).append(f"{network}.{common}")
     if large:
         named = came(large, 120)
         warnings.warn(

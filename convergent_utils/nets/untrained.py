@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from ..kernels.checks import came, in_one_line
-from .modes import require_module
+from .modes import input_like, require_module
 
 _SUFFIX = "-untrained"
 
@@ -38,12 +38,14 @@ def reinitialised(network: nn.Module, *, seed: int = 0) -> nn.Module:
         made = copy.deepcopy(network)
     except Exception as error:  # whatever somebody's own may raise
         raise ValueError(f"untrained: the network cannot be copied: {in_one_line(error, 150)}") from error
+    home = input_like(made).device
+    made.to("cpu")  # whose stream is the same everywhere
     with torch.random.fork_rng(devices=()), torch.no_grad():
-        torch.manual_seed(seed)
-        for module in made.modules():
+        torch.default_generator.manual_seed(seed)
+        for module in reversed(list(made.modules())):  # as where they are made: parts before the whole
             if _holds(module):
-                module.reset_parameters()
-    return made
+                _reset_of(module)()
+    return made.to(home)
 
 
 def with_untrained(networks: Mapping[str, nn.Module], *, seed: int = 0) -> dict[str, nn.Module]:
@@ -79,4 +81,10 @@ def _holds(module: nn.Module) -> bool:
 
 
 def _can_be_reset(module: nn.Module) -> bool:
-    return not _holds(module) or callable(getattr(module, "reset_parameters", None))
+    return not _holds(module) or callable(_reset_of(module))
+
+
+def _reset_of(module: nn.Module) -> Callable[[], object] | None:
+    """What draws its own weights anew."""
+    name = "_reset_parameters" if isinstance(module, nn.MultiheadAttention) else "reset_parameters"
+    return getattr(module, name, None)
