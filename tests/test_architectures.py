@@ -48,8 +48,10 @@ def by_hand(network, call, layers, mask=None, positions="all", as_tensor=None):
             kept[layer] = output.detach().clone().double().numpy()
 
         hooks.append(network.get_submodule(layer).register_forward_hook(hook))
+    torch.backends.mha.set_fastpath_enabled(False)  # which rounds otherwise
     with torch.no_grad():
         call()
+    torch.backends.mha.set_fastpath_enabled(True)
     for hook in hooks:
         hook.remove()
     found = {}

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import io
 import pickle
 import subprocess
@@ -20,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 import convergent_utils as cu
 from convergent_utils.making.checksums import checksum
 from convergent_utils.making.store import Store
+from convergent_utils.nets import behaviour as nets_behaviour
 from convergent_utils.nets.behaviour import behaviour
 
 LIMIT = 2.0
@@ -305,3 +307,16 @@ def test_the_store_tells_apart_what_the_first_images_do_not(make, tmp_path):
     cu.measure({"n": make(8)}, rows, "inner", store=kept, sample=4)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     assert first.n_images == other.n_images == 40
+
+
+def test_libraries_are_what_was_installed_wherever_it_lies(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "installed.py").write_text("def made():\n    return 3\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    made = importlib.import_module("installed").made
+    nets_behaviour._libraries.cache_clear()
+    assert nets_behaviour._is_own_function(made)
+    (tmp_path / "elsewhere" / "installed-1.0.dist-info").mkdir()
+    nets_behaviour._libraries.cache_clear()
+    assert not nets_behaviour._is_own_function(made)
+    nets_behaviour._libraries.cache_clear()

@@ -181,7 +181,7 @@ class _Capture:
     def _inputs_of(self, output: object) -> tuple[int, ...]:
         """How many inputs went in: as many as the first tensor is long, or, where tokens come first, wide."""
         first = self.first if isinstance(output, Tensor) else None
-        either_way = first is not None and first.shape[:2] == output.shape[:2]
+        either_way = first is not None and (output.ndim == 2 or first.shape[:2] == output.shape[:2])
         return (*self.inputs, *first.shape[1:2]) if either_way else self.inputs
 
     def read(self) -> dict[str, object]:

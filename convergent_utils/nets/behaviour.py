@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import hashlib
+import os
 import re
 import sys
 import sysconfig
@@ -33,6 +34,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))  # weights, buffers, children and hooks
 _DEEPEST = 200
 _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
 _LIBRARIES = (*{sysconfig.get_path(place) for place in _PLACES}, str(Path(torch.__file__).parent), "<frozen")
+_INSTALLED = "*.dist-info"  # beside what pip installed
 
 
 def behaviour(network: nn.Module, *more: object) -> str:
@@ -179,7 +181,7 @@ def _globals_of(function: types.FunctionType, cells: list[object]) -> dict[str, 
     found = {name: function.__globals__[name] for name in sorted(loaded) if name in function.__globals__}
     for module in [value for value in [*found.values(), *cells] if isinstance(value, types.ModuleType)]:
         held = {name: value for name, value in vars(module).items() if name in named}
-        ours = (getattr(module, "__file__", None) or _LIBRARIES[0]).startswith(_LIBRARIES)
+        ours = (getattr(module, "__file__", None) or _LIBRARIES[0]).startswith(_libraries())
         found[f"of {module.__name__}"] = {k: held[k] for k in sorted(held) if not ours or _is_own_function(held[k])}
     return found
 
@@ -206,13 +208,20 @@ def _is_own_function(value: object) -> bool:
     return isinstance(value, types.FunctionType) and not _is_libraries(value)
 
 
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    """Where libraries lie: Python's places, and folders of its path that pip installed to, as a user's own."""
+    others = {path for path in sys.path if path and any(Path(path).glob(_INSTALLED))}
+    return (*_LIBRARIES, *sorted(os.path.join(path, "") for path in others))
+
+
 def _is_libraries(value: object) -> bool:
     """Whether a class or function comes from an installed package or Python itself."""
     if isinstance(value, types.FunctionType):
-        return value.__code__.co_filename.startswith(_LIBRARIES)
+        return value.__code__.co_filename.startswith(_libraries())
     module = sys.modules.get(value.__module__)
     path = getattr(module, "__file__", None) or _LIBRARIES[0]  # what has no file is Python's own
-    return module is not None and module.__name__ != "__main__" and path.startswith(_LIBRARIES)
+    return module is not None and module.__name__ != "__main__" and path.startswith(_libraries())
 
 
 def _short(value: object) -> str:
