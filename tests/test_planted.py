@@ -221,7 +221,7 @@ def test_a_notebook_is_added_by_the_file_that_contributing_shows(smoke, base_see
     assert learned.keys() == untrained.keys()
     assert len(learned) == len(prepared.layers)
     assert min(learned.values()) > 0 == max(untrained.values()), "net3 is planted untrained"
-    assert list(notebooks())[-1] == "08_drift"
+    assert "08_drift" in notebooks()
 
 
 @pytest.mark.slow

@@ -380,4 +380,50 @@ WRONG = {
             ),
         ],
     ],
+    "12_your_networks": [
+        [
+            ("the layer with the highest match", 'answer = by_layer.loc["found"].idxmax()'),
+            ("the layer where a turned network matches best", 'answer = by_layer.loc["rotated"].idxmax()'),
+            ("the number, not the layer", "answer = 0.17"),
+        ],
+        [
+            (
+                "padding is left out of the sum, but counted",
+                "def mean_of_text(states, mask):\n"
+                "    return (states * mask[:, :, None]).mean(dim=1)",
+            ),
+            ("padding counts", "def mean_of_text(states, mask):\n    return states.mean(dim=1)"),
+            (
+                "the tokens of all texts are counted together",
+                "def mean_of_text(states, mask):\n"
+                "    return (states * mask[:, :, None]).sum(dim=1) / mask.sum()",
+            ),
+        ],
+        [
+            (
+                "nothing is centred",
+                "def alike(size, generator):\n"
+                "    x, y = generator.normal(size=(2, 1000, 50)) * np.r_[size, np.ones(999)][:, None]\n"
+                "    shared, own_x, own_y = (np.linalg.norm(a.T @ b) for a, b in ((x, y), (x, x), (y, y)))\n"
+                "    return shared**2 / (own_x * own_y)",
+            ),
+            (
+                "the root is taken",
+                "def alike(size, generator):\n"
+                "    x, y = generator.normal(size=(2, 1000, 50)) * np.r_[size, np.ones(999)][:, None]\n"
+                "    x, y = x - x.mean(axis=0), y - y.mean(axis=0)\n"
+                "    shared, own_x, own_y = (np.linalg.norm(a.T @ b) for a, b in ((x, y), (x, x), (y, y)))\n"
+                "    return shared / np.sqrt(own_x * own_y)",
+            ),
+            (
+                "the input is made larger in one of the layers",
+                "def alike(size, generator):\n"
+                "    x, y = generator.normal(size=(2, 1000, 50))\n"
+                "    x[0] *= size\n"
+                "    x, y = x - x.mean(axis=0), y - y.mean(axis=0)\n"
+                "    shared, own_x, own_y = (np.linalg.norm(a.T @ b) for a, b in ((x, y), (x, x), (y, y)))\n"
+                "    return shared**2 / (own_x * own_y)",
+            ),
+        ],
+    ],
 }  # fmt: skip
