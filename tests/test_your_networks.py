@@ -23,7 +23,7 @@ def cells():
 
 def commands():
     """The commands that the text shows, word by word, without the first."""
-    text = "\n".join(cell.source for cell in cells() if cell.cell_type == "markdown")
+    text = "\n".join(cell.source for cell in cells() if cell.cell_type == "markdown").replace("\\\n", " ")
     return [shlex.split(line)[1:] for line in re.findall(r"^convergent .+", text, re.MULTILINE)]
 
 
