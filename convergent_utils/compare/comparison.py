@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..kernels.chance import Chance, chance_level
 from ..kernels.checks import as_count, as_list, as_seed, came, require_known
+from ..kernels.moments import PairMoments, pair_moments
 from ..nets.layers import require_named
 from ..nets.measurement import Measurement
 from ..nets.progress import Progress, reporting
@@ -28,7 +29,7 @@ from .similarities import (
     layers_of,
     layout_view,
     rotated_views,
-    sampled_view,
+    shuffled_view,
     similarity_map,
     view_of,
 )
@@ -318,16 +319,16 @@ def _by_chance(view: View, pair: tuple[str, str], names: list[str], shuffles: in
         of = [n for n in names if (SIMILARITIES[n].needs == "points") == (needs == "points")]
         if sides is None or not of:
             continue
-
-        chance = chance_level(partial(_all_at_once, of, needs), *sides, n_shuffles=shuffles, seed=seed)
+        base = pair_moments(*sides) if needs == "rows" else None
+        chance = chance_level(partial(_all_at_once, of, base), *sides, n_shuffles=shuffles, seed=seed)
         for number, name in enumerate(of):
             found += _chance_numbers(chance, number, pair, name)
     return found
 
 
-def _all_at_once(names: list[str], needs: str, rows_a: Tensor, rows_b: Tensor) -> Tensor:
-    """Several similarities of rows, so that moments are made once."""
-    seen = View(None, points=(rows_a, rows_b)) if needs == "points" else sampled_view(rows_a, rows_b)
+def _all_at_once(names: list[str], base: PairMoments | None, rows_a: Tensor, rows_b: Tensor) -> Tensor:
+    """Several similarities of rows in some order, whose moments in any order are `base`; None: of points."""
+    seen = View(None, points=(rows_a, rows_b)) if base is None else shuffled_view(base, rows_a, rows_b)
     return torch.tensor([SIMILARITIES[name].of(seen) for name in names], dtype=torch.float64)
 
 

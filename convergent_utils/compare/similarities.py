@@ -143,6 +143,12 @@ def rotated_views(view: View, turns: Iterable[int]) -> Iterable[View]:
         yield View(rotated(view.pair, seed=seed))
 
 
+def shuffled_view(base: PairMoments, rows_a: Tensor, rows_b: Tensor) -> View:
+    """Of rows in another order than those of `base`, which changes what is between both networks alone."""
+    centred_a, centred_b = rows_a.double() - base.mean_a, rows_b.double() - base.mean_b
+    return View(replace(base, cov_ab=centred_a.T @ centred_b / len(rows_a)), rows=(rows_a, rows_b))
+
+
 def sampled_view(rows_a: Tensor, rows_b: Tensor) -> View:
     """Of rows, in whatever order."""
     return View(pair_moments(rows_a, rows_b), rows=(rows_a, rows_b))

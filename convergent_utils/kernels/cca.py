@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .checks import (
     as_activations,
@@ -33,6 +34,7 @@ from .moments import PairMoments, as_pair
 from .precision import power_of_two
 
 _RANK_TOLERANCES = 1e-5, 1e-10  # of moments of float32 and of float64 rows
+_PRINCIPAL = WeakIdKeyDictionary()  # of covariances, for as long as they are there
 _POWERS = {"variance": 1.0, "singular": 0.5}  # of the eigenvalues that a share is a share of
 
 
@@ -286,8 +288,7 @@ def _axes(
     Those above the relative cut, whose number is returned as well; of them the fewest that make up the share `keep`. A
     unit of weight 0 is left out.
     """
-    weight = weigh(covariance.diagonal())
-    values, vectors = torch.linalg.eigh(covariance * weight[:, None] * weight)
+    weight, values, vectors = _principal(covariance, weigh)
     if not isinstance(values, FakeTensor) and values[0] < -values[-1] / 4:  # no rounding of activations does that
         ends = f"{float(values[0]):.2g} to {float(values[-1]):.2g}"
         raise ValueError(f"pair: expected positive semi-definite covariances, got one with eigenvalues of {ends}")
@@ -296,6 +297,21 @@ def _axes(
     share, n_directions = values.pow(power), len(values)
     values = values[share.cumsum(0) - share < keep * share.sum()]
     return weight[:, None] * vectors[:, : len(values)] / values.sqrt(), n_directions
+
+
+def _principal(covariance: Tensor, weigh: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the units, and values, rising, and vectors of the weighted covariance. Found once for a tensor that
+    stays as it is: all pairs of a net, and all shuffles of its rows, have the same.
+    """
+    if isinstance(covariance, FakeTensor) or covariance.is_inference():
+        weight = weigh(covariance.diagonal())
+        return weight, *torch.linalg.eigh(covariance * weight[:, None] * weight)
+    known, key = _PRINCIPAL.get(covariance, {}), (weigh, covariance._version)
+    if key not in known:
+        weight = weigh(covariance.diagonal())
+        known = {**known, key: (weight, *torch.linalg.eigh(covariance * weight[:, None] * weight))}
+        _PRINCIPAL[covariance] = known
+    return known[key]
 
 
 def _compared(
