@@ -97,12 +97,18 @@ def test_what_is_measured_is_what_measure_finds(capsys, tmp_path, folder):
         assert torch.allclose(found.sample(pair[0]), wanted.sample(pair[0]), atol=1e-6)
 
 
-def test_untrained_copies_are_measured_beside_unless_not_wanted(capsys, tmp_path):
-    out = tmp_path / "measured.safetensors"
-    said(capsys, "measure", "alexnet-narrow", "--data", "folder:pictures", "--layers", "fc6", "--out", str(out))
-    assert set(cu.load(out).networks) == {"alexnet-narrow", "alexnet-narrow-untrained"}
-    one, other = (cu.load(out).mean_activation(f"alexnet-narrow{end}.fc6") for end in ("", "-untrained"))
+def test_untrained_copies_are_measured_beside_unless_there_is_nothing_trained(capsys, tmp_path):
+    out, weights = tmp_path / "measured.safetensors", tmp_path / "mine.safetensors"
+    cu.save({"network": cu.build_network("alexnet-narrow", seed=5)}, weights)
+    options = ["--data", "folder:pictures", "--layers", "fc6", "--out", str(out)]
+    said(capsys, "measure", str(weights), *options)
+    assert set(cu.load(out).networks) == {"mine", "mine-untrained"}
+    one, other = (cu.load(out).mean_activation(f"mine{end}.fc6") for end in ("", "-untrained"))
     assert not torch.allclose(one, other), "drawn from another seed"
+    said(capsys, "measure", str(weights), "--no-untrained", *options)
+    assert set(cu.load(out).networks) == {"mine"}
+    assert "untrained themselves" in said(capsys, "measure", "alexnet-narrow", *options)
+    assert set(cu.load(out).networks) == {"alexnet-narrow"}
 
 
 def test_a_few_layers_are_chosen_where_none_are_named(capsys, tmp_path):

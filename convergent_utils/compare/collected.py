@@ -44,7 +44,7 @@ def as_comparisons(comparisons: object) -> list:
 def versions() -> dict[str, str]:
     """Of what the numbers were made with."""
     try:
-        own = version("convergent_utils")
+        own = version("convergent-learning")
     except PackageNotFoundError:  # it lies beside, and was not installed
         own = "not installed"
     return {

@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   convergent compare hf:my-gpt2 hf:other-gpt2 --data text:sentences.txt --layers "h.*" --positions last
   convergent compare acts:mine.npz acts:theirs.npz --out report.html
 """
+_BATCH, _BATCH_OF_TEXTS = 128, 32  # fewer texts are padded less
 _MOST_LAYERS = 6  # that are chosen where none are named
 _TRAINED_SEEDS = 10_000  # after which those of untrained copies begin
 
@@ -91,7 +92,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--mask", help="key of a batch that tells which rows count; of texts that of their padding")
     add("--limit", type=int, help="this many inputs, spread over all")
     add("--size", type=int, help="pictures are brought to this many pixels")
-    add("--batch", type=int, default=128, help="inputs at once (%(default)s)")
+    add("--batch", type=int, help=f"inputs at once ({_BATCH}, of texts {_BATCH_OF_TEXTS})")
     add("--sample", type=int, default=4096, help="rows of the aligned sample (%(default)s)")
     add("--seed", type=int, default=0, help="of weights that are drawn, and of all else (%(default)s)")
     add("--flattened", action="store_true", help="CKA of whole maps, too, where they are not too large")
@@ -119,7 +120,7 @@ def run_measure(chosen: argparse.Namespace) -> int:
     measured = _measured(chosen, given)
     save(measured, chosen.out)
     for note in given.notes:
-        print(note)
+        print(f"left out: {note}")
     blocks = ", ".join(f"{name} ({units})" for name, units in measured.blocks.items())
     print(f"{measured.n_images} inputs, units of {blocks}; written to {chosen.out}")
     return 0
@@ -147,7 +148,7 @@ def run_compare(chosen: argparse.Namespace) -> int:
     for answer in answers(found):
         print(f"{answer.question} {answer.sentence}")
     for note in given.notes:
-        print(note)
+        print(f"left out: {note}")
     print(f"report: {path}")
     return 0
 
@@ -163,6 +164,11 @@ def _compared(chosen: argparse.Namespace, measured: Measurement, a: str, b: str,
         measured, a, b, layers=chosen.pairs, similarities=chosen.similarities, turns=chosen.turns,
         shuffles=chosen.shuffles, seed=chosen.seed, minutes=chosen.minutes and chosen.minutes / n_pairs,
     )  # fmt: skip
+
+
+def _batch(chosen: argparse.Namespace, *, texts: bool = False) -> int:
+    """How many inputs go together."""
+    return chosen.batch if chosen.batch is not None else _BATCH_OF_TEXTS if texts else _BATCH
 
 
 def _require_folder(out: str) -> None:
@@ -182,17 +188,20 @@ def _given(chosen: argparse.Namespace) -> Given:
         raise ValueError("networks: expected acts: of all or of none; save the activations of the other network, too")
     if chosen.data is None:
         raise ValueError("data: expected what the networks are shown, as --data folder:pictures or text:sentences.txt")
-    inputs = load_inputs(chosen.data, limit=chosen.limit, size=chosen.size, batch=chosen.batch)
+    batch = _batch(chosen, texts=chosen.data.startswith("text:"))
+    inputs = load_inputs(chosen.data, limit=chosen.limit, size=chosen.size, batch=batch)
     loaded = {name: load_network(spec, seed=chosen.seed + k) for k, (name, spec) in enumerate(names.items())}
     networks, notes = {name: found.network for name, found in loaded.items()}, []
-    if not chosen.no_untrained:
+    if all(found.drawn for found in loaded.values()):
+        notes.append("untrained copies, since weights of all networks are drawn: they are untrained themselves")
+    elif not chosen.no_untrained:
         for number, (name, found) in enumerate(loaded.items()):
             seed = chosen.seed + _TRAINED_SEEDS + number
             try:
                 made = reinitialised(found.network, seed=seed) if found.untrained is None else found.untrained(seed)
                 networks[untrained_of(name)] = made.eval()
             except ValueError as error:
-                notes.append(f"no untrained baseline of {name}: {str(error).removeprefix('untrained: ')}")
+                notes.append(f"an untrained copy of {name}: {str(error).removeprefix('untrained: ')}")
     of = {name: loaded[name.removesuffix(untrained_of(""))] for name in networks}
     mask = chosen.mask or ("attention_mask" if inputs.kind == "texts" else None)
     options = {"prepare": {name: found.prepare for name, found in of.items()}, "mask": mask}
@@ -202,7 +211,7 @@ def _given(chosen: argparse.Namespace) -> Given:
 
 def _given_activations(chosen: argparse.Namespace, names: Mapping[str, str]) -> Given:
     """Saved activations of all networks, as networks that pass them on."""
-    loaded = {name: load_inputs(spec, limit=chosen.limit, batch=chosen.batch) for name, spec in names.items()}
+    loaded = {name: load_inputs(spec, limit=chosen.limit, batch=_batch(chosen)) for name, spec in names.items()}
     networks = {name: SavedActivations(found.batches.read.layers) for name, found in loaded.items()}
     about = {name: found.description for name, found in loaded.items()}
     inputs = {name: found.batches for name, found in loaded.items()}
@@ -235,7 +244,7 @@ def _measured(chosen: argparse.Namespace, given: Given) -> Measurement:
     positions = int(chosen.positions) if chosen.positions.isdecimal() else chosen.positions
     return measure(
         given.networks, given.inputs, _layers(chosen.layers, given), positions=positions, flattened=chosen.flattened,
-        batch=chosen.batch, sample=chosen.sample, seed=chosen.seed, processes=chosen.processes, device=chosen.device,
+        batch=_batch(chosen), sample=chosen.sample, seed=chosen.seed, processes=chosen.processes, device=chosen.device,
         store=Store(chosen.store), **given.options,
     )  # fmt: skip
 

@@ -33,6 +33,7 @@ from .similarities import (
     similarity_map,
     view_of,
 )
+from .threads import side_by_side
 
 if TYPE_CHECKING:
     import pandas
@@ -196,9 +197,15 @@ def compare(
     kept, dropped = affordable({key: cost * factor for key, cost in wanted.items()}, budget or float("inf"))
     numbers: list[Number] = []
     with reporting(progress, len(pairs), unit=" pairs of layers") as report:
-        for done, pair in enumerate(pairs, start=1):
-            chosen = [name for of, name in kept if of == pair]
-            numbers += _numbers(measurement, a, b, pair, chosen, turns=turns, shuffles=shuffles, seed=seed)
+        jobs = [
+            partial(
+                _numbers, measurement, a, b, pair, [name for of, name in kept if of == pair],
+                turns=turns, shuffles=shuffles, seed=seed,
+            )
+            for pair in pairs
+        ]  # fmt: skip
+        for done, found in enumerate(side_by_side(jobs), start=1):
+            numbers += found
             if report is not None:
                 report(done)
     left_out = [f"{name} of {one} and {other} would take too long" for (one, other), name in dropped]
@@ -319,7 +326,7 @@ def _by_chance(view: View, pair: tuple[str, str], names: list[str], shuffles: in
         of = [n for n in names if (SIMILARITIES[n].needs == "points") == (needs == "points")]
         if sides is None or not of:
             continue
-        base = pair_moments(*sides) if needs == "rows" else None
+        base = pair_moments(*(side.double() for side in sides)) if needs == "rows" else None
         chance = chance_level(partial(_all_at_once, of, base), *sides, n_shuffles=shuffles, seed=seed)
         for number, name in enumerate(of):
             found += _chance_numbers(chance, number, pair, name)

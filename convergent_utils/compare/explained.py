@@ -71,7 +71,10 @@ ROLES = {
         "rows of one network are shuffled, so that nothing belongs together: what chance gives with so many inputs. "
         "The shade holds 95 % of all shuffles"
     ),
-    "calibrated": "how far the number lies above what chance reaches, on a scale from 0 to 1",
+    "calibrated": (
+        "how far the number lies above what chance reaches, on a scale from 0 to 1; it is made of the sampled rows, "
+        "and what is found of all, so it can be a little above it"
+    ),
 }
 
 SAME_UNITS = 0.9

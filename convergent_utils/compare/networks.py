@@ -36,12 +36,14 @@ class Loaded:
         description: in one line, what it is, and whence its weights are.
         untrained: makes the same network with weights freshly drawn from a seed, in eval mode; None where it is not
             known how.
+        drawn: whether its weights are themselves drawn from a seed, and not read.
     """
 
     network: nn.Module
     prepare: Callable[[object], object] | None
     description: str
     untrained: Callable[[int], nn.Module] | None
+    drawn: bool = False
 
 
 def load_network(name: str, *, seed: int = 0) -> Loaded:
@@ -134,7 +136,7 @@ def _of_own(name: str, path: str, seed: int) -> Loaded:
         weights, usual = read_weights(path), build_network(name)
         network = fill(build_network(name, **_sizes(fitting(weights, usual), usual)), weights, path)
         said = f"{name}, weights of {shown(path)}"
-    return Loaded(network.eval(), None, said, partial(_own, network.configuration))
+    return Loaded(network.eval(), None, said, partial(_own, network.configuration), not path)
 
 
 def _own(configuration: Mapping[str, object], seed: int) -> Network:
@@ -169,7 +171,7 @@ def _of_library(
         if make is _torchvision and architecture.endswith(WITH_HEADS):
             network.transform_input = True  # to the scale that torchvision's own weights expect
     said = f"{name.partition('@')[0]}, weights " + (f"of {shown(path)}" if path else f"drawn from seed {seed}")
-    return Loaded(network.eval(), prepare(network, architecture), said, partial(make, architecture, classes))
+    return Loaded(network.eval(), prepare(network, architecture), said, partial(make, architecture, classes), not path)
 
 
 def _classes(weights: Mapping[str, Tensor], network: nn.Module) -> int | None:

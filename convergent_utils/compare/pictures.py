@@ -46,8 +46,9 @@ def curves(comparison: object, similarities: Iterable[str] | None = None) -> Fig
         ValueError: unknown similarities, or none that was computed.
     """
     names = _chosen(comparison, similarities)
-    columns = min(3, len(names))
+    columns = 2 if len(names) == 4 else min(3, len(names))
     rows = -(-len(names) // columns)
+    plt.get_backend()  # a notebook shows figures once it has one
     with plt.rc_context():
         figures.style()
         figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), layout="constrained")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.alignment import debiased_cka, linear_cka, procrustes
+from ..kernels.alignment import debiased_cka, debiased_of, linear_cka, procrustes
 from ..kernels.cca import cca, pwcca, svcca
 from ..kernels.checks import in_one_line
 from ..kernels.correlation import correlation
@@ -29,7 +29,8 @@ _NEIGHBOURS = 10
 _PREDICTORS = 5
 _POINTS = 1000  # inputs between which neighbours are looked for
 _ROWS_A_CELL = 5  # of a histogram of two units
-_TOGETHER = 64  # matched units whose mutual information is had at once
+_ROWS_OF_INFORMATION = 2048
+_TOGETHER = 16  # matched units whose mutual information is had at once
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class View:
         fit, held_out: moments of one part of the inputs, and of the others.
         rows: of both, (rows, units), the aligned sample.
         points: as `rows`, one of each input.
+        norms: squared norms of the centred rows of both, where `pair` is of these rows in float64.
     """
 
     pair: PairMoments
@@ -48,6 +50,7 @@ class View:
     held_out: PairMoments | None = None
     rows: tuple[Tensor, Tensor] | None = None
     points: tuple[Tensor, Tensor] | None = None
+    norms: tuple[Tensor, Tensor] | None = None
 
     def other_way(self) -> View:
         """From b to a."""
@@ -146,7 +149,8 @@ def rotated_views(view: View, turns: Iterable[int]) -> Iterable[View]:
 def shuffled_view(base: PairMoments, rows_a: Tensor, rows_b: Tensor) -> View:
     """Of rows in another order than those of `base`, which changes what is between both networks alone."""
     centred_a, centred_b = rows_a.double() - base.mean_a, rows_b.double() - base.mean_b
-    return View(replace(base, cov_ab=centred_a.T @ centred_b / len(rows_a)), rows=(rows_a, rows_b))
+    norms = centred_a.square().sum(1), centred_b.square().sum(1)
+    return View(replace(base, cov_ab=centred_a.T @ centred_b / len(rows_a)), rows=(rows_a, rows_b), norms=norms)
 
 
 def sampled_view(rows_a: Tensor, rows_b: Tensor) -> View:
@@ -154,16 +158,25 @@ def sampled_view(rows_a: Tensor, rows_b: Tensor) -> View:
     return View(pair_moments(rows_a, rows_b), rows=(rows_a, rows_b))
 
 
-def _matched(view: View, matching: Callable) -> float:
-    """Mean correlation of matched units, in both directions."""
+def _semi(view: View) -> float:
+    """Mean correlation of each unit with its best partner, in both directions."""
     found = correlation(view.pair)
-    one = matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
-    other = matching(found.matrix.T, live_a=found.live_b, live_b=found.live_a)
+    one = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
+    other = semi_matching(found.matrix.T, live_a=found.live_b, live_b=found.live_a)
     return float(one.mean + other.mean) / 2
 
 
-def _soft(view: View) -> float:
+def _bipartite(view: View) -> float:
+    """Mean correlation of matched units, the same in both directions."""
     found = correlation(view.pair)
+    return float(bipartite_matching(found.matrix, live_a=found.live_a, live_b=found.live_b).mean)
+
+
+def _soft(view: View) -> float:
+    """That of matched shares of units; of as many live units in both, whole units are as good."""
+    found = correlation(view.pair)
+    if found.live_a.sum() == found.live_b.sum():
+        return _bipartite(view)
     return float(soft_matching(found.matrix, live_a=found.live_a, live_b=found.live_b).mean)
 
 
@@ -189,14 +202,19 @@ def _mean_of(values: Tensor, live: Tensor) -> float:
     return float(values[live].mean()) if live.any() else 0.0
 
 
+def _debiased(view: View) -> float:
+    return float(debiased_cka(*view.rows) if view.norms is None else debiased_of(view.pair, *view.norms))
+
+
 def _information(view: View) -> float:
     """Mean mutual information, in nats, of units matched by correlation; fewer bins where there are few rows."""
-    bins = max(2, min(10, math.isqrt(len(view.rows[0]) // _ROWS_A_CELL) - 1))
-    found = correlation(pair_moments(*view.rows))
+    rows_a, rows_b = (side[:_ROWS_OF_INFORMATION] for side in view.rows)
+    bins = max(2, min(10, math.isqrt(len(rows_a) // _ROWS_A_CELL) - 1))
+    found = correlation(view.pair)
     match = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
     units = (match.index >= 0).nonzero()[:, 0]
     values = [
-        mutual_information(view.rows[0][:, few], view.rows[1][:, match.index[few]], bins=bins).diagonal()
+        mutual_information(rows_a[:, few], rows_b[:, match.index[few]], bins=bins).diagonal()
         for few in units.split(_TOGETHER)
     ]
     return float(torch.cat(values).mean()) if values else 0.0
@@ -227,8 +245,8 @@ class Similarity:
 
 
 SIMILARITIES = {
-    "semi-matching": Similarity(lambda v: _matched(v, semi_matching), "pair", True, "units", 0.01, 2.0),
-    "bipartite matching": Similarity(lambda v: _matched(v, bipartite_matching), "pair", True, "units", 0.06),
+    "semi-matching": Similarity(_semi, "pair", True, "units", 0.01, 2.0),
+    "bipartite matching": Similarity(_bipartite, "pair", True, "units", 0.06),
     "soft matching": Similarity(_soft, "pair", True, "units", 0.15),
     "best rotation": Similarity(_rotation, "folds", False, "space", 0.3),
     "linear map": Similarity(lambda v: _explained(v, least_squares), "folds", False, "space", 0.25),
@@ -239,7 +257,7 @@ SIMILARITIES = {
     "SVCCA": Similarity(lambda v: float(svcca(v.pair).similarity), "pair", False, "space", 0.3),
     "PWCCA": Similarity(lambda v: float(pwcca(v.pair).similarity), "pair", False, "space", 0.3),
     "linear CKA": Similarity(lambda v: float(linear_cka(v.pair)), "pair", False, "space", 0.005, 2.0),
-    "debiased CKA": Similarity(lambda v: float(debiased_cka(*v.rows)), "rows", False, "space", 0.15, 2.0),
+    "debiased CKA": Similarity(_debiased, "rows", False, "space", 0.15, 2.0),
     "Procrustes": Similarity(lambda v: float(procrustes(v.pair)), "pair", False, "space", 0.1),
     "mutual information": Similarity(_information, "rows", True, "units", 0.3, 1.0),
     "mutual k-NN": Similarity(_neighbours, "points", False, "neighbours", 0.15, 1.0),

@@ -25,8 +25,8 @@ _POOLER = "pooler"  # lacks in what was trained without it
 _HALF = 0.5
 
 
-def load_folder(folder: str, seed: int) -> tuple[nn.Module, Callable | None, str, Callable[[int], nn.Module]]:
-    """The network of a folder, how it is fed, what it is, and what makes it with other weights.
+def load_folder(folder: str, seed: int) -> tuple[nn.Module, Callable | None, str, Callable[[int], nn.Module], bool]:
+    """The network of a folder, how it is fed, what it is, what makes it with other weights, and whether its are drawn.
 
     Raises:
         ValueError: transformers is not installed, or something of the folder is missing, cannot be read or does not
@@ -50,7 +50,8 @@ def load_folder(folder: str, seed: int) -> tuple[nn.Module, Callable | None, str
     else:
         network, said = untrained(seed), f"weights drawn from seed {seed}"
     prepare, how = _prepared(transformers, folder, config)
-    return network.eval(), prepare, f"hf:{shown(folder)} ({type(network).__name__}), {said}{how}", untrained
+    description, drawn = f"hf:{shown(folder)} ({type(network).__name__}), {said}{how}", said.startswith("weights drawn")
+    return network.eval(), prepare, description, untrained, drawn
 
 
 def _drawn(folder: str, config: object, seed: int) -> nn.Module:

@@ -90,13 +90,23 @@ def debiased_cka(acts_a: Tensor, acts_b: Tensor) -> Tensor:
     require_same_samples(acts_a, acts_b)
     if len(acts_a) < 4:
         raise ValueError(f"acts_a: expected at least 4 samples, got {len(acts_a)}")
-    n, moments = len(acts_a), Moments({"acts_a": acts_a.shape[1], "acts_b": acts_b.shape[1]})
+    moments = Moments({"acts_a": acts_a.shape[1], "acts_b": acts_b.shape[1]})
     (scale_a, still_a), (scale_b, still_b) = _size(acts_a), _size(acts_b)
     for rows_a, rows_b in zip(_chunks(acts_a, scale_a, still_a), _chunks(acts_b, scale_b, still_b), strict=True):
         moments.update({"acts_a": rows_a, "acts_b": rows_b})
     pair = moments.pair("acts_a", "acts_b")
     norms_a = torch.cat([(rows - pair.mean_a).square().sum(1) for rows in _chunks(acts_a, scale_a, still_a)])
     norms_b = torch.cat([(rows - pair.mean_b).square().sum(1) for rows in _chunks(acts_b, scale_b, still_b)])
+
+    return debiased_of(pair, norms_a, norms_b)
+
+
+def debiased_of(pair: PairMoments, norms_a: Tensor, norms_b: Tensor) -> Tensor:
+    """As `debiased_cka`, of moments of float64 rows and the squared norms (samples,) of the centred rows of either net.
+
+    Shuffled rows of a net change cov_ab and the order of its norms alone.
+    """
+    n = len(norms_a)
 
     def unbiased(covariance: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """H but for its factor, from a covariance and the squared norms of the rows of either side."""
