@@ -1,0 +1,157 @@
+"""The two commands that README shows, in minutes and memory; and 200,000 inputs from a loader.
+
+At a tenth of their size they run with the other tests, without a limit of time.
+"""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+WORDS = "the a cat dog sees finds runs over under house tree green blue small very and then while because".split()  # noqa: SIM905
+SMALL = ["--sample", "410", "--turns", "2"]
+
+
+def command(folder, *arguments, threads=None):
+    """Seconds and peak memory in GiB of a command."""
+    measured = textwrap.dedent(
+        """
+        import resource, sys, time
+        from convergent_utils import cli
+        start = time.perf_counter()
+        status = cli.main(sys.argv[1:])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"took {time.perf_counter() - start:.1f} s, {peak:.2f} GiB")
+        sys.exit(status)
+        """
+    )
+    run = [sys.executable, "-c", measured, *arguments, "--store", "store", "--out", "report.html"]
+    environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seconds, memory = re.search(r"took ([\d.]+) s, ([\d.]+) GiB", done.stdout).groups()
+    assert (folder / "report.html").stat().st_size < 5e6
+    return float(seconds), float(memory)
+
+
+def pictures(folder, n):
+    """n smooth pictures of 64 pixels."""
+    generator = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    for number in range(n):
+        few = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(few).resize((64, 64), Image.BICUBIC).save(folder / "pictures" / f"{number:05d}.png")
+    return [
+        "compare", "torchvision:resnet18", "torchvision:resnet18", "--data", "folder:pictures",
+        "--layers", "conv1", "layer1", "layer2", "layer3", "layer4",
+    ]  # fmt: skip
+
+
+def texts(folder, n):
+    """n texts of unlike length, and two networks of 4 layers x 256."""
+    from transformers import GPT2Config
+
+    sizes = {"vocab_size": 300, "n_positions": 256, "n_embd": 256, "n_layer": 4, "n_head": 4}
+    for name in ("one", "other"):
+        GPT2Config(**sizes, bos_token_id=0, eos_token_id=0).save_pretrained(folder / name)
+    draws = random.Random(0)
+    lines = [" ".join(draws.choices(WORDS, k=draws.randint(3, 20))) for _ in range(n)]
+    (folder / "texts.txt").write_text("\n".join(lines))
+    return ["compare", "hf:one", "hf:other", "--data", "text:texts.txt", "--layers", "h.*"]
+
+
+def test_pictures_at_a_tenth(tmp_path):
+    pytest.importorskip("torchvision")
+    command(tmp_path, *pictures(tmp_path, 200), *SMALL, threads=1)
+
+
+def test_texts_at_a_tenth(tmp_path):
+    pytest.importorskip("transformers")
+    command(tmp_path, *texts(tmp_path, 100), *SMALL, threads=1)
+
+
+@pytest.mark.benchmark
+def test_two_networks_of_pictures_take_four_minutes(tmp_path):
+    pytest.importorskip("torchvision")
+    seconds, memory = command(tmp_path, *pictures(tmp_path, 2000))
+    print(f"\ntwo ResNet-18, 2,000 pictures: {seconds:.0f} s, {memory:.1f} GiB")
+    assert seconds < 240
+    assert memory < 3
+
+
+@pytest.mark.benchmark
+def test_two_networks_of_texts_take_a_minute(tmp_path):
+    pytest.importorskip("transformers")
+    seconds, memory = command(tmp_path, *texts(tmp_path, 1000))
+    print(f"\ntwo GPT-2, 1,000 texts: {seconds:.0f} s, {memory:.1f} GiB")
+    assert seconds < 60
+
+
+LOADER = textwrap.dedent(
+    """
+    import resource, sys, time
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+    import convergent_utils as cu
+
+    class Numbers(Dataset):
+        def __len__(self):
+            return int(sys.argv[2])
+
+        def __getitem__(self, k):
+            return torch.sin(torch.arange(64.0) * (k + 1))
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(*[torch.nn.Linear(64, 64), torch.nn.ReLU()] * 2)
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    loader = DataLoader(Numbers(), batch_size=250)
+    found = cu.measure({"a": network}, loader, ["1", "3"], store=sys.argv[1], progress=False)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{len(calls)} {peak:.0f} {float(found.pair('a.3', 'a.3').cov_aa.sum()):.12g}")
+    """
+)
+
+
+def through(tmp_path, n, *, killed_after=None):
+    """Calls of the network, peak memory in MiB and a number of the result; None where it was killed."""
+    script = tmp_path / "loader.py"
+    script.write_text(LOADER)
+    run = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "store"), str(n)], stdout=subprocess.PIPE, text=True
+    )
+    if killed_after is not None:
+        time.sleep(killed_after)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        return None
+    out, _ = run.communicate()
+    calls, memory, number = out.split()
+    return int(calls), float(memory), float(number)
+
+
+@pytest.mark.benchmark
+def test_memory_is_flat_and_a_killed_run_goes_on(tmp_path):
+    (tmp_path / "few").mkdir()
+    (tmp_path / "many").mkdir()
+    (tmp_path / "again").mkdir()
+    _, few, _ = through(tmp_path / "few", 20_000)
+    start = time.perf_counter()
+    calls, many, wanted = through(tmp_path / "many", 200_000)
+    took = time.perf_counter() - start
+    print(f"\n20,000 inputs: {few:.0f} MiB; 200,000: {many:.0f} MiB, {took:.0f} s")
+    assert many < few + 60
+    through(tmp_path / "again", 200_000, killed_after=took * random.uniform(0.5, 0.9))
+    again, _, number = through(tmp_path / "again", 200_000)
+    print(f"killed and started again: {again} of {calls} calls")
+    assert again < calls
+    assert number == pytest.approx(wanted, rel=1e-9)
