@@ -70,8 +70,6 @@ def read(
     blocks = [f"{network}.{layer}" for network, there in names.items() for layer in there]
     require_enough(feed.length, counts)
     flat = _as_flattened(flattened, names, blocks, called)
-    if flat and any(mask.values()):
-        raise ValueError("flattened: whole maps are of inputs of one length; leave it out, or the mask")
     if flat and counts["first"] % _GROUP:
         raise ValueError(f"first: expected a multiple of {_GROUP} where whole maps are compared, got {first}")
     options = Options(
