@@ -440,7 +440,7 @@ def test_a_mask_of_one_network_alone(readers, texts):
     rows = [each.mean(0) for each in alone(readers, texts, "block")["a"]]
     assert torch.allclose(found.mean_activation("a.block"), torch.stack(rows).mean(0), atol=1e-6)
     assert found.pair("a.block", "b.block").n_samples == len(texts)
-    with pytest.raises(ValueError, match="^pairs: 'a.block' and 'b.block' have unlike numbers of rows that count"):
+    with pytest.raises(ValueError, match="^mask: 'a.block' and 'b.block' have unlike rows that count"):
         cu.measure(readers, given, "block", mask={"a": "attention_mask"}, **OPTIONS)
 
 

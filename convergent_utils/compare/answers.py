@@ -9,7 +9,7 @@ from statistics import fmean
 import torch
 
 from ..kernels.intervals import network_interval
-from .explained import RULES, SAME_SPACE, SAME_UNITS, pair_name
+from .explained import MARGIN, RULES, SAME_SPACE, SAME_UNITS, pair_name
 
 _FEW = 6  # names that are listed
 _OF_UNTRAINED = "untrained networks were not measured, so what architecture and inputs alone give is not known"
@@ -106,7 +106,7 @@ def _space_of(numbers: Numbers, case: tuple[int, tuple[str, str]]) -> str:
     if r2 is None:
         return "alike beyond chance"
     if r2.value >= SAME_SPACE:
-        return "the same space"
+        return "the same space up to a linear map"
     return "part of a space" if r2.value > 0 else "alike beyond chance, but no linear map carries over to other inputs"
 
 
@@ -206,13 +206,13 @@ def _range(numbers: Numbers, similarity: str, found: list[float]) -> str:
 
 
 def _interval(names: list[str], by_networks: dict, similarity: str) -> tuple[float, float] | None:
-    """For other networks of the same kind; None where not all pairs of at least three were compared."""
+    """For other networks of the same kind; None where not all pairs of at least four were compared: three tell next to nothing."""
     n = len(names)
     values = torch.full((n, n), torch.nan, dtype=torch.float64)
     for (a, b), value in by_networks.items():
         if a != b:
             values[names.index(a), names.index(b)] = values[names.index(b), names.index(a)] = value
-    if n < 3 or values[~torch.eye(n, dtype=torch.bool)].isnan().any():
+    if n < 4 or values[~torch.eye(n, dtype=torch.bool)].isnan().any():
         return None
     if similarity == "linear map":
         found = network_interval(values)
@@ -231,7 +231,7 @@ def _beside_untrained(numbers: Numbers, similarities: list[str]) -> tuple[str, s
     both = [pairs for pairs in both if pairs]
     if not both:
         return "", f" {_sentence(_OF_UNTRAINED)}"
-    more = sum(all(found.value > base.value for found, base in pairs) for pairs in both)
+    more = sum(all(found.value >= base.value + MARGIN for found, base in pairs) for pairs in both)
     if len(both) == 1:
         return f"; {'' if more else 'not '}more than untrained networks", ""
     often = {0: "nowhere", len(both): "everywhere"}.get(more, f"in {more} of {len(both)}")

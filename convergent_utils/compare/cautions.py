@@ -10,6 +10,7 @@ from ..nets.untrained import untrained_of
 _INPUTS_A_UNIT = 10
 _ROWS = 100  # fewer have no hundredth part
 _LISTED = 4  # layers by name
+_SHUFFLES = 19
 _MUCH = 0.2  # of the variance
 
 
@@ -59,3 +60,11 @@ def _outliers(measured: Measurement, block: str) -> list[str]:
     if share < _MUCH:
         return []
     return [f"1 % of the sampled rows hold {share:.0%} of the variance; CKA and Procrustes hang on them"]
+
+
+def of_few(shuffles: int) -> list[str]:
+    """What so many shuffles cannot tell."""
+    if shuffles >= _SHUFFLES:
+        return []
+    least = 1 / (shuffles + 1)
+    return [f"of {shuffles} shuffles no p value is below {least:.2g}, so “beyond chance” says little; take {_SHUFFLES}"]

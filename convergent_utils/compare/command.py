@@ -15,7 +15,7 @@ from torch import nn
 
 from ..kernels.checks import came
 from ..making.store import Store, save
-from ..nets.inputs import Entrance
+from ..nets.inputs import Entrance, n_inputs
 from ..nets.measurement import Measurement
 from ..nets.measuring import measure
 from ..nets.modes import input_like
@@ -24,6 +24,7 @@ from ..nets.untrained import reinitialised, untrained_of
 from .comparison import Comparison, compare
 from .data import Inputs, load_inputs
 from .networks import load_network
+from .preparing import fed
 from .saved import SavedActivations
 
 EXAMPLES = """examples:
@@ -82,7 +83,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", help="folder:PATH, npz:PATH, text:FILE, fashion-mnist, module:function; needed but for acts:")
-    add("--layers", nargs="+", help="names or patterns; or COMMON=NAME,NAME,... with a name in each network")
+    add(
+        "--layers",
+        nargs="+",
+        help="names or patterns; or COMMON=NAME,NAME,... with a name in each network; usual: up to six, first to last",
+    )
     add("--names", nargs="+", help="what the networks are called")
     add(
         "--positions",
@@ -147,6 +152,8 @@ def run_compare(chosen: argparse.Namespace) -> int:
         return 0
     for answer in answers(found):
         print(f"{answer.question} {answer.sentence}")
+    for caution in dict.fromkeys(caution for one in found for caution in one.cautions):
+        print(f"caution: {caution}")
     for note in given.notes:
         print(f"left out: {note}")
     print(f"report: {path}")
@@ -172,6 +179,8 @@ def _batch(chosen: argparse.Namespace, *, texts: bool = False) -> int:
 
 
 def _require_folder(out: str) -> None:
+    if Path(out).is_dir():
+        raise ValueError(f"out: {came(out, 100)} is a folder; put the name of a file behind it")
     if not Path(out).absolute().parent.is_dir():
         raise ValueError(f"out: there is no folder {came(str(Path(out).absolute().parent), 100)}; make it first")
 
@@ -205,7 +214,10 @@ def _given(chosen: argparse.Namespace) -> Given:
     of = {name: loaded[name.removesuffix(untrained_of(""))] for name in networks}
     mask = chosen.mask or ("attention_mask" if inputs.kind == "texts" else None)
     options = {"prepare": {name: found.prepare for name, found in of.items()}, "mask": mask}
-    about = {**{name: found.description for name, found in loaded.items()}, "inputs": inputs.description}
+    about = {
+        **{name: f"{found.description}{fed(found.prepare)}" for name, found in loaded.items()},
+        "inputs": inputs.description,
+    }
     return Given(networks, inputs.batches, options, inputs, about, notes)
 
 
@@ -297,8 +309,9 @@ def _called(name: str, given: Given) -> Iterable[str]:
     prepare = given.options["prepare"]
     entrance = Entrance(name, network, prepare and prepare[name], None, input_like(network).device)
     entrance.warned = True
-    shapes = called_layers(network, lambda: entrance.call(entrance.inputs(next(iter(batches)))), None)
-    return [layer for layer, shape in shapes.items() if len(shape) in (2, 3, 4)]
+    batch = next(iter(batches))
+    shapes, n = called_layers(network, lambda: entrance.call(entrance.inputs(batch)), None), n_inputs(batch)
+    return [layer for layer, shape in shapes.items() if len(shape) in (2, 3, 4) and shape[0] == n]
 
 
 def warn_in_a_line(message: object, *_: object) -> None:

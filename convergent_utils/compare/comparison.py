@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..kernels.chance import Chance, chance_level
-from ..kernels.checks import as_count, as_list, as_seed, came, require_known
+from ..kernels.checks import as_count, as_list, as_seed, came, in_one_line, require_known
 from ..kernels.moments import PairMoments, pair_moments
 from ..nets.layers import require_named
 from ..nets.measurement import Measurement
 from ..nets.progress import Progress, reporting
 from ..nets.untrained import untrained_of
-from .cautions import cautions
+from .cautions import cautions, of_few
 from .costs import affordable, seconds, speed
 from .similarities import (
     SIMILARITIES,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 ROLES = ("found", "rotated", "layout", "untrained", "finite sample", "calibrated")
 _FLATTENED = "flattened CKA"
+_MOST = 100_000  # turns, or shuffles
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def compare(
         >>> cu.compare(measured, "a", "b", similarities=["linear CKA"]).table().shape[1]
         10
     """
-    turns, shuffles, seed = as_count(turns, "turns"), as_count(shuffles, "shuffles"), as_seed(seed)
+    turns, shuffles = (as_count(n, of, at_most=_MOST) for n, of in ((turns, "turns"), (shuffles, "shuffles")))
+    seed = as_seed(seed)
     budget = _as_minutes(minutes)
     _require_networks(measurement, a, b)
     pairs, names = _as_pairs(measurement, a, b, layers), _as_similarities(similarities)
@@ -196,6 +198,7 @@ def compare(
     factor = speed() if budget is not None else 1.0
     kept, dropped = affordable({key: cost * factor for key, cost in wanted.items()}, budget or float("inf"))
     numbers: list[Number] = []
+    refused: dict[tuple[tuple[str, str], str], str] = {}
     with reporting(progress, len(pairs), unit=" pairs of layers") as report:
         jobs = [
             partial(
@@ -204,16 +207,19 @@ def compare(
             )
             for pair in pairs
         ]  # fmt: skip
-        for done, found in enumerate(side_by_side(jobs), start=1):
+        for done, (found, why) in enumerate(side_by_side(jobs), start=1):
             numbers += found
+            refused |= {(pairs[done - 1], name): said for name, said in why.items()}
             if report is not None:
                 report(done)
     left_out = [f"{name} of {one} and {other} would take too long" for (one, other), name in dropped]
+    left_out += [f"{name} of {one} and {other}: {said}" for ((one, other), name), said in refused.items()]
     flat, missing = _flattened(measurement, a, b, pairs) if _FLATTENED in names else ([], [])
     settings = {"turns": turns, "shuffles": shuffles, "seed": seed}
     return Comparison(
-        a, b, tuple(pairs), tuple(numbers + flat), tuple(left_out + missing + _unseen(numbers, pairs, names, dropped)),
-        tuple(cautions(measurement, a, b, pairs)), settings, measurement,
+        a, b, tuple(pairs), tuple(numbers + flat),
+        tuple(left_out + missing + _unseen(numbers, pairs, names, [*dropped, *refused])),
+        tuple(cautions(measurement, a, b, pairs) + of_few(shuffles)), settings, measurement,
     )  # fmt: skip
 
 
@@ -283,22 +289,30 @@ def _cost(
 def _numbers(
     measured: Measurement, a: str, b: str, pair: tuple[str, str], names: list[str], *, turns: int, shuffles: int,
     seed: int,
-) -> list[Number]:  # fmt: skip
-    """All numbers of one pair of layers."""
+) -> tuple[list[Number], dict[str, str]]:  # fmt: skip
+    """All numbers of one pair of layers; and, by similarity, why there are none."""
     blocks = f"{a}.{pair[0]}", f"{b}.{pair[1]}"
     view, untrained = view_of(measured, *blocks), _untrained_view(measured, a, b, pair)
-    layout, found = layout_view(measured, *blocks), []
+    seen, found, refused = {"found": view, "layout": layout_view(measured, *blocks), "untrained": untrained}, [], {}
     for name in names:
-        of = SIMILARITIES[name]
-        for role, seen in (("found", view), ("layout", layout), ("untrained", untrained)):
-            if can_see(of, seen) and (role != "layout" or of.needs == "pair"):
-                ends = halves(seen, of) if role == "found" else None
-                low, high = (None, None) if ends is None else (min(ends), max(ends))
-                found.append(Number(*pair, name, role, of.of(seen), low, high))
-    found += _rotated(view, pair, [n for n in names if SIMILARITIES[n].sees_units], turns, seed)
-    return found + _by_chance(
-        view, pair, [name for name in names if SIMILARITIES[name].needs != "folds"], shuffles, seed
-    )
+        try:
+            found += _as_they_are(seen, pair, name)
+            found += _rotated(view, pair, name, turns, seed)
+        except ValueError as error:
+            refused[name] = in_one_line(error, 150)
+    left = [name for name in names if name not in refused and SIMILARITIES[name].needs != "folds"]
+    return found + _by_chance(view, pair, left, shuffles, seed), refused
+
+
+def _as_they_are(seen: Mapping[str, View | None], pair: tuple[str, str], name: str) -> list[Number]:
+    """A similarity of the networks, of shuffled inputs in closed form, and of untrained networks."""
+    of, found = SIMILARITIES[name], []
+    for role, view in seen.items():
+        if can_see(of, view) and (role != "layout" or of.needs == "pair"):
+            ends = halves(view, of) if role == "found" else None
+            low, high = (None, None) if ends is None else (min(ends), max(ends))
+            found.append(Number(*pair, name, role, of.of(view), low, high))
+    return found
 
 
 def _untrained_view(measured: Measurement, a: str, b: str, pair: tuple[str, str]) -> View | None:
@@ -306,17 +320,14 @@ def _untrained_view(measured: Measurement, a: str, b: str, pair: tuple[str, str]
     return view_of(measured, *blocks) if all(block in measured.blocks for block in blocks) else None
 
 
-def _rotated(view: View, pair: tuple[str, str], names: list[str], turns: int, seed: int) -> list[Number]:
-    """The rotated baseline of similarities of moments: either network turned, `turns` times."""
-    names = [name for name in names if SIMILARITIES[name].needs == "pair"]
-    values: dict[str, list[float]] = {name: [] for name in names}
-    for way in (view, view.other_way()) if names else ():
-        for turned in rotated_views(way, range(seed, seed + turns)):
-            for name in names:
-                values[name].append(SIMILARITIES[name].of(turned))
-    return [
-        Number(*pair, name, "rotated", sum(each) / len(each), min(each), max(each)) for name, each in values.items()
-    ]
+def _rotated(view: View, pair: tuple[str, str], name: str, turns: int, seed: int) -> list[Number]:
+    """The rotated baseline of a similarity of moments that sees units: either network turned, `turns` times."""
+    of = SIMILARITIES[name]
+    if of.needs != "pair" or not of.sees_units:
+        return []
+    ways = (view, view.other_way())
+    values = [of.of(turned) for way in ways for turned in rotated_views(way, range(seed, seed + turns))]
+    return [Number(*pair, name, "rotated", sum(values) / len(values), min(values), max(values))]
 
 
 def _by_chance(view: View, pair: tuple[str, str], names: list[str], shuffles: int, seed: int) -> list[Number]:
@@ -327,7 +338,10 @@ def _by_chance(view: View, pair: tuple[str, str], names: list[str], shuffles: in
         if sides is None or not of:
             continue
         base = pair_moments(*(side.double() for side in sides)) if needs == "rows" else None
-        chance = chance_level(partial(_all_at_once, of, base), *sides, n_shuffles=shuffles, seed=seed)
+        try:
+            chance = chance_level(partial(_all_at_once, of, base), *sides, n_shuffles=shuffles, seed=seed)
+        except ValueError:  # as where the sample has very few rows: then these baselines are not there
+            continue
         for number, name in enumerate(of):
             found += _chance_numbers(chance, number, pair, name)
     return found

@@ -46,7 +46,9 @@ MEANINGS = {
     ),
     "PWCCA": Meaning("correlation ρ", "as CCA, where a direction counts by how much of the activations it carries"),
     "linear CKA": Meaning(
-        "CKA", "centred kernel alignment: do two networks find the same inputs alike? 1 for the same space"
+        "CKA",
+        "centred kernel alignment: do two networks find the same inputs alike? 1 for the same space "
+        "up to a rotation and one scale",
     ),
     "debiased CKA": Meaning("CKA", "as linear CKA, less what few inputs add by chance; near 0 where nothing is shared"),
     "flattened CKA": Meaning("CKA", "as debiased CKA, of whole maps, each input one long row"),
@@ -78,6 +80,7 @@ ROLES = {
 }
 
 SAME_UNITS = 0.9
+MARGIN = 0.05  # one draw of untrained networks differs from another by about as much
 SAME_SPACE = 0.9
 
 RULES = {
@@ -85,16 +88,16 @@ RULES = {
         "“Beyond chance” means: debiased CKA is above that of every shuffle. “The same space” means: beyond "
         f"chance, and a linear map explains at least {SAME_SPACE} of the variance on other inputs (R²). “Part of a "
         "space” means: beyond chance, and R² is above 0. “More than untrained” means: both are above those of "
-        "untrained networks."
+        f"untrained networks by {MARGIN} or more."
     ),
     "Are their units the same?": (
         "“Beyond a random basis” means: the correlation of matched units (bipartite matching) is above that of every "
         f"random turn. “The same units” means: beyond a random basis, and at least {SAME_UNITS}. “More than untrained” "
-        "means: above that of untrained networks."
+        f"means: above that of untrained networks by {MARGIN} or more."
     ),
     "Do they find the same neighbours?": (
         "“More often than by chance” means: mutual k-NN is above that of every shuffle. “More than untrained” means: "
-        "above that of untrained networks."
+        f"above that of untrained networks by {MARGIN} or more."
     ),
     "At which depth are they most and least alike?": (
         "The pairs of layers with the largest and the smallest number; baselines are not taken off."

@@ -108,3 +108,12 @@ def as_texts(batch: object) -> list[str]:
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise ValueError(f"inputs: the network takes a list of texts, got {came(batch, 80)}")
     return texts
+
+
+def fed(prepare: object) -> str:
+    """How pictures are prepared, in a few words behind what a network is; nothing of what prepares none."""
+    if not isinstance(prepare, Pictures):
+        return ""
+    size = "" if prepare.size is None else f"brought to {prepare.size[0]} x {prepare.size[1]}, "
+    mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (prepare.mean, prepare.std))
+    return f"; pictures {size}less {mean}, over {std}"

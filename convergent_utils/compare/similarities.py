@@ -198,6 +198,11 @@ def _explained(view: View, mapping: Callable[[PairMoments], MappingPath]) -> flo
     return sum(both) / 2
 
 
+def _five(pair: PairMoments) -> MappingPath:
+    """Of five units, or of all where there are fewer."""
+    return best_subset_mapping(pair, min(_PREDICTORS, len(pair.mean_a)))
+
+
 def _mean_of(values: Tensor, live: Tensor) -> float:
     return float(values[live].mean()) if live.any() else 0.0
 
@@ -251,7 +256,11 @@ SIMILARITIES = {
     "best rotation": Similarity(_rotation, "folds", False, "space", 0.3),
     "linear map": Similarity(lambda v: _explained(v, least_squares), "folds", False, "space", 0.25),
     "five units": Similarity(
-        lambda v: _explained(v, lambda pair: best_subset_mapping(pair, _PREDICTORS)), "folds", True, "units", 1.0
+        lambda v: _explained(v, lambda pair: best_subset_mapping(pair, min(_PREDICTORS, len(pair.mean_a)))),
+        "folds",
+        True,
+        "units",
+        1.0,
     ),
     "CCA": Similarity(lambda v: float(cca(v.pair).similarity), "pair", False, "space", 0.3),
     "SVCCA": Similarity(lambda v: float(svcca(v.pair).similarity), "pair", False, "space", 0.3),
@@ -268,6 +277,8 @@ def can_see(similarity: Similarity, view: View | None) -> bool:
     """Whether a view has what a similarity needs."""
     if view is None:
         return False
+    if similarity.needs == "points" and view.points is not None and min(side.shape[1] for side in view.points) < 2:
+        return False  # one unit is +1 or -1 once rows have length 1
     needed = {"pair": view.pair, "folds": view.held_out, "rows": view.rows, "points": view.points}[similarity.needs]
     return needed is not None
 

@@ -30,6 +30,7 @@ from .modes import evaluating, in_one_line
 
 Positions = str | int
 
+_MOST_PLACES = 100_000  # of an image
 _NAMED = ("all", "centre", "mean", "first", "last")
 
 
@@ -239,8 +240,9 @@ def _first_tensor(arguments: object) -> Tensor | None:
 def as_positions(positions: Positions) -> Positions:
     """`positions` where it is "all", "centre", "mean", "first", "last" or a positive number of places."""
     if is_count(positions):
-        if positions < 1:
-            raise ValueError(f"positions: expected at least 1 place per image, got {came(positions)}")
+        if not 1 <= positions <= _MOST_PLACES:
+            most = f"and at most {_MOST_PLACES:,}" if positions > 1 else "per image"
+            raise ValueError(f"positions: expected at least 1 place {most}, got {came(positions)}")
         return int(positions)
     if not isinstance(positions, str):
         expected = "'all', 'centre', 'mean', 'first', 'last' or a whole number of places"

@@ -291,7 +291,7 @@ class Entrance:
             holders = [held for held in (inputs, first_of(batch)) if isinstance(held, Mapping)]
             found = next((held[self.mask_of] for held in holders if self.mask_of in held), None)
             if found is None:
-                keys = [str(key) for held in holders for key in held]
+                keys = list(dict.fromkeys(str(key) for held in holders for key in held))
                 message = f"there is no {came(self.mask_of, 60)} in a batch of network {came(self.name, 40)}"
                 raise ValueError(f"mask: {message}; it has {came(keys, 80) if keys else 'no keys'}")
         else:

@@ -31,7 +31,7 @@ class MaskedMaps:
 
     def __init__(self, values: Tensor, mask: Tensor, kind: str, of: str):
         n, height, width, _ = values.shape
-        self.values, self.size = values.flatten(1, 2), (height, width)
+        self.values, self.size, self.kind = values.flatten(1, 2), (height, width), kind
         if mask.ndim == 1 or height * width == 1:
             self.counted = torch.ones(n, height * width, dtype=torch.bool, device=values.device)
         elif tuple(mask.shape[1:]) in ((height, width), (height,) if width == 1 else (height, width)):
@@ -63,6 +63,9 @@ class MaskedMaps:
             total = self.values.masked_fill(~self.counted[:, :, None], 0).sum(1, keepdim=True, dtype=precise)
             mean = total / self.counted.sum(1)[:, None, None]
             return Rows(mean.to(self.values.dtype), None, numbers, None)
+        if self.kind == "grid":
+            message = "of a grid of which not all places count there are"
+            raise ValueError(f"positions: {message} 'all' and 'mean', got {positions!r}; or leave out the mask")
         if positions in ONE_PLACE:
             drawn = torch.full((1, 1, 2), ONE_PLACE[positions], dtype=torch.float64)
         places = self._places(drawn[..., 0])

@@ -353,11 +353,12 @@ def _probe(request: Request, name: str, batch: object) -> list[str]:
         n_inputs=lambda: n,
     ) as read_maps:  # fmt: skip
         inputs = entrance.inputs(batch)
+        mask = entrance.mask(batch, inputs)
         if (few := picked(inputs, torch.arange(min(n, 2 + _PROBED)), n)) is not None:
             inputs, n = few, min(n, 2 + _PROBED)
         entrance.call(inputs)
         maps: dict[str, Maps] = read_maps()
-        values = checksum({layer: found.values for layer, found in maps.items()})
+        values = checksum({"mask": mask, "maps": {layer: found.values for layer, found in maps.items()}})
     asked = [entrance.prepare, entrance.mask_of, dict(options.output[name])]
     return [behaviour(network), behaviour(nn.Module(), asked), values]
 
@@ -390,4 +391,5 @@ def _as_store(store: object) -> Store | None:
     try:
         return Store(store)
     except ValueError as error:
-        raise ValueError(f"store: {str(error).removeprefix('path: ')}") from error
+        said = str(error).removeprefix("path: ").removeprefix("CONVERGENT_STORE: ")
+        raise ValueError(f"store: {said}") from error

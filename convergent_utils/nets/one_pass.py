@@ -211,9 +211,15 @@ class Pass:
             one, other = found[a].rows, found[b].rows
             if one.counted is None and other.counted is None:
                 continue
-            if not one.lengths.equal(other.lengths):
-                message = f"{came(a, 60)} and {came(b, 60)} have unlike numbers of rows that count"
-                raise ValueError(f"pairs: {message}; they meet under positions='mean'")
+            both = one.counted is not None and other.counted is not None
+            same = both and one.counted.equal(other.counted) if self._grids(found[a], found[b]) else True
+            if not same or not one.lengths.equal(other.lengths):
+                message = f"{came(a, 60)} and {came(b, 60)} have unlike rows that count"
+                raise ValueError(f"mask: {message}; give both the same, or take positions='mean'")
+
+    @staticmethod
+    def _grids(*kept: Kept) -> bool:
+        return any(each.kind == "grid" for each in kept)
 
     @ordinary_tensors()  # also where a network calls itself in inference mode, or in lower precision
     def _kept(self, network: str, layer: str, maps: Maps) -> Kept:
@@ -226,6 +232,7 @@ class Pass:
             )
         values = values if self.which is None else values[self.which]
         positions, masked = self.options.positions, None
+        values = _at_least_single(values) if positions == "mean" else values  # a mean has more digits than halves
         if self.mask is not None:
             masked = MaskedMaps(values, self.mask, kind, f"{network}.{layer}")
         for common, there in self.layers[network].items():
