@@ -206,7 +206,7 @@ def _range(numbers: Numbers, similarity: str, found: list[float]) -> str:
 
 
 def _interval(names: list[str], by_networks: dict, similarity: str) -> tuple[float, float] | None:
-    """For other networks of the same kind; None where not all pairs of at least four were compared: three tell next to nothing."""
+    """For other networks of the same kind; None where not all pairs of at least four were compared."""
     n = len(names)
     values = torch.full((n, n), torch.nan, dtype=torch.float64)
     for (a, b), value in by_networks.items():

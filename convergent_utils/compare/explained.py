@@ -85,10 +85,10 @@ SAME_SPACE = 0.9
 
 RULES = {
     "Do they span the same space?": (
-        "“Beyond chance” means: debiased CKA is above that of every shuffle. “The same space” means: beyond "
-        f"chance, and a linear map explains at least {SAME_SPACE} of the variance on other inputs (R²). “Part of a "
-        "space” means: beyond chance, and R² is above 0. “More than untrained” means: both are above those of "
-        f"untrained networks by {MARGIN} or more."
+        "“Beyond chance” means: debiased CKA is above that of every shuffle. “The same space up to a linear map” "
+        f"means: beyond chance, and a linear map explains at least {SAME_SPACE} of the variance on other inputs (R²). "
+        "“Part of a space” means: beyond chance, and R² is above 0. “More than untrained” means: both are above those "
+        f"of untrained networks by {MARGIN} or more."
     ),
     "Are their units the same?": (
         "“Beyond a random basis” means: the correlation of matched units (bipartite matching) is above that of every "

@@ -173,8 +173,9 @@ def _answers(found: Iterable[Answer], numbers: Numbers) -> str:
         for one in found
     ]
     n = len(numbers.networks())
-    if n < 3:
-        said = "These are two networks. How far the numbers would move with other networks of their kind is not known."
+    if n < 4:
+        count = {2: "two", 3: "three"}.get(n, n)
+        said = f"These are {count} networks. How far the numbers would move with others of their kind is not known."
     else:
         said = f"An interval is for other networks of the same kind, found by leaving out one of the {n} at a time."
     return f'<div class="cards">{"".join(cards)}</div>\n<p class="quiet">{said}</p>'
