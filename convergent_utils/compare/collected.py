@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 from collections.abc import Sequence
@@ -62,8 +63,8 @@ def as_json(comparisons: object) -> dict[str, object]:
         comparisons: what `compare` returns, or several of them in a list.
 
     Returns:
-        `networks`: by name the checksum of the weights; `layers`: by network the units of each layer; `inputs`,
-        `positions`, `folds`, `sampled rows` of the first measurement; `versions`; and `comparisons`, of each `a`, `b`,
+        `networks`: by name the checksum of the weights, or "none"; `layers`: by network the units of each layer;
+        `inputs`, `positions`, `folds`, `sampled rows` of the first measurement; `versions`; and `comparisons`, of each `a`, `b`,
         `pairs`, `settings`, `cautions`, `left_out` and `numbers`, whose keys are the attributes of `Number` that are
         not None.
 
@@ -75,7 +76,7 @@ def as_json(comparisons: object) -> dict[str, object]:
     names = dict.fromkeys(name for one in given for name in (one.a, one.b))
     of = {name: next(one.measurement for one in given if name in (one.a, one.b)) for name in names}
     return {
-        "networks": {name: of[name].networks[name] for name in names},
+        "networks": {name: _weights(of[name].networks[name]) for name in names},
         "layers": {name: _layers(of[name], name) for name in names},
         "inputs": measured.n_images,
         "positions": measured.positions,
@@ -84,6 +85,11 @@ def as_json(comparisons: object) -> dict[str, object]:
         "versions": versions(),
         "comparisons": [_one(each) for each in given],
     }
+
+
+def _weights(checksum: str) -> str:
+    """The checksum of weights; saved activations have none."""
+    return "none" if checksum == hashlib.sha256(b"").hexdigest() else checksum
 
 
 def _layers(measured: object, network: str) -> dict[str, int]:

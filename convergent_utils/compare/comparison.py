@@ -86,7 +86,7 @@ class Comparison:
     a: str
     b: str
     pairs: tuple[tuple[str, str], ...]
-    numbers: tuple[Number, ...]
+    numbers: tuple[Number, ...] = field(repr=False)
     left_out: tuple[str, ...]
     cautions: tuple[str, ...]
     settings: Mapping[str, object]

@@ -63,6 +63,8 @@ def save(
     given = as_comparisons(comparisons)
     about, extra = _as_lines(about, "about"), _as_lines(extra, "extra")
     path = _as_path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"path: expected a name that ends in .html, got {came(path.name, 80)}; numbers are in table()")
     units, lacking = units_part(given[0], inputs)
     text = _whole(given, units, lacking, about, extra)
     if len(text) > _LARGEST:
