@@ -64,9 +64,9 @@ def as_json(comparisons: object) -> dict[str, object]:
 
     Returns:
         `networks`: by name the checksum of the weights, or "none"; `layers`: by network the units of each layer;
-        `inputs`, `positions`, `folds`, `sampled rows` of the first measurement; `versions`; and `comparisons`, of each `a`, `b`,
-        `pairs`, `settings`, `cautions`, `left_out` and `numbers`, whose keys are the attributes of `Number` that are
-        not None.
+        `inputs`, `positions`, `folds`, `sampled rows` of the first measurement; `versions`; and `comparisons`, of each
+        `a`, `b`, `pairs`, `settings`, `cautions`, `left_out` and `numbers`, whose keys are the attributes of `Number`
+        that are not None.
 
     Raises:
         ValueError: no comparisons.
