@@ -516,3 +516,18 @@ def test_correlations_on_other_samples_of_any_scale(measure, scale_a, scale_b, g
     if measure is cu.cca:
         scaled = cu.cca(cu.pair_moments(a[:200] * own, b[:200])).rho_on(cu.pair_moments(a[200:] * own, b[200:]))
         assert torch.allclose(scaled, right, rtol=0, atol=1e-12)
+
+
+def test_where_torch_finds_no_singular_values_others_do(monkeypatch):
+    """With many equal ones, as of fewer samples than units, LAPACK's quicker way does not always converge."""
+    generator = torch.Generator().manual_seed(0)
+    pair = cu.pair_moments(*(torch.randn(300, units, generator=generator).double() for units in (6, 9)))
+    wanted = [one(pair) for one in (cu.cca, cu.svcca, cu.pwcca)]
+
+    def fails(*_arguments, **_options):
+        raise torch.linalg.LinAlgError("linalg.svd: The algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    for one, known in zip((cu.cca, cu.svcca), wanted, strict=False):
+        assert torch.allclose(one(pair).rho, known.rho, atol=1e-12)
+        assert torch.allclose(one(pair).directions_a.abs(), known.directions_a.abs(), atol=1e-9)

@@ -298,7 +298,7 @@ def _numbers(
         try:
             found += _as_they_are(seen, pair, name)
             found += _rotated(view, pair, name, turns, seed)
-        except ValueError as error:
+        except (ValueError, torch.linalg.LinAlgError) as error:
             refused[name] = in_one_line(error, 150)
     left = [name for name in names if name not in refused and SIMILARITIES[name].needs != "folds"]
     return found + _by_chance(view, pair, left, shuffles, seed), refused
@@ -340,7 +340,10 @@ def _by_chance(view: View, pair: tuple[str, str], names: list[str], shuffles: in
         base = pair_moments(*(side.double() for side in sides)) if needs == "rows" else None
         try:
             chance = chance_level(partial(_all_at_once, of, base), *sides, n_shuffles=shuffles, seed=seed)
-        except ValueError:  # as where the sample has very few rows: then these baselines are not there
+        except (
+            ValueError,
+            torch.linalg.LinAlgError,
+        ):  # as where the sample has very few rows: then these baselines are not there
             continue
         for number, name in enumerate(of):
             found += _chance_numbers(chance, number, pair, name)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -314,6 +315,15 @@ def _principal(covariance: Tensor, weigh: Callable[[Tensor], Tensor]) -> tuple[T
     return known[key]
 
 
+def _singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular values and vectors; of many that are equal, as with fewer samples than units, torch may find none."""
+    try:
+        return torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        found = scipy.linalg.svd(matrix.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+        return tuple(torch.from_numpy(part).to(matrix) for part in found)
+
+
 def _compared(
     pair: PairMoments, weigh: Callable[[Tensor], Tensor], rank_tolerance: float | None, **share: float
 ) -> CCAResult:
@@ -324,7 +334,7 @@ def _compared(
     (axes_a, all_a), (axes_b, all_b) = (
         _axes(covariance, weigh, rank_tolerance, **share) for covariance in (pair.cov_aa, pair.cov_bb)
     )
-    left, rho, right = torch.linalg.svd(axes_a.T @ pair.cov_ab @ axes_b, full_matrices=False)
+    left, rho, right = _singular(axes_a.T @ pair.cov_ab @ axes_b)
     rank_a, rank_b, most = axes_a.shape[1], axes_b.shape[1], pair.n_samples - 1
     surplus = rank_a + rank_b - most
     if surplus > 0 or max(all_a, all_b) >= most:  # the second: a net has as many directions as samples can have
