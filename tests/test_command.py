@@ -119,6 +119,32 @@ def test_a_few_layers_are_chosen_where_none_are_named(capsys, tmp_path):
     assert layers[-1] == "fc8"
 
 
+def with_positions():
+    """As a transformer that adds the places of a table to its inputs, whatever their number."""
+    from torch import nn
+
+    class Adds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places, self.one, self.two, self.three = nn.Embedding(28, 8), *(nn.Linear(8, 8) for _ in range(3))
+            self.first = nn.Linear(28, 8)
+
+        def forward(self, x):
+            x = self.first(x[:, 0]) + self.places(torch.arange(x.shape[2]))[None]
+            return self.three(self.two(self.one(x)))
+
+    return Adds()
+
+
+def test_layers_that_are_not_of_inputs_are_not_chosen(capsys, tmp_path):
+    """Places are one and the same for all inputs; a network with such a table is measured all the same."""
+    out = tmp_path / "measured.safetensors"
+    spec = f"{__file__}:with_positions"
+    said(capsys, "measure", spec, "--data", "folder:pictures", "--no-untrained", "--out", str(out))
+    layers = [block.partition(".")[2] for block in cu.load(out).order]
+    assert layers == ["first", "one", "two", "three"]
+
+
 def test_layers_of_other_names_meet(capsys, tmp_path):
     out = tmp_path / "measured.safetensors"
     pair = ["--layers", "early=conv1,conv2", "late=fc6,fc7", "--positions", "mean", "--no-untrained"]
@@ -186,6 +212,8 @@ def test_three_networks_are_compared_in_all_pairs(capsys, tmp_path):
             ["measure", "alexnet", "--data", "folder:pictures", "--out", "nowhere/m.safetensors"],
             "out: there is no folder",
         ),
+        ([*BOTH, "--out", "pictures"], "out: 'pictures' is a folder"),
+        ([*BOTH, "--out", "report.pdf"], "path: expected a name that ends in .html"),
         (["measure", "unheard", "--data", "folder:pictures"], "name: "),
         (["measure", "alexnet", "--data", "folder:pictures", "--colour"], "unrecognized arguments: --colour"),
     ],

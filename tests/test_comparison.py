@@ -313,3 +313,49 @@ def test_layers_of_other_names_are_asked_for():
         cu.compare(found, "a", "b")
     one = cu.compare(found, "a", "b", layers=[("one", "other")], similarities=["linear CKA"], progress=False)
     assert one.values("linear CKA")["one", "other"] == pytest.approx(1)
+
+
+def saved(a, b, **options):
+    """A measurement of activations of two networks."""
+    layer = {"early": "0"}
+    networks = {name: nn.Sequential(nn.Identity()) for name in "ab"}
+    return cu.measure(networks, {"a": a, "b": b}, {"a": layer, "b": layer}, progress=False, **options)
+
+
+@pytest.mark.parametrize("units", [1, 3])
+def test_few_units_are_compared_by_all_that_can(units):
+    generator = torch.Generator().manual_seed(4)
+    a, b = torch.randn(120, units, generator=generator), torch.randn(120, 8, generator=generator)
+    found = cu.compare(saved(a, b), "a", "b", turns=2, progress=False)
+    fit, other = (cu.pair_moments(a[k::2], b[k::2]) for k in (0, 1))
+    one = cu.best_subset_mapping(fit, units).r2_on(other)[0].mean()
+    back = cu.best_subset_mapping(fit.swap(), 5).r2_on(other.swap())[0].mean()
+    assert found.values("five units")["early", "early"] == pytest.approx(float(one + back) / 2, abs=1e-6)
+    lacking = [sentence for sentence in found.left_out if sentence.startswith("mutual k-NN")]
+    assert bool(lacking) == (units == 1), "rows of one unit have all the same length"
+    assert not [sentence for sentence in found.left_out if "k-NN" not in sentence and "flattened" not in sentence]
+
+
+def test_a_layer_that_never_changes_leaves_the_others_alone():
+    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(5))
+    found = cu.compare(saved(torch.ones(40, 5), rows), "a", "b", turns=2, progress=False)
+    assert found.values("linear CKA") == {("early", "early"): 0.0}
+    for sentence in found.left_out:
+        assert len(sentence) < 300, sentence
+    named = {name for name in SIMILARITIES if any(each.startswith(name) for each in found.left_out)}
+    assert named | {name for name in SIMILARITIES if found.values(name)} == set(SIMILARITIES), "a number or a reason"
+
+
+def test_one_that_cannot_be_shuffled_takes_no_baseline_from_the_others(monkeypatch):
+    """Three inputs are too few for debiased CKA alone."""
+    rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(6))
+    found = cu.compare(saved(rows, rows.flip(1), folds=1, top=2), "a", "b", turns=2, progress=False)
+    assert found.values("linear CKA", "finite sample")
+    assert not found.values("debiased CKA", "finite sample")
+    assert any(sentence.startswith("debiased CKA of early and early") for sentence in found.left_out)
+
+
+def test_few_shuffles_are_cautioned_against(found):
+    few = cu.compare(found[0], "a", "b", similarities="linear CKA", shuffles=3, turns=1, progress=False)
+    assert any("no p value is below 0.25" in caution for caution in few.cautions)
+    assert not any("p value" in caution for caution in found[2].cautions)

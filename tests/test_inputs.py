@@ -167,6 +167,15 @@ def test_a_shuffled_loader_that_two_networks_share_is_read_once(networks, pictur
     assert torch.equal(found.sample("a.maps"), found.sample("b.maps"))
 
 
+def test_a_loader_that_shuffles_is_warned_of(networks, pictures):
+    """Numbers of inputs are those of one pass: what excites a unit is not found again by them."""
+    with pytest.warns(UserWarning, match="^inputs: this loader comes in another order each time.*shuffle=False"):
+        cu.measure(networks, DataLoader(labelled(pictures), batch_size=8, shuffle=True), LAYERS, **OPTIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cu.measure(networks, DataLoader(labelled(pictures), batch_size=8), LAYERS, **OPTIONS)
+
+
 def test_a_loader_is_begun_once(networks, pictures):
     class Counts(IterableDataset):
         begun = 0
@@ -455,6 +464,27 @@ def test_inputs_of_which_nothing_counts_are_left_out(readers, texts, positions):
     nothing = padded([text[:0] for text in several], to=4)
     with pytest.raises(ValueError, match="^mask: expected inputs with rows that count, got none"):
         cu.measure(readers, nothing, TOKENS, mask="attention_mask", positions=positions, **OPTIONS)
+
+
+def test_grids_meet_where_the_same_places_count(networks, pictures):
+    left = torch.zeros(N, 5, 4).index_fill_(2, torch.tensor([0, 1]), 1)
+    ones, right = torch.ones(N, 5, 4), 1 - left
+
+    def given(mask):
+        return {"x": pictures, "mask": mask}
+
+    options = {"prepare": lambda batch: batch["x"], **OPTIONS}
+    twins = {"a": networks["a"], "b": networks["a"]}
+    for masks in ({"a": given(left), "b": given(right)}, {"a": given(ones), "b": given(left)}):
+        with pytest.raises(ValueError, match="^mask: 'a.maps' and 'b.maps' have unlike rows that count; give both"):
+            cu.measure(twins, masks, "maps", mask="mask", **options)
+    with pytest.raises(ValueError, match="^mask: 'a.maps' and 'b.maps' have unlike rows that count; give both"):
+        cu.measure(twins, given(ones), "maps", mask={"a": "mask"}, **options)
+    for positions in ("centre", 3):
+        with pytest.raises(ValueError, match="^positions: of a grid of which not all places count there are 'all'"):
+            cu.measure(twins, given(ones), "maps", mask="mask", positions=positions, **options)
+    found = cu.measure(twins, given(left), "maps", mask="mask", **options)
+    assert torch.equal(found.sample("a.maps"), found.sample("b.maps"))
 
 
 def test_whole_inputs_can_be_left_out(networks, pictures):
@@ -750,6 +780,51 @@ def test_a_loader_of_other_inputs_is_measured_anew(networks, pictures, tmp_path,
         loader = DataLoader(labelled(x), batch_size=8)
         found = cu.measure(networks, loader, LAYERS, store=tmp_path, **OPTIONS)
         assert_same(found, cu.measure(networks, x, LAYERS, **OPTIONS))
+
+
+@pytest.mark.parametrize("option", ["prepare", "mask"])
+def test_what_a_function_makes_of_later_batches_is_noticed(networks, pictures, tmp_path, option, monkeypatch):
+    """It reads what no look at its code tells, and that bites after the first batch alone."""
+
+    def prepare(batch):
+        return batch * float(os.environ["LATER"]) if batch[0, 0, 0, 0] != pictures[0, 0, 0, 0] else batch
+
+    def mask(batch):
+        return torch.arange(len(batch)) >= int(os.environ["LATER"]) * int(batch[0, 0, 0, 0] != pictures[0, 0, 0, 0])
+
+    options = {option: {"prepare": prepare, "mask": mask}[option], **OPTIONS}
+    for later in ("1", "2", "2"):
+        monkeypatch.setenv("LATER", later)
+        found = cu.measure(networks, list(pictures.split(8)), LAYERS, store=tmp_path, **options)
+        assert_same(found, cu.measure(networks, list(pictures.split(8)), LAYERS, **options))
+
+
+def test_what_a_mask_makes_of_inputs_in_memory_is_noticed(networks, pictures, tmp_path, monkeypatch):
+    def mask(batch):
+        return torch.arange(len(batch)) >= int(os.environ["NOT_BEFORE"])
+
+    for before in ("0", "1"):
+        monkeypatch.setenv("NOT_BEFORE", before)
+        found = cu.measure(networks, pictures, LAYERS, mask=mask, store=tmp_path, **OPTIONS)
+        assert found.n_images == cu.measure(networks, pictures, LAYERS, mask=mask, **OPTIONS).n_images
+
+
+def test_slow_batches_are_kept_one_by_one(networks, pictures, tmp_path, monkeypatch):
+    kept = []
+    for name in ("_SECONDS_BETWEEN", "_TIMES_AS_LONG", "_SECONDS_OF_FEW"):
+        monkeypatch.setattr(one_pass, name, 0.0)
+    monkeypatch.setattr(one_pass._Seldom, "__call__", lambda self, make: kept.append(make().n_images))
+    cu.measure(networks, list(pictures.split(20)), LAYERS, store=tmp_path, **OPTIONS)
+    assert kept == [20, 40, 60]
+
+
+def test_a_mean_has_more_digits_than_halves(networks, pictures):
+    half = {name: Small(k).to(torch.bfloat16) for k, name in enumerate("ab", start=1)}
+    found = cu.measure(half, pictures, ["maps"], positions="mean", **OPTIONS)
+    with torch.no_grad():
+        maps = half["a"].maps(pictures.to(torch.bfloat16)).float().mean((2, 3))
+    assert torch.allclose(found.mean_activation("a.maps"), maps.double().mean(0), rtol=1e-6)
+    assert found.sample("a.maps").dtype == torch.float32
 
 
 def test_an_iterator_has_no_store(networks, pictures, tmp_path):

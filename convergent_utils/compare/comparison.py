@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 ROLES = ("found", "rotated", "layout", "untrained", "finite sample", "calibrated")
 _FLATTENED = "flattened CKA"
 _MOST = 100_000  # turns, or shuffles
+_OF_ROWS = ("pair", "rows")  # what similarities need that the sample's rows give
+_REFUSED = (ValueError, torch.linalg.LinAlgError)  # as of very few rows, or of units that never change
 
 
 @dataclass(frozen=True)
@@ -189,38 +191,43 @@ def compare(
     budget = _as_minutes(minutes)
     _require_networks(measurement, a, b)
     pairs, names = _as_pairs(measurement, a, b, layers), _as_similarities(similarities)
-    wanted = {
-        (pair, name): cost
+    kept, dropped = _afforded(measurement, a, b, pairs, names, turns, shuffles, budget)
+    jobs = [
+        partial(_numbers, measurement, a, b, pair, kept[pair], turns=turns, shuffles=shuffles, seed=seed)
         for pair in pairs
-        for name in names
-        if name != _FLATTENED and (cost := _cost(measurement, a, b, pair, name, turns, shuffles)) is not None
-    }
-    factor = speed() if budget is not None else 1.0
-    kept, dropped = affordable({key: cost * factor for key, cost in wanted.items()}, budget or float("inf"))
-    numbers: list[Number] = []
-    refused: dict[tuple[tuple[str, str], str], str] = {}
+    ]
+    numbers, left_out = [], []
     with reporting(progress, len(pairs), unit=" pairs of layers") as report:
-        jobs = [
-            partial(
-                _numbers, measurement, a, b, pair, [name for of, name in kept if of == pair],
-                turns=turns, shuffles=shuffles, seed=seed,
-            )
-            for pair in pairs
-        ]  # fmt: skip
-        for done, (found, why) in enumerate(side_by_side(jobs), start=1):
+        for done, (pair, (found, why)) in enumerate(zip(pairs, side_by_side(jobs), strict=True), start=1):
             numbers += found
-            refused |= {(pairs[done - 1], name): said for name, said in why.items()}
+            left_out += [f"{name} of {pair[0]} and {pair[1]}{said}" for name, said in (dropped[pair] | why).items()]
             if report is not None:
                 report(done)
-    left_out = [f"{name} of {one} and {other} would take too long" for (one, other), name in dropped]
-    left_out += [f"{name} of {one} and {other}: {said}" for ((one, other), name), said in refused.items()]
     flat, missing = _flattened(measurement, a, b, pairs) if _FLATTENED in names else ([], [])
     settings = {"turns": turns, "shuffles": shuffles, "seed": seed}
-    return Comparison(
-        a, b, tuple(pairs), tuple(numbers + flat),
-        tuple(left_out + missing + _unseen(numbers, pairs, names, [*dropped, *refused])),
-        tuple(cautions(measurement, a, b, pairs) + of_few(shuffles)), settings, measurement,
-    )  # fmt: skip
+    said = [*cautions(measurement, a, b, pairs), *of_few(shuffles)]
+    found = tuple(numbers + flat), tuple(left_out + missing), tuple(said)
+    return Comparison(a, b, tuple(pairs), *found, settings, measurement)
+
+
+def _afforded(
+    measurement: Measurement, a: str, b: str, pairs: list[tuple[str, str]], names: list[str], turns: int, shuffles: int,
+    budget: float | None,
+) -> tuple[dict[tuple[str, str], list[str]], dict[tuple[str, str], dict[str, str]]]:  # fmt: skip
+    """By pair of layers, the similarities that fit a budget in seconds; and those that do not, with the reason."""
+    factor = 1.0 if budget is None else speed()
+    wanted = {
+        (pair, name): factor * _cost(measurement, a, b, pair, name, turns, shuffles)
+        for pair in pairs
+        for name in names
+        if name != _FLATTENED
+    }
+    kept, dropped = affordable(wanted, float("inf") if budget is None else budget)
+    late = " would take too long"
+    return (
+        {pair: [name for of, name in kept if of == pair] for pair in pairs},
+        {pair: {name: late for of, name in dropped if of == pair} for pair in pairs},
+    )
 
 
 def _as_minutes(minutes: object) -> float | None:
@@ -276,7 +283,7 @@ def _as_similarities(similarities: object) -> list[str]:
 
 def _cost(
     measurement: Measurement, a: str, b: str, pair: tuple[str, str], name: str, turns: int, shuffles: int
-) -> float | None:
+) -> float:
     """Seconds, on a usual machine, of one similarity of a pair of layers with all its baselines."""
     units = max(measurement.blocks[f"{a}.{pair[0]}"], measurement.blocks[f"{b}.{pair[1]}"])
     found = SIMILARITIES[name]
@@ -290,18 +297,20 @@ def _numbers(
     measured: Measurement, a: str, b: str, pair: tuple[str, str], names: list[str], *, turns: int, shuffles: int,
     seed: int,
 ) -> tuple[list[Number], dict[str, str]]:  # fmt: skip
-    """All numbers of one pair of layers; and, by similarity, why there are none."""
+    """All numbers of one pair of layers; and, by similarity, why it has none, or no baseline."""
     blocks = f"{a}.{pair[0]}", f"{b}.{pair[1]}"
     view, untrained = view_of(measured, *blocks), _untrained_view(measured, a, b, pair)
-    seen, found, refused = {"found": view, "layout": layout_view(measured, *blocks), "untrained": untrained}, [], {}
+    seen, found, why = {"found": view, "layout": layout_view(measured, *blocks), "untrained": untrained}, [], {}
     for name in names:
+        if not can_see(SIMILARITIES[name], view):
+            why[name] = " needs several folds, an aligned sample, or more than one unit"
+            continue
         try:
-            found += _as_they_are(seen, pair, name)
-            found += _rotated(view, pair, name, turns, seed)
-        except (ValueError, torch.linalg.LinAlgError) as error:
-            refused[name] = in_one_line(error, 150)
-    left = [name for name in names if name not in refused and SIMILARITIES[name].needs != "folds"]
-    return found + _by_chance(view, pair, left, shuffles, seed), refused
+            found += [*_as_they_are(seen, pair, name), *_rotated(view, pair, name, turns, seed)]
+        except _REFUSED as error:
+            why[name] = f": {in_one_line(error, 150)}"
+    by_chance, lacking = _by_chance(view, pair, [name for name in names if name not in why], shuffles, seed)
+    return found + by_chance, why | lacking
 
 
 def _as_they_are(seen: Mapping[str, View | None], pair: tuple[str, str], name: str) -> list[Number]:
@@ -330,24 +339,27 @@ def _rotated(view: View, pair: tuple[str, str], name: str, turns: int, seed: int
     return [Number(*pair, name, "rotated", sum(values) / len(values), min(values), max(values))]
 
 
-def _by_chance(view: View, pair: tuple[str, str], names: list[str], shuffles: int, seed: int) -> list[Number]:
-    """Baselines of shuffled rows, p values and calibrated scores, of the aligned sample."""
-    found = []
+def _by_chance(
+    view: View, pair: tuple[str, str], names: list[str], shuffles: int, seed: int
+) -> tuple[list[Number], dict[str, str]]:
+    """Baselines of shuffled rows, p values and calibrated scores, of the aligned sample; and which have none."""
+    found, why = [], {}
     for needs, sides in (("rows", view.rows), ("points", view.points)):
-        of = [n for n in names if (SIMILARITIES[n].needs == "points") == (needs == "points")]
+        of = [name for name in names if SIMILARITIES[name].needs in (("points",) if needs == "points" else _OF_ROWS)]
         if sides is None or not of:
             continue
         base = pair_moments(*(side.double() for side in sides)) if needs == "rows" else None
-        try:
-            chance = chance_level(partial(_all_at_once, of, base), *sides, n_shuffles=shuffles, seed=seed)
-        except (
-            ValueError,
-            torch.linalg.LinAlgError,
-        ):  # as where the sample has very few rows: then these baselines are not there
-            continue
-        for number, name in enumerate(of):
-            found += _chance_numbers(chance, number, pair, name)
-    return found
+        for together in (of, *([name] for name in of)):  # one by one where one of them stops all
+            try:
+                chance = chance_level(partial(_all_at_once, together, base), *sides, n_shuffles=shuffles, seed=seed)
+            except _REFUSED as error:
+                why |= {together[0]: f", by chance: {in_one_line(error, 150)}"} if together is not of else {}
+                continue
+            for number, name in enumerate(together):
+                found += _chance_numbers(chance, number, pair, name)
+            if together is of:
+                break
+    return found, why
 
 
 def _all_at_once(names: list[str], base: PairMoments | None, rows_a: Tensor, rows_b: Tensor) -> Tensor:
@@ -382,15 +394,3 @@ def _flattened(measured: Measurement, a: str, b: str, pairs: list[tuple[str, str
     if len(missing) == len(pairs):
         missing = ["flattened CKA was not measured; ask for it by flattened=True"]
     return numbers, missing
-
-
-def _unseen(numbers: list[Number], pairs: list[tuple[str, str]], names: list[str], dropped: list[tuple]) -> list[str]:
-    """Similarities that layers have not what it takes for."""
-    had = {(n.layer_a, n.layer_b, n.similarity) for n in numbers}
-    lacking = [
-        (name, one, other)
-        for name in names
-        for one, other in pairs
-        if name != _FLATTENED and (one, other, name) not in had and ((one, other), name) not in dropped
-    ]
-    return [f"{name} of {one} and {other} needs several folds or an aligned sample" for name, one, other in lacking]

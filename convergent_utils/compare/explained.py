@@ -44,7 +44,9 @@ MEANINGS = {
     "SVCCA": Meaning(
         "correlation ρ", "as CCA, between the directions that hold most of the variance, so that noise counts little"
     ),
-    "PWCCA": Meaning("correlation ρ", "as CCA, where a direction counts by how much of the activations it carries"),
+    "PWCCA": Meaning(
+        "correlation ρ", "as CCA, where a direction counts by how much of the first network's activations it carries"
+    ),
     "linear CKA": Meaning(
         "CKA",
         "centred kernel alignment: do two networks find the same inputs alike? 1 for the same space "
@@ -70,8 +72,8 @@ ROLES = {
     ),
     "untrained": "the same networks with weights drawn anew: what architecture and inputs alone give",
     "finite sample": (
-        "rows of one network are shuffled, so that nothing belongs together: what chance gives with so many inputs. "
-        "The shade holds 95 % of all shuffles"
+        "rows of one network are shuffled, so that nothing belongs together: what chance gives with so many inputs, "
+        "each row counted by itself. The shade holds 95 % of all shuffles"
     ),
     "calibrated": (
         "how far the number lies above what chance reaches, on a scale from 0 to 1; it is made of the sampled rows, "

@@ -42,6 +42,7 @@ from .products import (
     LEAST_SQUARE,
     Part,
     Tile,
+    as_blocks,
     connected,
     is_wide,
     moments_of,
@@ -112,14 +113,7 @@ class Moments:
     """
 
     def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
-        blocks = require_named(blocks, "blocks", "numbers of units")
-        for name, units in blocks.items():
-            if not is_count(units) or not 1 <= units <= _MOST_UNITS:
-                expected = f"expected 1 to {_MOST_UNITS} units for {came(name, 60)}"
-                raise ValueError(f"blocks: {expected}, got {came(units)}")
-            if "|" in name:
-                raise ValueError(f"blocks: expected names without '|', got {came(name)}")
-        self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
+        self.blocks = as_blocks(blocks, at_most=_MOST_UNITS)
         self.pairs = ordered_pairs(self.blocks, pairs)
         self._parts = [(group, Part()) for group in connected(self.blocks, self.pairs)]
 

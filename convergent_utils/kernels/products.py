@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .checks import as_list, came, require_known
+from .checks import as_list, came, is_count, require_known, require_named
 from .precision import power_of_two
 
 _CHUNK_ENTRIES = 1 << 22  # of the shifted copy of a batch: 16 MB in float32
@@ -302,6 +302,17 @@ def runs_of(group: list[str], pairs: list[tuple[str, str]]) -> list[Run]:
                 runs.append(Run(a, run))
                 run = []
     return runs
+
+
+def as_blocks(blocks: object, *, at_most: int) -> dict[str, int]:
+    """Names and numbers of units of blocks, sorted by name."""
+    blocks = require_named(blocks, "blocks", "numbers of units")
+    for name, units in blocks.items():
+        if not is_count(units) or not 1 <= units <= at_most:
+            raise ValueError(f"blocks: expected 1 to {at_most} units for {came(name, 60)}, got {came(units)}")
+        if "|" in name:
+            raise ValueError(f"blocks: expected names without '|', got {came(name)}")
+    return {name: int(units) for name, units in sorted(blocks.items())}
 
 
 def ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None) -> list[tuple[str, str]]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,22 +30,17 @@ from .checks import (
     form_of,
     has_rows,
     in_one_line,
-    is_count,
     require_finite,
     require_known,
     require_named,
 )
+from .independence import NOTHING, Sums, independence, normalised, ratio, together
 from .precision import ordinary_tensors
-from .products import ordered_pairs
+from .products import as_blocks, ordered_pairs
 
 _MOST_UNITS = 10**9  # of which a group is a terabyte
 _MOST_ROWS = 2**14  # whose products are 2 GB
 _FEWEST = 4  # rows that have an unbiased estimate
-_CHUNK_ENTRIES = 1 << 20  # in float64 at a time on a processor: 8 MB stay in its cache
-_CHUNK_ENTRIES_ELSEWHERE = 1 << 23  # 64 MB: fewer launches
-_STRIPS, _STRIP = 4, 64  # products are taken in so many strips of rows or fewer, none narrower but the last
-_NOISE = 1e-8  # of the trace of products: what is left below it, once that is taken away, is rounding
-_NOTHING = -(2**40)  # the power of a sum of 0, below that of any other
 _STATE = {  # axes and types of what is kept
     "rows": (0, (torch.int64,)),
     "count": (0, (torch.int64,)),
@@ -54,20 +48,6 @@ _STATE = {  # axes and types of what is kept
     "sum": (0, (torch.float64,)),
     "power": (0, (torch.int64,)),
 }
-
-
-class _Sums(NamedTuple):
-    """Sums (blocks, blocks) of any size: value times two to the power; values are 0, or 0.5 to 1 in size."""
-
-    value: Tensor
-    power: Tensor
-
-    def plus(self, other: _Sums) -> _Sums:
-        """Both together, on the device of the first; in either order the same to the last bit."""
-        other = _Sums(*(part.to(self.value.device) for part in other))
-        power = torch.maximum(self.power, other.power)
-        value = sum(part.value * _two_to(part.power - power) for part in (self, other))
-        return _sums(value, power)
 
 
 class StreamingCKA:
@@ -99,21 +79,14 @@ class StreamingCKA:
     """
 
     def __init__(self, blocks: Mapping[str, int], pairs: Iterable[tuple[str, str]] | None = None, *, rows: int = 256):
-        blocks = require_named(blocks, "blocks", "numbers of units")
-        if not blocks:
+        self.blocks = as_blocks(blocks, at_most=_MOST_UNITS)
+        if not self.blocks:
             raise ValueError("blocks: expected at least one block")
-        for name, units in blocks.items():
-            if not is_count(units) or not 1 <= units <= _MOST_UNITS:
-                expected = f"expected 1 to {_MOST_UNITS} units for {came(name, 60)}"
-                raise ValueError(f"blocks: {expected}, got {came(units)}")
-            if "|" in name:
-                raise ValueError(f"blocks: expected names without '|', got {came(name)}")
-        self.blocks = {name: int(units) for name, units in sorted(blocks.items())}
         self.pairs = ordered_pairs(self.blocks, pairs)
         self.rows = as_count(rows, "rows", at_least=_FEWEST, at_most=_MOST_ROWS)
         self.n_samples = 0
         self._finished = False
-        self._sums: _Sums | None = None
+        self._sums: Sums | None = None
         self._waiting: dict[str, Tensor] = {}  # room for a group, whose first rows are filled
 
     @ordinary_tensors()
@@ -161,7 +134,7 @@ class StreamingCKA:
             )
         merged, last = copy.copy(self), other if left_over[1] else self
         merged._waiting = {name: room.clone() for name, room in last._waiting.items()} if any(left_over) else {}
-        merged._sums, merged._finished = _together(self._sums, other._sums), self._finished or other._finished
+        merged._sums, merged._finished = together(self._sums, other._sums), self._finished or other._finished
         merged.n_samples = self.n_samples + other.n_samples
         return merged
 
@@ -200,7 +173,7 @@ class StreamingCKA:
             raise ValueError(f"rows: expected at least {_FEWEST} samples in `update`, got {self.n_samples}")
         names = list(self.blocks)
         self._require_finite(sums.value.diagonal(), {name for pair in pairs for name in pair})
-        found = {(a, b): _ratio(sums, names.index(a), names.index(b)) for a, b in pairs}
+        found = {(a, b): ratio(sums, names.index(a), names.index(b)) for a, b in pairs}
         return found if a is None else found[pairs[0]]
 
     def state(self) -> dict[str, Tensor]:
@@ -210,7 +183,7 @@ class StreamingCKA:
         for name, units in self.blocks.items():
             room = self._waiting.get(name, torch.zeros(0, units))
             tensors[f"waiting/{name}"] = room[:filled].clone()
-        value, power = self._sums or _sums(torch.zeros(n_blocks, n_blocks, dtype=torch.float64), torch.tensor(0))
+        value, power = self._sums or normalised(torch.zeros(n_blocks, n_blocks, dtype=torch.float64), torch.tensor(0))
         names = list(self.blocks)
         for a, b in self.pairs:
             entry = names.index(a), names.index(b)
@@ -287,11 +260,11 @@ class StreamingCKA:
             self._waiting[name] = room
         return self._waiting
 
-    def _with(self, group: Mapping[str, Tensor]) -> _Sums:
+    def _with(self, group: Mapping[str, Tensor]) -> Sums:
         """The sums once those of a group are added."""
-        return _together(self._sums, _independence(list(group.values()), self.rows))
+        return together(self._sums, independence(list(group.values()), self.rows))
 
-    def _all_sums(self) -> _Sums | None:
+    def _all_sums(self) -> Sums | None:
         """The sums, with those of the samples left over; None where there are fewer than 4 samples."""
         filled = self.n_samples % self.rows
         if filled < _FEWEST or self._finished:
@@ -307,89 +280,6 @@ class StreamingCKA:
                 raise ValueError(f"{name}: expected finite activations, got NaN or infinity")
 
 
-def _independence(group: list[Tensor], rows: int) -> _Sums:
-    """The unbiased estimate of each pair of blocks from one group, times its share of a whole one."""
-    n = len(group[0])
-    matrices, exponents = zip(*(_without_samples_themselves(block) for block in group), strict=True)
-    flat, exponent = torch.stack(matrices).flatten(1), torch.stack(exponents)
-    return _sums(flat @ flat.T * (n / rows / (n * (n - 3))), 2 * (exponent[:, None] + exponent))
-
-
-def _without_samples_themselves(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix A (n, n) of the group's rows over a power of two, and its exponent (0-d).
-
-    Where little more than rounding is left of the products, nothing is.
-    """
-    products, exponent = _products(rows)
-    n, own = len(products), products.diagonal().clone()
-    level = own / (n - 2)
-    products += level[:, None] + level - own.sum() / ((n - 1) * (n - 2))
-    products.fill_diagonal_(0)
-    return products.masked_fill(products.norm() <= _NOISE * own.sum(), 0), exponent
-
-
-def _products(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Products (n, n) in float64 of centred rows over a power of two, and its exponent; some units at a time.
-
-    Rows are copied to the same place in the same order, however they lie in memory: so no bit depends on the batches.
-    """
-    n, units = rows.shape
-    exponent, factor = _scale(rows)
-    strip = max(_STRIP, -(-n // _STRIPS))
-    step = max(_STRIP, (_CHUNK_ENTRIES if rows.device.type == "cpu" else _CHUNK_ENTRIES_ELSEWHERE) // n)
-    products = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
-    room = torch.empty(n, min(step, units), dtype=torch.float64, device=rows.device)
-    for start in range(0, units, step):
-        chunk = room[:, : min(step, units - start)]
-        chunk.copy_(rows[:, start : start + step])
-        if factor is not None:
-            chunk.mul_(factor[start : start + step])
-        chunk.sub_(chunk[0].clone())  # units that never change become 0, which their mean may miss by a rounding
-        chunk.sub_(chunk.mean(0))
-        for k in range(0, n, strip):  # with the rows below them alone: the matrix is symmetric
-            products[k : k + strip, k:].addmm_(chunk[k : k + strip], chunk[k:].T)
-    return products.triu() + products.triu(1).T, exponent
-
-
-def _scale(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The exponent (0-d int64) of the largest activation that varies, and the factors (units,) that bring it near 1.
-
-    Fourth powers of float32 are in the range of float64 as they are. Units that never change are multiplied by 0: they
-    may be too large to be divided by the size of the others.
-    """
-    if rows.dtype == torch.float32:
-        return torch.zeros((), dtype=torch.int64, device=rows.device), None
-    high, low = rows.amax(0), rows.amin(0)
-    still = high == low
-    largest = torch.maximum(high, -low).masked_fill(still, 0).amax()
-    exponent = torch.frexp(largest).exponent.long().masked_fill(~largest.isfinite(), 0).clamp(-1022, 1022)
-    return exponent, _two_to(-exponent).expand(len(still)).masked_fill(still, 0)
-
-
-def _sums(value: Tensor, power: Tensor) -> _Sums:
-    """Values brought between 0.5 and 1, and their powers."""
-    mantissa, exponent = torch.frexp(value)
-    return _Sums(mantissa, (power + exponent.long()).masked_fill(value == 0, _NOTHING))
-
-
-def _two_to(power: Tensor) -> Tensor:
-    """Two to whole powers, exactly; the nearest normal number of float64 where they leave its range."""
-    return ((power.clamp(-1022, 1023) + 1023) << 52).view(torch.float64)
-
-
-def _together(one: _Sums | None, other: _Sums | None) -> _Sums | None:
-    """The sums of two parts, either of which may have none."""
-    return one.plus(other) if one and other else one or other
-
-
-def _ratio(sums: _Sums, a: int, b: int) -> Tensor:
-    """What both share as a part of what each has (0-d); 0 where one has nothing."""
-    value, power = sums.value.diagonal(), sums.power[a, a] + sums.power[b, b]
-    own = (value[a] * value[b] * _two_to(power % 2)).sqrt()
-    shared = sums.value[a, b] * _two_to(sums.power[a, b] - (power - power % 2) // 2)
-    return torch.where(own > 0, shared / own.where(own > 0, 1.0), 0.0)
-
-
 def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The tensors of a state by their kinds and names, each of the right type."""
     found: dict[str, dict[str, Tensor]] = {kind: {} for kind in _STATE}
@@ -400,12 +290,12 @@ def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if not isinstance(value, Tensor) or not has_rows(value) or value.ndim != axes or value.dtype not in dtypes:
             raise ValueError(f"tensors: expected {came(key, 60)} with {axes} axes as {dtypes[0]}, got {form_of(value)}")
         found[kind][name] = value
-    if not all(abs(int(power)) <= -_NOTHING for power in found["power"].values()):
+    if not all(abs(int(power)) <= -NOTHING for power in found["power"].values()):
         raise ValueError("tensors: expected powers of at most 41 bits")
     return found
 
 
-def _from_pairs(made: StreamingCKA, found: Mapping[str, Mapping[str, Tensor]]) -> _Sums:
+def _from_pairs(made: StreamingCKA, found: Mapping[str, Mapping[str, Tensor]]) -> Sums:
     """The sums of all pairs from those of each; of pairs that were not asked for there are none."""
     names = list(made.blocks)
     like = next(iter(found["sum"].values()))
@@ -414,4 +304,4 @@ def _from_pairs(made: StreamingCKA, found: Mapping[str, Mapping[str, Tensor]]) -
     for a, b in made.pairs:
         for entry in ((names.index(a), names.index(b)), (names.index(b), names.index(a))):
             value[entry], power[entry] = found["sum"][f"{a}|{b}"], found["power"][f"{a}|{b}"]
-    return _sums(value, power)
+    return normalised(value, power)

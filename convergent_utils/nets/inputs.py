@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from ..kernels.checks import came, form_of, has_rows, in_one_line
@@ -169,14 +169,16 @@ def _source(given: object, batch: int) -> Held | Stream:
         return Held(values)
     if isinstance(given, TorchDataset) and not isinstance(given, torch.utils.data.IterableDataset):
         return Stream(DataLoader(given, batch_size=batch))
-    if (
-        isinstance(given, (str, bytes))
-        or not isinstance(given, Iterable)
-        or isinstance(given, (Tensor, np.ndarray, nn.Module))
-    ):
+    if isinstance(given, (str, bytes, Tensor, np.ndarray, nn.Module)) or not isinstance(given, Iterable):
         raise ValueError(
             "inputs: expected (n, height, width, channels) uint8 or (n, channels, height, width) float, a Dataset, a "
             f"DataLoader or another iterable of batches, got {form_of(given)}"
+        )
+    if isinstance(given, DataLoader) and isinstance(given.sampler, RandomSampler):
+        warnings.warn(
+            "inputs: this loader comes in another order each time, so what excites a unit cannot be found again by its "
+            "number; give it shuffle=False",
+            stacklevel=2,
         )
     return Stream(given)
 
@@ -313,6 +315,15 @@ class Entrance:
     def call(self, inputs: object) -> None:
         """Call the network; what it cannot take is refused."""
         called_as_asked(self.network, inputs, self.name)
+
+
+def given_to(entrances: Mapping[str, Entrance], batch: Mapping[str, object]) -> dict[str, tuple[object, Tensor | None]]:
+    """By network what it is given of a batch, and which rows of it count."""
+    found = {}
+    for name, entrance in entrances.items():
+        inputs = entrance.inputs(batch[name])
+        found[name] = inputs, entrance.mask(batch[name], inputs)
+    return found
 
 
 def picked(inputs: object, index: Tensor, n: int) -> object | None:

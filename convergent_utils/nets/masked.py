@@ -34,7 +34,7 @@ class MaskedMaps:
         self.values, self.size, self.kind = values.flatten(1, 2), (height, width), kind
         if mask.ndim == 1 or height * width == 1:
             self.counted = torch.ones(n, height * width, dtype=torch.bool, device=values.device)
-        elif tuple(mask.shape[1:]) in ((height, width), (height,) if width == 1 else (height, width)):
+        elif tuple(mask.shape[1:]) == (height, width) or (width == 1 and tuple(mask.shape[1:]) == (height,)):
             self.counted = mask.flatten(1).to(values.device)
         else:
             message = f"one of {tuple(mask.shape[1:])} does not fit {came(of, 60)}, which has {height * width} places"
@@ -59,10 +59,8 @@ class MaskedMaps:
         if positions == "all":
             return Rows(self.values, None, numbers, self.counted)
         if positions == "mean":
-            precise = torch.promote_types(self.values.dtype, torch.float32)
-            total = self.values.masked_fill(~self.counted[:, :, None], 0).sum(1, keepdim=True, dtype=precise)
-            mean = total / self.counted.sum(1)[:, None, None]
-            return Rows(mean.to(self.values.dtype), None, numbers, None)
+            total = self.values.masked_fill(~self.counted[:, :, None], 0).sum(1, keepdim=True)
+            return Rows(total / self.counted.sum(1)[:, None, None], None, numbers, None)
         if self.kind == "grid":
             message = "of a grid of which not all places count there are"
             raise ValueError(f"positions: {message} 'all' and 'mean', got {positions!r}; or leave out the mask")

@@ -22,7 +22,7 @@ from ..making.store import Store
 from .activations import Positions, captured
 from .behaviour import ADDRESS, behaviour
 from .distributed import gather, n_processes, rank, require_alike, same_fate
-from .inputs import Held, Mask, Prepare, n_inputs, picked
+from .inputs import Held, Mask, Prepare, given_to, n_inputs, picked
 from .layers import Axes, Maps, Output
 from .local import as_processes, in_processes
 from .measurement import Measurement
@@ -97,8 +97,9 @@ def measure(
         device: "auto" (a GPU where there is one), or a torch device; the result is on the CPU.
         store: a Store or its folder: where to look the result up, by a checksum of weights, inputs and options, of the
             networks' code, attributes and hooks, and of what the layers do with a few inputs; and where to keep it. It
-            also keeps what is measured so far, once a minute at most, and goes on from there when it is called again
-            after it was interrupted. Batches of an iterable are then read again, and compared with those before.
+            also keeps what is measured so far, every 20 seconds at most, and goes on from there when it is called again
+            after it was interrupted. Batches of an iterable are then read and prepared again, and compared with those
+            before.
         progress: called with how many inputs are done and how many there are, None where that is not known. None:
             a bar where errors are shown on a terminal; False: nothing.
         processes: how many of this machine measure together, of one thread each. Networks, inputs and functions are
@@ -199,16 +200,15 @@ class Trail:
         """Go through them from the beginning."""
         self.n, self.digest, self.expected = 0, "", expected
 
-    def __call__(self, batch: Mapping[str, object]) -> None:
-        """Take up the next batch.
+    def __call__(self, n: int, given: Mapping[str, object]) -> None:
+        """Take up the next batch, of n inputs, as the networks are given it: whatever made it so has its share.
 
         Raises:
             ValueError: it does not lead to what was expected.
         """
-        each = {id(value): value for value in batch.values()}.values()
-        self.digest = checksum({str(k): plain_batch(value) for k, value in enumerate(each)}, self.digest)
-        self.n += n_inputs(next(iter(batch.values())))
-        if self.n - n_inputs(next(iter(batch.values()))) < self.expected[0] <= self.n and not self.arrived():
+        self.digest = checksum({name: plain_batch(value) for name, value in given.items()}, self.digest)
+        self.n += n
+        if self.n - n < self.expected[0] <= self.n and not self.arrived():
             raise ValueError(f"inputs: {_CHANGED}")
 
     def arrived(self) -> bool:
@@ -256,7 +256,7 @@ def _found_in(store: Store, request: Request, configuration: Mapping[str, object
         return found
     trail = Trail()
     for batch in request.feed.batches():
-        trail(batch)
+        trail(n_inputs(next(iter(batch.values()))), given_to(request.entrances, batch))
     trail.expected = expected
     return found if trail.arrived() else None
 
@@ -304,7 +304,7 @@ def measurement_configuration(
 
     What the networks do beside it is under "probe": a checksum of their code, attributes and hooks, see `behaviour`,
     and one of the maps of a few inputs. They differ between processors and versions of Python. Of batches that come
-    one after the other it holds the first alone: what is kept of them holds a checksum of all.
+    one after the other it holds what is made of the first alone: what is kept of them holds a checksum of all.
     """
     return _configuration(read(networks, inputs, layers, **options))
 
@@ -324,10 +324,7 @@ def _configuration(request: Request) -> dict[str, object]:
         "layers": request.layers,
         "code": code(run_pass),
         "probe": {name: _probe(request, name, batches[name]) for name in request.networks},
-        "options": {
-            name: value if name not in ("output", "autocast") else str(value is not None and "given")
-            for name, value in vars(options).items()
-        },
+        "options": {name: value for name, value in vars(options).items() if name not in ("output", "autocast")},
         "autocast": str(options.autocast),
     }
 
@@ -341,7 +338,7 @@ def _checksum_of(source: object) -> list[object]:
     """What is known beforehand of where inputs come from."""
     if isinstance(source, Held):
         return ["held", checksum({"inputs": source.values})]
-    return ["stream", source.length, checksum({"first": plain_batch(source.first())})]
+    return ["stream", source.length]
 
 
 def _probe(request: Request, name: str, batch: object) -> list[str]:

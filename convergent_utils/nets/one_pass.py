@@ -28,12 +28,13 @@ from .masked import MaskedMaps
 from .measurement import Measurement
 from .modes import in_one_line
 from .naming import Names
-from .parts import Call, Options, Part, call_of, counted_in, parts
+from .parts import Call, Known, Options, Part, call_of, counted_in, parts
 
 _ROWS = 2048  # of a block that are taken up together; fewer wait for the next batch
 _ENTRIES = 1 << 22  # of these rows, at most, when there are fewer: 16 MB in float32
-_BATCHES = 32  # after which everything is taken up, where it may be kept
-_SECONDS_BETWEEN = 60.0  # two times that what is measured so far is kept, or, where that is more,
+_BATCHES = 32  # after which everything is taken up, where it may be kept,
+_SECONDS_OF_FEW = 5.0  # or after so long
+_SECONDS_BETWEEN = 20.0  # two times that what is measured so far is kept, or, where that is more,
 _TIMES_AS_LONG = 20.0  # as keeping it took
 
 
@@ -50,14 +51,14 @@ class Pass:
         done: what is measured already of these inputs, to go on from.
         keep: called now and then with what is measured so far, and what is known of the inputs gone through.
         report: called after each batch with the number of inputs gone through.
-        known: takes up every batch of a stream, once; and says whether it is the one that was gone through before.
+        known: takes up what the networks are given of every batch of a stream; and refuses what is not as before.
     """
 
     def __init__(
         self, networks: Mapping[str, nn.Module], feed: Feed, entrances: Mapping[str, Entrance], layers: Names,
         options: Options, *, device: torch.device, done: Measurement | None = None,
         keep: Callable[[Measurement], None] | None = None, report: Callable[[int], object] | None = None,
-        known: Callable[[object], None] | None = None,
+        known: Known | None = None,
     ):  # fmt: skip
         self.networks, self.feed, self.entrances, self.layers, self.options = networks, feed, entrances, layers, options
         self.weights = {name: checksum(network.state_dict()) for name, network in networks.items()}
@@ -100,17 +101,18 @@ class Pass:
                     n_inputs=lambda: self.n,
                 )  # fmt: skip
                 readers[name] = stack.enter_context(capture)
-            going = parts(self.feed, self.options, () if self.done is None else self.done.images, self.known)
-            since = 0
-            for part, ends in going:
+            done = () if self.done is None else self.done.images
+            since, looked = 0, time.monotonic()
+            for part, ends in parts(self.feed, self.entrances, self.options, done, self.known):
                 self._part(part, readers)
                 self._digest(at_least=1 if ends else _ROWS)
                 self._went_through(len(part.numbers))
                 since += 1
-                if self.keep is not None and (ends or since == _BATCHES):
+                slow = time.monotonic() - looked > _SECONDS_OF_FEW
+                if self.keep is not None and (ends or since == _BATCHES or slow):
                     self._digest(at_least=1)
                     self.keep(self._so_far)
-                    since = 0
+                    since, looked = 0, time.monotonic()
             self._digest(at_least=1)
 
     def _went_through(self, n: int) -> None:
@@ -122,7 +124,7 @@ class Pass:
         """Call all networks on a batch, and let what is kept of it wait."""
         if not len(part.mine):
             return
-        calls = {name: call_of(self.entrances[name], part) for name in readers}
+        calls = {name: call_of(name, part) for name in readers}
         counted = counted_in(calls, part)
         if self.options.flattened and n_processes() > 1 and not counted.all():
             message = "several processes cannot compare whole maps where inputs are left out"
@@ -342,7 +344,7 @@ class Pass:
 
 
 class _Seldom:
-    """Calls `keep` with what is made: once a minute at most, and for a small share of the time."""
+    """Calls `keep` with what is made: every 20 seconds at most, and for a small share of the time."""
 
     def __init__(self, keep: Callable[[Measurement], None]):
         self.keep, self.again = keep, time.monotonic() + _SECONDS_BETWEEN

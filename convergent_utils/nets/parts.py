@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..kernels.checks import came
 from .distributed import n_processes, rank, share
-from .inputs import Entrance, Feed, n_inputs, picked
+from .inputs import Entrance, Feed, given_to, n_inputs, picked
 from .layers import Output
 
+Known = Callable[[int, Mapping[str, object]], None]
 _GROUP = 256  # inputs of a stream that one of several processes takes together
 
 
@@ -40,12 +41,12 @@ class Part:
     Attributes:
         numbers: (n,) int64, of the inputs of a batch.
         mine: (mine,) int64, which of them this process takes.
-        batch: by network, as it came.
+        given: by network, its inputs and the mask of their rows, see `given_to`.
     """
 
     numbers: Tensor
     mine: Tensor
-    batch: dict[str, object]
+    given: dict[str, tuple[object, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,16 @@ class Call:
 
 
 def parts(
-    feed: Feed, options: Options, done: Tensor | tuple, known: Callable[[object], None] | None
+    feed: Feed, entrances: Mapping[str, Entrance], options: Options, done: Tensor | tuple, known: Known | None
 ) -> Iterator[tuple[Part, bool]]:
     """Batches, and whether with each a fold ends that this process has a share of.
 
     Args:
         feed: what is held in memory is gone through fold by fold, the rest as it comes.
+        entrances: how each network takes it.
         options: of the pass.
         done: numbers of inputs that are measured already.
-        known: called with each batch of a stream.
+        known: called with how many inputs a batch of a stream has, and what the networks are given of it.
     """
     done = torch.as_tensor(done, dtype=torch.int64)
     if feed.held and not options.flattened:
@@ -83,23 +85,25 @@ def parts(
             mine = share(numbers[numbers % options.folds == fold])
             split = mine[~torch.isin(mine, done)].split(feed.batch) if len(mine) else ()
             for k, part in enumerate(split, start=1):
-                yield Part(part, torch.arange(len(part)), feed.at(part - options.first)), k == len(split)
+                given = given_to(entrances, feed.at(part - options.first))
+                yield Part(part, torch.arange(len(part)), given), k == len(split)
         return
     first = options.first
     for batch in feed.batches():
-        if known is not None:
-            known(batch)
         numbers = torch.arange(first, first + n_inputs(next(iter(batch.values()))))
         mine = (numbers - options.first) // _GROUP % n_processes() == rank()
-        yield Part(numbers, (mine & ~torch.isin(numbers, done)).nonzero()[:, 0], batch), False
+        mine = (mine & ~torch.isin(numbers, done)).nonzero()[:, 0]
+        given = given_to(entrances, batch) if known is not None or len(mine) else {}
+        if known is not None:
+            known(len(numbers), given)
+        yield Part(numbers, mine, given), False
         first += len(numbers)
 
 
-def call_of(entrance: Entrance, part: Part) -> Call:
+def call_of(name: str, part: Part) -> Call:
     """How a network is called on this process's inputs of a batch."""
-    batch, n = part.batch[entrance.name], len(part.numbers)
-    inputs, which = entrance.inputs(batch), torch.arange(len(part.mine))
-    mask = entrance.mask(batch, inputs)
+    inputs, mask = part.given[name]
+    n, which = len(part.numbers), torch.arange(len(part.mine))
     mask = None if mask is None else mask[part.mine.to(mask.device)]
     if len(part.mine) < n:
         few = picked(inputs, part.mine, n)
