@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convergent_utils as cu
 from convergent_utils.kernels.binning import BinEdges, bin_edges
-from convergent_utils.kernels.mutual_information import JointHistogram, mutual_information
+from convergent_utils.kernels.mutual_information import JointHistogram, matched_information, mutual_information
 
 BINNINGS = ["relu-quantile", "quantile", "uniform"]
 METHODS = ["numba", "scatter", "product"]
@@ -55,6 +55,15 @@ def test_the_device_of_the_activations_gives_the_same(generator, device):
     found = mutual_information(a.to(device), b.to(device))
     assert found.device.type == device
     assert torch.allclose(found.cpu(), mutual_information(a, b), atol=1e-10)
+
+
+def test_units_matched_with_one_partner_each_have_what_all_pairs_have(generator):
+    a, b = activations(generator, units=(40, 30))
+    index = torch.randint(0, 30, (40,), generator=generator).where(torch.arange(40) % 7 > 0, -1)
+    matched = index >= 0
+    wanted = mutual_information(a, b)[matched.nonzero()[:, 0], index[matched]]
+    assert torch.equal(matched_information(a, b, index), wanted)
+    assert len(matched_information(a, b, torch.full((40,), -1))) == 0
 
 
 def test_many_tiles_equal_single_pairs(generator):

@@ -17,7 +17,7 @@ from ..kernels.checks import in_one_line
 from ..kernels.correlation import correlation
 from ..kernels.matching import bipartite_matching, semi_matching
 from ..kernels.moments import PairMoments, pair_moments
-from ..kernels.mutual_information import mutual_information
+from ..kernels.mutual_information import matched_information
 from ..kernels.neighbours import mutual_knn
 from ..kernels.restricted import best_rotation
 from ..kernels.rotation import rotated
@@ -30,7 +30,6 @@ _PREDICTORS = 5
 _POINTS = 1000  # inputs between which neighbours are looked for
 _ROWS_A_CELL = 5  # of a histogram of two units
 _ROWS_OF_INFORMATION = 2048
-_TOGETHER = 16  # matched units whose mutual information is had at once
 
 
 @dataclass(frozen=True)
@@ -217,12 +216,8 @@ def _information(view: View) -> float:
     bins = max(2, min(10, math.isqrt(len(rows_a) // _ROWS_A_CELL) - 1))
     found = correlation(view.pair)
     match = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
-    units = (match.index >= 0).nonzero()[:, 0]
-    values = [
-        mutual_information(rows_a[:, few], rows_b[:, match.index[few]], bins=bins).diagonal()
-        for few in units.split(_TOGETHER)
-    ]
-    return float(torch.cat(values).mean()) if values else 0.0
+    values = matched_information(rows_a, rows_b, match.index, bins=bins)
+    return float(values.mean()) if len(values) else 0.0
 
 
 def _neighbours(view: View) -> float:

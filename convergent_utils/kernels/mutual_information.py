@@ -111,6 +111,28 @@ def mutual_information(
     return _over_tiles(counts_of, shape, len(acts_a), correction, acts_a.device)
 
 
+def matched_information(
+    acts_a: Tensor, acts_b: Tensor, index: Tensor, *, bins: int = 10, binning: str = "relu-quantile"
+) -> Tensor:
+    """Mutual information of units with one partner each, so that few histograms are counted.
+
+    Args:
+        acts_a, acts_b, bins, binning: as in `mutual_information`, on the CPU.
+        index: (units_a,) int64, the partner of each unit among those of b, or -1 for none.
+
+    Returns:
+        (matched,) float64, of the units that have a partner, in their order.
+    """
+    units = (index >= 0).nonzero()[:, 0]
+    rows_a, rows_b = acts_a.T.contiguous()[units], acts_b.T.contiguous()[index[units]]
+    edges_a, edges_b = edges_of(rows_a, "acts_a", bins, binning), edges_of(rows_b, "acts_b", bins, binning)
+    codes_a, codes_b = codes_of(rows_a, edges_a, compiled=True), codes_of(rows_b, edges_b, compiled=True)
+    shape = (len(units), edges_a.n_cells, edges_b.n_cells)
+    first = torch.arange(len(units))[:, None] * shape[1] + codes_a
+    counts = torch.bincount((first * shape[2] + codes_b).flatten(), minlength=math.prod(shape)).view(shape)
+    return _information(counts, counts.sum(2), counts.sum(1), len(acts_a), None, "miller-madow")
+
+
 class JointHistogram:
     """Streaming joint histograms of every unit of net a with every unit of net b.
 
@@ -256,19 +278,22 @@ def _over_tiles(
         table = torch.arange(n_samples + 1, dtype=torch.float64, device=to)
         table = torch.xlogy(table, table)
     for i, j in _tiles(units_a, units_b, _tile_entries(device) // math.prod(cells)):
-        found[i, j] = _information(counts_of(i, j).to(to), n_samples, table, correction)
+        counts = counts_of(i, j).to(to)
+        margin_a, margin_b = counts[:, :1].sum(3, dtype=torch.int32), counts[:1].sum(2, dtype=torch.int32)
+        found[i, j] = _information(counts, margin_a, margin_b, n_samples, table, correction)
     return found
 
 
-def _information(counts: Tensor, n_samples: int, table: Tensor | None, correction: str | None) -> Tensor:
-    """Mutual information (units_a, units_b) from counts (units_a, units_b, bins_a, bins_b), all of `n_samples`."""
-    margin_a, margin_b = counts[:, 0].sum(2, dtype=torch.int32), counts[0].sum(1, dtype=torch.int32)
-    weight_a, weight_b = _n_log_n(margin_a, table).sum(1)[:, None], _n_log_n(margin_b, table).sum(1)
-    weight = _n_log_n(counts, table).flatten(2).sum(2)
+def _information(
+    counts: Tensor, margin_a: Tensor, margin_b: Tensor, n_samples: int, table: Tensor | None, correction: str | None
+) -> Tensor:
+    """Mutual information (...) from counts (..., bins_a, bins_b), all of `n_samples`, and their margins (..., bins)."""
+    weight_a, weight_b = _n_log_n(margin_a, table).sum(-1), _n_log_n(margin_b, table).sum(-1)
+    weight = _n_log_n(counts, table).flatten(-2).sum(-1)
     found = ((weight - weight_a - weight_b) / n_samples + math.log(n_samples)).clamp(min=0)
-    filled_a, filled_b = (margin_a > 0).sum(1)[:, None], (margin_b > 0).sum(1)
+    filled_a, filled_b = (margin_a > 0).sum(-1), (margin_b > 0).sum(-1)
     if correction is not None:
-        filled = counts.clamp(max=1).flatten(2).sum(2, dtype=torch.int32)
+        filled = counts.clamp(max=1).flatten(-2).sum(-1, dtype=torch.int32)
         found += (filled_a + filled_b - filled - 1).double() / (2 * n_samples)
     return found.where((filled_a > 1) & (filled_b > 1), 0.0)  # not a rounding error beside 0, for a constant unit
 
