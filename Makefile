@@ -17,10 +17,10 @@ export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper stability publish lab site site-test course check test kills lint bench clean
+.PHONY: help env paper stability publish lab site site-test course check test networks test-networks kills lint bench clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 env:  ## make the environment (torch's default Linux build is several GB)
 	@stamp="build/environment-$$(printf %s $(RUN) | tr -c 'A-Za-z0-9._' -).stamp"; \
@@ -81,6 +81,13 @@ test: lint  ## lint, unit tests and the notebooks on planted networks; SEEDS="0 
 	  asked="trained and not kills"; \
 	done; \
 	test -z "$$failed" || { echo "failed at base seeds$$failed"; exit 1; }
+
+networks: env  ## install timm and transformers, for networks of theirs
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[networks]"
+
+test-networks: env  ## what the tests leave out where timm and transformers are not installed
+	$(RUN) -m pytest -m "not benchmark" tests/test_architectures.py tests/test_command.py tests/test_compare_loading.py \
+	  tests/test_your_networks.py tests/benchmarks/test_own_networks.py
 
 kills: env  ## kill the paper on planted networks ten times and see what it leaves (a quarter of an hour)
 	$(RUN) -m pytest -m kills -s tests/test_resume.py

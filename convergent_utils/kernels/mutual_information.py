@@ -124,6 +124,8 @@ def matched_information(
         (matched,) float64, of the units that have a partner, in their order.
     """
     units = (index >= 0).nonzero()[:, 0]
+    if not len(units):
+        return torch.empty(0, dtype=torch.float64)
     rows_a, rows_b = acts_a.T.contiguous()[units], acts_b.T.contiguous()[index[units]]
     edges_a, edges_b = edges_of(rows_a, "acts_a", bins, binning), edges_of(rows_b, "acts_b", bins, binning)
     codes_a, codes_b = codes_of(rows_a, edges_a, compiled=True), codes_of(rows_b, edges_b, compiled=True)

@@ -18,10 +18,10 @@ from PIL import Image
 
 WORDS = "the a cat dog sees finds runs over under house tree green blue small very and then while because".split()  # noqa: SIM905
 _START = 10  # seconds in which a run imports and probes
-SMALL = ["--sample", "410", "--turns", "2"]
+SMALL = ["--sample", "410", "--turns", "2", "--shuffles", "2"]
 
 
-def command(folder, *arguments, threads=None):
+def command(folder, *arguments, threads):
     """Seconds and peak memory in GiB of a command."""
     measured = textwrap.dedent(
         """
@@ -35,7 +35,7 @@ def command(folder, *arguments, threads=None):
         """
     )
     run = [sys.executable, "-c", measured, *arguments, "--store", "store", "--out", "report.html"]
-    environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
     done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     seconds, memory = re.search(r"took ([\d.]+) s, ([\d.]+) GiB", done.stdout).groups()
@@ -82,7 +82,7 @@ def test_a_command_at_a_tenth(tmp_path, library, made, n, limit):
 @pytest.mark.parametrize(("library", "made", "n", "limit"), COMMANDS)
 def test_a_command_takes_minutes(tmp_path, library, made, n, limit):
     pytest.importorskip(library)
-    seconds, memory = command(tmp_path, *made(tmp_path, n))
+    seconds, memory = command(tmp_path, *made(tmp_path, n), threads=2)
     print(f"\n{n} {made.__name__}: {seconds:.0f} s, {memory:.1f} GiB")
     assert seconds < limit
     assert memory < 3
