@@ -53,6 +53,7 @@ from .nets.naming import layers
 from .nets.networks import Network, build_network, permuted_copy, with_units
 from .nets.predicting import accuracy, predict
 from .nets.receptive_fields import ReceptiveField, patch, receptive_field
+from .nets.stitching import stitched
 from .nets.subspaces import project, subspace_projection
 from .nets.top import Top
 from .nets.training import History, Recipe, Trained, train
@@ -144,6 +145,7 @@ __all__ = [
     "spectral_clustering",
     "spectral_embedding",
     "split_after",
+    "stitched",
     "subspace_affinity",
     "subspace_overlap",
     "subspace_projection",

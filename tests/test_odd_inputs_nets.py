@@ -33,6 +33,12 @@ def network():
     return cu.build_network("alexnet-narrow", seed=1)
 
 
+def fitted(penalties=1):
+    """Maps between 16 units."""
+    acts = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    return cu.sparse_mapping(cu.pair_moments(acts, acts), [0.1] * penalties)
+
+
 def flat(dtype=torch.float32):
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)).to(dtype)
@@ -886,6 +892,45 @@ NETWORKS = [
             lambda v: cu.with_units(network(), v, width=1.0),
         ),
         "units",
+    ),
+    *each(
+        "stitched",
+        "network a",
+        with_values(NO_NETWORKS, lambda v: cu.stitched(v, network(), "conv1", fitted())),
+        "network_a",
+    ),
+    *each(
+        "stitched",
+        "network b",
+        with_values(NO_NETWORKS, lambda v: cu.stitched(network(), v, "conv1", fitted())),
+        "network_b",
+    ),
+    *each(
+        "stitched",
+        "layer",
+        with_values(
+            {**NO_NUMBERS, "unknown": "conv9", "three": ("conv1",) * 3},
+            lambda v: cu.stitched(network(), network(), v, fitted()),
+        ),
+        "layer",
+    ),
+    *each(
+        "stitched",
+        "mapping",
+        with_values(
+            {**NO_NUMBERS, "two penalties": fitted(penalties=2)},
+            lambda v: cu.stitched(network(), network(), "conv1", v),
+        ),
+        "mapping",
+    ),
+    *each(
+        "stitched",
+        "images",
+        with_values(
+            {"text": "x", "of two channels": torch.rand(2, 2, 28, 28)},
+            lambda v: cu.stitched(network(), network(), "conv1", fitted())(v),
+        ),
+        "inputs",
     ),
     *each(
         "split_after",

@@ -266,6 +266,21 @@ def test_of_several_the_best_predicts_and_nobodys_partner_has_its_mean(generator
     assert torch.allclose(mapping.predict(twins)[0][:, 0], b[:, 3].mean())
 
 
+def test_a_soft_match_as_a_map_predicts_from_shares(generator):
+    a, b = nets(generator, noise=0.5)
+    pair = cu.pair_moments(a[:, :9], b)
+    found = cu.correlation(pair)
+    match = cu.soft_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
+    mapping = cu.matching_map(pair, match)
+    shares = (a[:, :9] - a[:, :9].mean(0)) / a[:, :9].std(0) @ match.plan
+    for j in range(b.shape[1]):
+        line = stats.linregress(shares[:, j].numpy(), b[:, j].numpy())
+        wanted = line.slope * shares[:, j].numpy() + line.intercept
+        assert np.allclose(mapping.predict(a[:, :9])[0][:, j].numpy(), wanted)
+    with pytest.raises(ValueError, match=r"match: expected shares of 9 units with 12"):
+        cu.matching_map(pair, cu.soft_matching(found.matrix[:8]))
+
+
 # soft matching
 
 

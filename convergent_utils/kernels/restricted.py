@@ -16,6 +16,7 @@ from .checks import came, require_fields
 from .matching import Match
 from .moments import PairMoments, as_pair, standardised
 from .precision import full_precision, power_of_two
+from .soft_matching import SoftMatch
 from .sparse_mapping import MappingPath, path_of
 
 
@@ -103,13 +104,14 @@ def best_rotation(pair: PairMoments) -> Rotation:
     return Rotation(**vars(_with_slopes(pair, matrix)), matrix=matrix)
 
 
-def matching_map(pair: PairMoments, match: Match) -> MappingPath:
+def matching_map(pair: PairMoments, match: Match | SoftMatch) -> MappingPath:
     """A match as a map: each unit of b from its partner in a alone, with slope and offset.
 
     Args:
         pair: moments of a and b, on which slopes and offsets are fitted.
         match: of the units of a with those of b, as `bipartite_matching` of their correlations gives it. A unit of b
-            that is the partner of several is predicted from the one with the highest score.
+            that is the partner of several is predicted from the one with the highest score. Of `soft_matching` a unit
+            of b is predicted from the sum of its partners, each by its share.
 
     Returns:
         MappingPath with one entry. Units of b that are nobody's partner are predicted by their mean.
@@ -121,6 +123,10 @@ def matching_map(pair: PairMoments, match: Match) -> MappingPath:
     """
     pair = as_pair(pair)
     units_a, units_b = pair.cov_ab.shape
+    if isinstance(match, SoftMatch):
+        if match.plan.shape != pair.cov_ab.shape or match.plan.device != pair.cov_ab.device:
+            raise ValueError(f"match: expected shares of {units_a} units with {units_b}, got {came(match.plan)}")
+        return _with_slopes(pair, match.plan)
     if not isinstance(match, Match):
         raise ValueError(f"match: expected a Match, got {came(match)}; did you mean bipartite_matching(score)?")
     index = match.index
