@@ -15,7 +15,7 @@ from .datasets import Dataset, load_dataset
 from .measurement import Measurement
 from .measuring import run_pass
 from .networks import Network, build_network, permuted_copy, weighted
-from .training import Recipe, Trained, train
+from .training import CHECKPOINTS, Recipe, Trained, train
 
 _LOADED: dict[tuple[str, str, int | None], Dataset] = {}  # what this process has read
 CURVE = 2000  # test images on which learning curves are drawn; their last point is of all
@@ -161,6 +161,46 @@ class Learned(Thing):
     def network(self, get: Get) -> nn.Module:
         """The network in the end."""
         return get(self).network
+
+
+@dataclass(frozen=True)
+class Followed(Learned):
+    """A network that is followed while it is trained: of its weights on the way more are kept.
+
+    Attributes:
+        shares: of training, after which they are kept beside the usual ones.
+    """
+
+    shares: tuple[float, ...] = ()
+
+    def make(self, get: Get, report: Report) -> Trained:
+        """Train it."""
+        network, data, test = self.start.network(), self.images.load(), self.test.load()
+        keep = (*CHECKPOINTS, *self.shares)
+        return train(network, data, self.recipe, seed=self.order, test=test, curve=CURVE, report=report, keep=keep)
+
+
+@dataclass(frozen=True)
+class Condensed(Learned):
+    """A network that was followed, with its usual weights on the way alone: it is small enough to be published.
+
+    Attributes:
+        whole: with all of them; it has the other fields, too.
+    """
+
+    title, seconds = "condensing networks", 0.1
+
+    whole: Followed | None = None
+
+    @classmethod
+    def of(cls, whole: Followed) -> Condensed:
+        """It, of what has all of them."""
+        return cls(whole.start, whole.images, whole.test, whole.recipe, whole.order, whole.name, whole)
+
+    def make(self, get: Get, report: Report) -> Trained:
+        """Leave out the others."""
+        found = get(self.whole)
+        return replace(found, checkpoints={share: found.checkpoints[share] for share in CHECKPOINTS})
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..kernels.checks import as_count, as_number, as_seed, came, form_of, is_count, is_number, require_named, tensor_of
+from ..kernels.checks import (
+    as_count,
+    as_list,
+    as_number,
+    as_seed,
+    as_share,
+    came,
+    form_of,
+    is_count,
+    is_number,
+    require_named,
+    tensor_of,
+)
 from .datasets import Dataset
 from .modes import in_one_line, input_like, require_module
 from .predicting import NoNumbers, logits_of, predicted, require_data, require_labels, share_right
@@ -83,7 +95,7 @@ class Trained:
     Attributes:
         network: in eval mode.
         history: learning curves.
-        checkpoints: weights by share of training done: 0, .35, .75 and 1.
+        checkpoints: weights by share of training done, such as 0, .35, .75 and 1.
 
     Raises:
         ValueError: an attribute of another kind.
@@ -132,6 +144,7 @@ def train(
     rate: Callable[[float], float] | None = None,
     intervene: Callable[[nn.Module, float], None] | None = None,
     report: Callable[[float], None] | None = None,
+    keep: Iterable[float] = CHECKPOINTS,
 ) -> Trained:
     """Train a copy of `network`; the same seed and number of threads give the same weights to the last bit.
 
@@ -149,6 +162,7 @@ def train(
         intervene: called before each step with the network and the share of training done, as `freezing` makes it;
             parameters that it freezes are free again in the end.
         report: called with the share of training done, now and then.
+        keep: shares of training after which weights are kept, see `Trained`; those at the start and in the end always.
 
     Returns:
         Trained.
@@ -166,7 +180,7 @@ def train(
     _require_trainable(network, recipe)
     _require_a_batch(dataset, recipe)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    run = _Run(network, dataset, recipe, rate, intervene, report or (lambda share: None))
+    run = _Run(network, dataset, recipe, rate, intervene, report or (lambda share: None), _as_shares(keep))
     loss, accuracy = [_loss(network, some)], [_accuracy_or_nan(network, some if run.total else test)]
     while run.step < run.total:
         loss.append(run.epoch(torch.randperm(len(dataset), generator=generator)))
@@ -203,6 +217,7 @@ class _Run:
         rate: Callable[[float], float] | None,
         intervene: Callable[[nn.Module, float], None] | None,
         report: Callable[[float], None],
+        shares: list[float],
     ):
         self.network, self.dataset, self.recipe, self.intervene, self.report = (
             network,
@@ -217,7 +232,7 @@ class _Run:
         asked = self.largest if rate is not None else None
         self.schedule = _schedule(self.optimiser, recipe, max(self.total, 1), asked)
         self.learning, self.like = [module for module in network.modules() if module.training], input_like(network)
-        self.checkpoints: dict[float, dict[str, Tensor]] = {}
+        self.shares, self.checkpoints = shares, {}
         self._keep()
 
     def epoch(self, order: Tensor) -> float:
@@ -241,7 +256,7 @@ class _Run:
 
     def _keep(self) -> None:
         """Keep the weights, if it is time."""
-        due = [share for share in CHECKPOINTS if round(share * self.total) == self.step]
+        due = [share for share in self.shares if round(share * self.total) == self.step]
         self.checkpoints.update({share: _weights(self.network) for share in due})
 
     def _intervene(self) -> None:
@@ -338,6 +353,12 @@ def _schedule(
         return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step / total))
     rise = 0.25 if total != 4 else 0.5  # a quarter of four steps is one, and torch divides by its length less one
     return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=total, pct_start=rise)
+
+
+def _as_shares(keep: object) -> list[float]:
+    """Shares of training, in their order, the start and the end among them."""
+    shares = [as_share(each, "keep", "shares of training from 0 to 1") for each in as_list(keep, "keep", "shares")]
+    return sorted({0.0, *map(float, shares), 1.0})
 
 
 def _require_functions(**functions: object) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 
 from ..kernels.checks import require_known
-from ..nets.declared import Declared, Images, Learned, Measured, OnTheWay, Shuffled, Start
+from ..nets.declared import Condensed, Declared, Followed, Images, Learned, Measured, OnTheWay, Shuffled, Start
 from ..nets.networks import build_network
 from ..nets.training import CHECKPOINTS, Recipe
 
 NOTEBOOK = "00_networks"
 REORDERED = "net1-reordered"
+_FIRST_STEPS = (5, 10, 20, 40, 80, 157)  # of the first epoch, after which networks are looked at, and after each epoch
 FOLDS = 4  # two to fit on and two to judge on; of the two to fit on, one may choose what the other fitted
 
 
@@ -82,13 +84,26 @@ class Setting:
         seeds = {f"net{k}": (self.seed + k, self.seed + k) for k in range(1, self.size.n_networks + 1)}
         seeds[REORDERED] = (self.seed + 1, self.seed + self.size.n_networks + 1)
         untrained = replace(self.size.recipe, epochs=0)
-        return {
-            name: Learned(
-                self.start(start), self.train, self.test,
-                untrained if self.size.planted and start != self.seed + 1 else self.size.recipe, order, name=name,
-            )
-            for name, (start, order) in seeds.items()
-        }  # fmt: skip
+        found: dict[str, Learned] = {}
+        for name, (start, order) in seeds.items():
+            recipe = untrained if self.size.planted and start != self.seed + 1 else self.size.recipe
+            options = {"recipe": recipe, "order": order, "name": name}
+            asked = self.start(start), self.train, self.test
+            if name == REORDERED:
+                found[name] = Learned(*asked, **options)
+            else:
+                shares = tuple(step / self.steps[-1] for step in self.steps[1:-1])
+                found[name] = Condensed.of(Followed(*asked, **options, shares=shares))
+        return found
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """The steps of training after which the networks are looked at, from 0 to the last one."""
+        recipe = self.size.recipe
+        per_epoch = len(self.train) // recipe.batch
+        total = round(recipe.epochs * per_epoch)
+        epochs = range(per_epoch, total, per_epoch)
+        return (0, *(step for step in _FIRST_STEPS if step < min(per_epoch, total)), *epochs, total)
 
     @cached_property
     def networks(self) -> dict[str, Declared]:
@@ -115,7 +130,7 @@ class Setting:
             which: "trained", "untrained", the "same start" pair; "training images", the trained networks on a quarter
                 of the images they were trained on; or "training", all networks, final and on their way, on half of the
                 test images, where each network on its way meets its final form layer by layer, and each start all.
-            positions: as in `measure`.
+            positions: as in `measure`; of "all" only layers of the same name meet.
         """
         known = {
             "trained": self.networks,
@@ -127,6 +142,9 @@ class Setting:
         require_known(which, known, "which")
         networks, layers, of_training = known[which], self.layers, {"images": replace(self.train, every=4)}
         options = {"images": self.test, "folds": FOLDS, "sample": self.size.sample, "seed": self.seed, "name": which}
+        if positions == "all":  # else there are few rows, and any two layers may meet
+            meet = combinations(networks, 2)
+            options["pairs"] = tuple((f"{a}.{layer}", f"{b}.{layer}") for a, b in meet for layer in layers)
         options |= of_training if which == "training images" else {}
         if which == "training":
             final = {name: name.partition("@")[0] for name in networks}
