@@ -29,7 +29,7 @@ from .kernels.matching import Match, bipartite_matching, semi_matching
 from .kernels.moments import Moments, PairMoments, pair_moments
 from .kernels.mutual_information import JointHistogram, mutual_information
 from .kernels.neighbours import mutual_knn
-from .kernels.restricted import Rotation, best_rotation, matching_map
+from .kernels.restricted import Rotation, best_rotation, matching_map, unshrunk
 from .kernels.rotation import random_rotation, rotated
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
 from .kernels.soft_matching import SoftMatch, soft_matching
@@ -153,5 +153,6 @@ __all__ = [
     "train",
     "training_cost",
     "truncated",
+    "unshrunk",
     "with_units",
 ]

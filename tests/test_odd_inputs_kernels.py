@@ -218,6 +218,7 @@ PAIRS = {
     "Rotation": TURN.correlation_on,
     "best_rotation": cu.best_rotation,
     "matching_map": lambda pair: cu.matching_map(pair, cu.Match(torch.tensor([0, 1, -1]), torch.ones(3))),
+    "unshrunk": lambda pair: cu.unshrunk(cu.least_squares(PAIR), pair),
     "rotated": lambda pair: cu.rotated(pair, seed=0),
 }
 NO_PAIRS = {

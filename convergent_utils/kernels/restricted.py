@@ -142,6 +142,41 @@ def matching_map(pair: PairMoments, match: Match | SoftMatch) -> MappingPath:
     return _with_slopes(pair, chosen)
 
 
+def unshrunk(mapping: MappingPath, pair: PairMoments) -> MappingPath:
+    r"""The map with each predicted unit as wide as the true one: its slope divided by its multiple correlation.
+
+    A regression predicts a unit with :math:`R^2` of its variance alone. Where many units are predicted poorly, what
+    follows reads a layer that hardly moves; this gives each its own deviation back, at the price of a larger error.
+
+    Args:
+        mapping: any.
+        pair: the moments that it was fitted on.
+
+    Returns:
+        MappingPath. A unit that was predicted by its mean still is.
+
+    Raises:
+        ValueError: other numbers of units, or another device.
+
+    Example:
+        >>> a = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        >>> b = a + torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
+        >>> pair = pair_moments(a, b)
+        >>> wide = unshrunk(least_squares(pair), pair).predict(a)[0]
+        >>> torch.allclose(wide.std(0), b.std(0))
+        True
+    """
+    pair = as_pair(pair, on=mapping.coefficients.device)
+    if pair.cov_ab.shape != mapping.coefficients.shape[1:]:
+        units = f"{tuple(mapping.coefficients.shape[1:])}, got {tuple(pair.cov_ab.shape)}"
+        raise ValueError(f"pair: expected the moments of the fit, of units {units}")
+    gram, _, _, _ = standardised(pair)
+    with full_precision():
+        variance = (mapping.coefficients * (gram @ mapping.coefficients)).sum(1).clamp(min=0)
+    found = torch.where(variance > 0, variance.where(variance > 0, 1.0).rsqrt(), 0.0)
+    return path_of(pair, mapping.penalties, mapping.coefficients * found[:, None], bias=mapping.bias)
+
+
 def _with_slopes(pair: PairMoments, matrix: Tensor) -> MappingPath:
     """The map (units_a, units_b) of standardised units, each predicted unit times the slope that fits it best."""
     gram, cross, _, _ = standardised(pair)

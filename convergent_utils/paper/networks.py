@@ -118,6 +118,15 @@ class Setting:
         learned = self.learned[name]
         return learned.start if share == 0 else OnTheWay(learned, share)
 
+    def after(self, name: str, step: int) -> Declared:
+        """A network as it was after one of `steps` of its training."""
+        if self.size.planted and name == "net2":
+            return Shuffled(self.after("net1", step), self.seed)
+        learned = self.learned[name]
+        if step in (0, self.steps[-1]):
+            return learned if step else learned.start
+        return OnTheWay(learned.whole, step / self.steps[-1])
+
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """Layers that all networks have, from bottom to top."""
