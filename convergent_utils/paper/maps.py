@@ -208,3 +208,12 @@ def over_circle(values: Mapping[tuple[str, str], float], names: Sequence[str], *
         return float(np.mean([value for pair, value in values.items() if nets.issuperset(pair)]))
 
     return groups_interval(mean, [len(names)], **options)
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of two lists of numbers; 0 where either is the same throughout."""
+    from scipy.stats import spearmanr
+
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(spearmanr(x, y).statistic)

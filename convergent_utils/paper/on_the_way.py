@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -25,6 +26,7 @@ from ..nets.training import CHECKPOINTS, Trained, train
 from .rungs import ladder
 
 RUNG = "best unit"  # that is followed over training
+_NO_WAY = 1e-6
 POINTS = 11  # of a line between two networks, its ends among them
 
 
@@ -201,6 +203,10 @@ def barrier(losses: Tensor) -> float:
     return float((losses - (losses[0] + straight * (losses[-1] - losses[0]))).max())
 
 
-def share_of_way(values: Tensor) -> Tensor:
-    """How much of the way from the first to the last is done: (s(t) - s(0)) / (s(end) - s(0)), along the first axis."""
-    return (values - values[0]) / (values[-1] - values[0])
+def share_of_way(values: np.ndarray) -> np.ndarray:
+    """How much of the way from the first to the last is done: (s(t) - s(0)) / (s(end) - s(0)), along the first axis.
+
+    Where there is no way to go, all of it.
+    """
+    way = values[-1] - values[0]
+    return np.where(np.abs(way) > _NO_WAY, (values - values[0]) / np.where(np.abs(way) > _NO_WAY, way, 1.0), 1.0)

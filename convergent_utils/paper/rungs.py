@@ -52,6 +52,11 @@ def ladder(
     return found | {f"{name}, rotated": sum(values) / len(values) for name, values in null.items()}
 
 
+def drawn_in(mapping: MappingPath, share: Tensor) -> MappingPath:
+    """The map with each predicted unit drawn towards its mean: this share (units_b,) of its deviation is kept."""
+    return replace(mapping, coefficients=mapping.coefficients * share)
+
+
 def predicted(mapping: MappingPath, pair: PairMoments) -> float:
     """The correlation of units with what is predicted of them, mean over the units that were live in the fit."""
     live_a, live_b = mapping.scale_a > 0, mapping.scale_b > 0
