@@ -266,6 +266,22 @@ def test_of_several_the_best_predicts_and_nobodys_partner_has_its_mean(generator
     assert torch.allclose(mapping.predict(twins)[0][:, 0], b[:, 3].mean())
 
 
+def test_unshrunk_each_predicted_unit_is_as_wide_as_the_true_one(generator):
+    a, b = nets(generator, noise=0.5)
+    b = torch.cat([b, torch.full((len(b), 1), 3.0).double()], 1)  # a dead unit
+    pair = cu.pair_moments(a, b)
+    for mapping in (cu.least_squares(pair), cu.best_subset_mapping(pair, 1), cu.best_rotation(pair)):
+        wide = cu.unshrunk(mapping, pair)
+        before, after = mapping.predict(a)[0], wide.predict(a)[0]
+        assert torch.allclose(after.std(0), b.std(0))
+        assert torch.allclose(after.mean(0), b.mean(0))
+        for j in range(b.shape[1] - 1):  # nothing is added: it is the same prediction, wider
+            assert np.corrcoef(before[:, j], after[:, j])[0, 1] == pytest.approx(1)
+        assert torch.allclose(cu.unshrunk(wide, pair).coefficients, wide.coefficients)
+    with pytest.raises(ValueError, match=r"pair: expected the moments of the fit, of units"):
+        cu.unshrunk(mapping, pair.swap())
+
+
 def test_a_soft_match_as_a_map_predicts_from_shares(generator):
     a, b = nets(generator, noise=0.5)
     pair = cu.pair_moments(a[:, :9], b)
