@@ -380,6 +380,49 @@ WRONG = {
             ),
         ],
     ],
+    "08_maps": [
+        [
+            (
+                "the layer where it loses least",
+                'answer = min(layers, key=lambda k: table_of["linear"][k] - table_of["bipartite"][k])',
+            ),
+            ("the layer where the linear map itself is worst", 'answer = table_of.loc[layers, "linear"].idxmin()'),
+            (
+                "the accuracy that is lost, not the layer",
+                'answer = max(table_of["linear"][k] - table_of["bipartite"][k] for k in layers)',
+            ),
+        ],
+        [
+            (
+                "columns of length 1, which do not stand at right angles",
+                "def turn(C):\n    return C / np.linalg.norm(C, axis=0)",
+            ),
+            (
+                "NumPy's SVD gives V transposed, and it is transposed once more",
+                "def turn(C):\n    left, _, right = np.linalg.svd(C)\n    return left @ right.T",
+            ),
+            (
+                "the way back, from the second network to the first",
+                "def turn(C):\n    left, _, right = np.linalg.svd(C)\n    return (left @ right).T",
+            ),
+        ],
+        [
+            (
+                "drawn towards 0, not towards the mean",
+                "def narrowed(acts, mean, share):\n    return share * acts",
+            ),
+            (
+                "what should be kept is taken away",
+                "def narrowed(acts, mean, share):\n"
+                "    mean = mean[:, None, None]\n"
+                "    return mean + (1 - share) * (acts - mean)",
+            ),
+            (
+                "all units are drawn towards one mean",
+                "def narrowed(acts, mean, share):\n    return mean.mean() + share * (acts - mean.mean())",
+            ),
+        ],
+    ],
     "12_your_networks": [
         [
             ("the layer with the highest match", 'answer = by_layer.loc["found"].idxmax()'),
