@@ -158,6 +158,8 @@ def unshrunk(mapping: MappingPath, pair: PairMoments) -> MappingPath:
     Raises:
         ValueError: other numbers of units, or another device.
 
+    Source: Jordan et al. 2023, who give the units of an interpolated network their spread back (REPAIR).
+
     Example:
         >>> a = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
         >>> b = a + torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
