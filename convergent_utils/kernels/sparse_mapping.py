@@ -85,7 +85,7 @@ class MappingPath:
             raise ValueError(
                 f"pair: expected units {tuple(self.coefficients.shape[1:])}, got {tuple(pair.cov_ab.shape)}"
             )
-        weights, offset = self._raw()
+        weights, offset = self.weights_and_offsets()
         with full_precision():
             missed = pair.mean_b - pair.mean_a @ weights - offset
             error = (
@@ -117,15 +117,18 @@ class MappingPath:
         if acts_a.device != self.coefficients.device:
             raise ValueError(f"acts_a: expected activations on {self.coefficients.device}, got them on {acts_a.device}")
         require_finite(acts_a, "acts_a")
-        weights, offset = self._raw()
+        weights, offset = self.weights_and_offsets()
         with full_precision():
             found = (acts_a.double() @ weights + offset[:, None]).to(acts_a.dtype)
         if not isinstance(found, FakeTensor) and not found.isfinite().all():
             raise ValueError(f"acts_a: expected activations whose predictions {acts_a.dtype} can hold, got larger ones")
         return found
 
-    def _raw(self) -> tuple[Tensor, Tensor]:
-        """Weights and offsets in units of activation, (penalties, units_a, units_b) and (penalties, units_b)."""
+    def weights_and_offsets(self) -> tuple[Tensor, Tensor]:
+        """In units of activation: weights (penalties, units_a, units_b) and offsets (penalties, units_b), float64.
+
+        Activations (samples, units_a) become `acts_a @ weights[k] + offsets[k]`.
+        """
         weights = self.coefficients * self.scale_b / self.scale_a.where(self.scale_a > 0, 1.0)[:, None]
         return weights, self.mean_b + self.bias * self.scale_b - self.mean_a @ weights
 

@@ -186,8 +186,8 @@ def _predicted(mapping: MappingPath, acts: object) -> Tensor:
     if last.shape[-1] != mapping.coefficients.shape[1]:
         units = f"{last.shape[-1]}, got one from {mapping.coefficients.shape[1]}"
         raise ValueError(f"mapping: expected one from as many units as network b's layer has, {units}; fit pair(b, a)")
-    rows = mapping.predict(last.reshape(-1, last.shape[-1]).to(mapping.coefficients.device))[0].to(acts.device)
-    moved = rows.reshape(*last.shape[:-1], rows.shape[-1])
+    weights, offsets = mapping.weights_and_offsets()
+    moved = last @ weights[0].to(acts) + offsets[0].to(acts)
     return moved.movedim(-1, 1) if acts.ndim == 4 else moved
 
 

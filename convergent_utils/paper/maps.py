@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -53,7 +53,10 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Ladder(Thing):
-    """How well units are predicted by maps of more and more freedom, see `ladder`; (nets, nets, layers) for each."""
+    """How well units are predicted by maps of more and more freedom, see `ladder`.
+
+    For each of them (nets, nets, layers), the same in both directions: that from the first of two to the second.
+    """
 
     title, seconds, published = "climbing the ladder of maps", 40.0, True
 
@@ -64,16 +67,17 @@ class Ladder(Thing):
     seed: int
 
     def make(self, get: Get, report: Report) -> dict[str, Tensor]:
-        """Climb it, from every network to every other."""
+        """Climb it, from every network to each after it."""
         measured, found = get(self.measured), {}
         n, folds = len(self.nets), range(len(measured.folds))
-        for done, (i, k) in enumerate(permutations(range(n), 2)):
+        for done, (i, k) in enumerate(combinations(range(n), 2)):
             for column, layer in enumerate(self.layers):
                 blocks = f"{self.nets[i]}.{layer}", f"{self.nets[k]}.{layer}"
                 fit, held = (measured.pair(*blocks, fold=list(folds[part::2])) for part in (0, 1))
                 for name, r in ladder(fit, held, turns=self.turns, seed=self.seed).items():
-                    found.setdefault(name, torch.ones(n, n, len(self.layers), dtype=torch.float64))[i, k, column] = r
-            report((done + 1) / (n * (n - 1)))
+                    found.setdefault(name, torch.ones(n, n, len(self.layers), dtype=torch.float64))
+                    found[name][i, k, column] = found[name][k, i, column] = r
+            report(2 * (done + 1) / (n * (n - 1)))
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -43,11 +43,11 @@ def ladder(
         "bipartite, rotated" and "best unit, rotated", where net b is turned, matched, and read on the other images.
     """
     found = {name: predicted(mapping, held) for name, mapping in rungs(fit, names).items()}
-    null: dict[str, list[float]] = {name: [] for name in UNITS if turns}
+    null: dict[str, list[float]] = {name: [] for name in UNITS if turns and name in names}
     for k in range(turns):
         turn = _turn_of(fit, seed + k)
         turned, turned_held = _turned(fit, turn), _turned(held, turn)
-        for name, mapping in rungs(turned, UNITS).items():
+        for name, mapping in rungs(turned, null).items():
             null[name].append(predicted(mapping, turned_held))
     return found | {f"{name}, rotated": sum(values) / len(values) for name, values in null.items()}
 
@@ -96,8 +96,14 @@ def _turn_of(pair: PairMoments, seed: int) -> Tensor:
     variance = pair.cov_bb.diagonal()
     live = (variance > 0).nonzero()[:, 0]
     turn = torch.zeros_like(pair.cov_bb)
-    turn[live[:, None], live] = random_rotation(max(len(live), 1), seed=seed)[: len(live)] / variance[live, None].sqrt()
+    turn[live[:, None], live] = _rotation(max(len(live), 1), seed)[: len(live)] / variance[live, None].sqrt()
     return turn
+
+
+@lru_cache(maxsize=64)
+def _rotation(units: int, seed: int) -> Tensor:
+    """The same for all pairs of networks, drawn once."""
+    return random_rotation(units, seed=seed)
 
 
 def _turned(pair: PairMoments, turn: Tensor) -> PairMoments:

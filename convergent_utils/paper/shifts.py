@@ -16,7 +16,7 @@ from ..nets.measuring import run_pass
 from ..nets.predicting import accuracy
 from .rungs import ladder, predicted, rungs
 
-FOLLOWED = ("bipartite", "best unit", "best rotation", "linear")  # rungs
+FOLLOWED = ("best unit", "best rotation", "linear")  # rungs
 
 
 @dataclass(frozen=True)
