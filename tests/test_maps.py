@@ -217,3 +217,18 @@ def test_an_interval_around_the_circle_leaves_a_network_out_with_both_its_pairs(
 def test_a_rank_correlation_of_what_does_not_vary_is_none():
     assert maps.rank_correlation([1, 2, 3], [5, 5, 5]) == 0
     assert maps.rank_correlation([1, 2, 3], [1, 4, 9]) == pytest.approx(1)
+
+
+def test_from_the_layer_on_a_stitched_network_says_what_the_whole_one_says(network, generator):
+    images = torch.randn(300, 1, 28, 28, generator=generator, dtype=torch.float64)
+    seen = maps.after_each(network, network.layers, images)
+    for layer in ("conv1", "conv4", "fc6"):
+        with cu.record(network, layer, positions="all") as rows, torch.no_grad():
+            network(images)
+        acts = seen[layer]
+        flat = acts.permute(0, 2, 3, 1).flatten(0, 2) if acts.ndim == 4 else acts
+        assert torch.allclose(flat, rows[layer].to(flat), atol=1e-6)
+        fitted = cu.best_subset_mapping(cu.pair_moments(flat, flat.flip(1)), 1)
+        whole = cu.stitched(network, network, layer, fitted)
+        with torch.no_grad():
+            assert torch.equal(maps.said_from(whole, acts, images), whole(images).argmax(1))

@@ -35,7 +35,10 @@ class Stitched(nn.Module):
         """
         if not isinstance(inputs, Tensor):
             raise ValueError(f"inputs: expected a tensor, as both networks take it, got {came(inputs)}")
-        acts = called(self.below, inputs, "inputs")
+        return self.after(called(self.below, inputs, "inputs"), inputs)
+
+    def after(self, acts: Tensor, inputs: Tensor) -> Tensor:
+        """What network a makes of the layer's activations, as `below` gives them for these inputs."""
         return self.above(self.nonlinearity(_predicted(self.mapping, acts)), inputs)
 
 

@@ -15,10 +15,11 @@ from ..kernels.intervals import groups_interval
 from ..kernels.restricted import unshrunk
 from ..kernels.sparse_mapping import MappingPath, least_squares
 from ..making.things import Get, Report, Thing
+from ..nets.datasets import normalise
 from ..nets.declared import Declared, Images, Measured, OnTheWay
 from ..nets.measurement import Measurement
-from ..nets.predicting import accuracy
-from ..nets.stitching import stitched
+from ..nets.networks import Network
+from ..nets.stitching import Stitched, stitched
 from .networks import Setting, measurements
 from .on_the_way import Line, Moment, Steady
 from .rungs import RUNGS, ladder, rungs
@@ -27,6 +28,7 @@ from .shifts import SHIFTS, Shifted
 NOTEBOOK = "08_maps"
 JOINED = tuple(rung for rung in RUNGS if rung != "soft")  # at equal widths it is the bipartite one
 WIDE = ("bipartite", "best rotation")  # rungs that are tried with each unit's own spread as well
+_TOGETHER = 250  # images
 _EVERY, _EVERY_STARTED = 10, 8  # one in so many test images, and of images to fit maps from untrained networks
 
 
@@ -99,16 +101,37 @@ class Joined(Thing):
         """Join them in each layer."""
         networks = {name: declared.network(get).eval() for name, declared in self.networks}
         measured, started, test, found = get(self.fitted), get(self.started), self.test.load(), {}
+        images, before = normalise(test.images), untrained_name(self.b)
+        seen = {name: after_each(networks[name], self.layers, images) for name in (self.b, before)}
         for done, layer in enumerate(self.layers):
             blocks = f"{self.b}.{layer}", f"{self.a}.{layer}"
             maps = {(name, self.b): mapping for name, mapping in maps_to_join(measured, *blocks).items()}
-            before = untrained_name(self.b)
             maps["untrained below", before] = least_squares(started.pair(f"{before}.{layer}", blocks[1]))
             for (name, below), mapping in maps.items():
                 whole = stitched(networks[self.a], networks[below], layer, mapping)
-                found.setdefault(name, torch.zeros(len(self.layers), dtype=torch.float64))[done] = accuracy(whole, test)
+                right = (said_from(whole, seen[below][layer], images) == test.labels).double().mean()
+                found.setdefault(name, torch.zeros(len(self.layers), dtype=torch.float64))[done] = right
             report((done + 1) / len(self.layers))
         return found
+
+
+def after_each(network: Network, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """The activations of these layers of a chain of modules, in one pass."""
+    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    with torch.no_grad():
+        for acts in images.split(_TOGETHER):
+            for name, module in network.named_children():
+                acts = module(acts)
+                if name in found:
+                    found[name].append(acts)
+    return {layer: torch.cat(of_layer) for layer, of_layer in found.items()}
+
+
+def said_from(whole: Stitched, acts: Tensor, images: Tensor) -> Tensor:
+    """The class that a stitched network says of each image, from the layer's activations on."""
+    with torch.no_grad():
+        batches = zip(acts.split(_TOGETHER), images.split(_TOGETHER), strict=True)
+        return torch.cat([whole.after(*batch).argmax(1) for batch in batches])
 
 
 def untrained_name(name: str) -> str:
