@@ -157,7 +157,8 @@ def things(setting: Setting) -> dict[tuple, Thing]:
         joined = ((a, setting.networks[a]), (b, setting.networks[b]), (untrained_name(b), setting.at(b, 0.0)))
         found["joined", a, b] = Joined(a, b, joined, layers, fitted, started, test)
     for a, b in zip(nets, (*nets[1:], nets[0]), strict=True):
-        found["line", a, b] = Line(a, b, tuple((net, setting.networks[net]) for net in (a, b)), fitted, test)
+        both = tuple((net, setting.networks[net]) for net in (a, b))
+        found["line", a, b] = Line(a, b, both, fitted, replace(test, every=2 * _EVERY))
     for step in setting.steps:
         then = tuple((net, setting.after(net, step)) for net in nets)
         found["moment", step] = Moment(then, test, turns=sizes.few_turns, **of_units)
