@@ -386,7 +386,7 @@ WRONG = {
                 "the layer where it loses least",
                 'answer = min(layers, key=lambda k: table_of["linear"][k] - table_of["bipartite"][k])',
             ),
-            ("the layer where the linear map itself is worst", 'answer = table_of.loc[layers, "linear"].idxmin()'),
+            ("the last layer, whose units are classes", "answer = paper.layers[-1]"),
             (
                 "the accuracy that is lost, not the layer",
                 'answer = max(table_of["linear"][k] - table_of["bipartite"][k] for k in layers)',

@@ -27,7 +27,12 @@ from .shifts import SHIFTS, Shifted
 
 NOTEBOOK = "08_maps"
 JOINED = tuple(rung for rung in RUNGS if rung != "soft")  # at equal widths it is the bipartite one
-WIDE = ("bipartite", "best rotation")  # rungs that are tried with each unit's own spread as well
+WIDE = (
+    "bipartite",
+    "best unit",
+    "five units",
+    "best rotation",
+)  # rungs that are tried with each unit's own spread as well
 _TOGETHER = 250  # images
 _EVERY, _EVERY_STARTED = 10, 8  # one in so many test images, and of images to fit maps from untrained networks
 
@@ -106,7 +111,9 @@ class Joined(Thing):
         for done, layer in enumerate(self.layers):
             blocks = f"{self.b}.{layer}", f"{self.a}.{layer}"
             maps = {(name, self.b): mapping for name, mapping in maps_to_join(measured, *blocks).items()}
-            maps["untrained below", before] = least_squares(started.pair(f"{before}.{layer}", blocks[1]))
+            pair = started.pair(f"{before}.{layer}", blocks[1])
+            maps["untrained below", before] = least_squares(pair)
+            maps["untrained below, own spread", before] = unshrunk(least_squares(pair), pair)
             for (name, below), mapping in maps.items():
                 whole = stitched(networks[self.a], networks[below], layer, mapping)
                 right = (said_from(whole, seen[below][layer], images) == test.labels).double().mean()

@@ -14,6 +14,7 @@ from ..making.things import Get, Report, Thing
 from ..nets.declared import Declared, Images, Measured
 from ..nets.measuring import run_pass
 from ..nets.predicting import accuracy
+from .on_the_way import directions
 from .rungs import ladder, predicted, rungs
 
 FOLLOWED = ("best unit", "best rotation", "linear")  # rungs
@@ -24,8 +25,8 @@ class Shifted(Thing):
     """How well maps between networks hold on shifted images.
 
     By the name of a rung and "kept" (fitted on images as they are) or "fitted anew" (on half of the shifted images,
-    read on the others) the correlation of units with what is predicted of them, (pairs, layers), see `ladder`; and
-    "accuracy" (networks,).
+    read on the others) the correlation of units with what is predicted of them, (pairs, layers), see `ladder`;
+    "directions" (networks, layers), see `directions`; and "accuracy" (networks,).
 
     Attributes:
         networks: by name.
@@ -62,8 +63,12 @@ class Shifted(Thing):
                 for name, r in numbers.items():
                     empty = torch.zeros(len(blocks), dtype=torch.float64)
                     found.setdefault(f"{name}, {how}", empty)[number] = r
+        used = [[directions(seen.pair(*(f"{net}.{k}",) * 2)) for k in self.layers] for net in networks]
         right = torch.tensor([accuracy(network, test) for network in networks.values()], dtype=torch.float64)
-        return {name: r.view(len(self.pairs), len(self.layers)) for name, r in found.items()} | {"accuracy": right}
+        return {name: r.view(len(self.pairs), len(self.layers)) for name, r in found.items()} | {
+            "directions": torch.tensor(used, dtype=torch.float64),
+            "accuracy": right,
+        }
 
 
 def shifted(images: Tensor, shift: str, *, seed: int) -> Tensor:
