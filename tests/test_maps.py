@@ -150,6 +150,7 @@ def test_weights_are_kept_after_the_shares_asked_for():
     usual = cu.train(network, data, **options)
     assert list(usual.checkpoints) == [0.0, 0.35, 0.75, 1.0]
     assert torch.equal(usual.checkpoints[1.0]["fc8.weight"], found.checkpoints[1.0]["fc8.weight"])
+    assert list(cu.train(network, data, keep=torch.tensor([0.5]), **options).checkpoints) == [0.0, 0.5, 1.0]
     for keep in (0.5, [1.5], ["x"], None):
         with pytest.raises(ValueError, match=r"^keep: expected shares"):
             cu.train(network, data, keep=keep, **options)

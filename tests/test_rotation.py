@@ -280,6 +280,30 @@ def test_unshrunk_each_predicted_unit_is_as_wide_as_the_true_one(generator):
         assert torch.allclose(cu.unshrunk(wide, pair).coefficients, wide.coefficients)
     with pytest.raises(ValueError, match=r"pair: expected the moments of the fit, of units"):
         cu.unshrunk(mapping, pair.swap())
+    with pytest.raises(ValueError, match=r"pair: expected the moments of the fit, got some"):
+        cu.unshrunk(mapping, cu.pair_moments(5 * a, b))
+    with pytest.raises(ValueError, match=r"mapping: expected a MappingPath"):
+        cu.unshrunk("mapping", pair)
+
+
+def test_what_is_rounding_is_no_prediction(generator):
+    a = torch.linalg.qr(torch.randn(300, 4, generator=generator, dtype=torch.float64))[0]
+    a = a - a.mean(0)
+    beside = torch.randn(300, 1, generator=generator, dtype=torch.float64)
+    beside = beside - beside.mean(0)
+    beside = beside - a @ torch.linalg.lstsq(a, beside).solution
+    pair = cu.pair_moments(a, beside)
+    assert float(cu.unshrunk(cu.least_squares(pair), pair).predict(a)[0].std()) < 1e-9
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(200, 30, generator=g, dtype=torch.float64)
+    b = a @ torch.randn(30, 30, generator=g, dtype=torch.float64) + torch.randn(
+        200, 30, generator=g, dtype=torch.float64
+    )
+    pair = cu.pair_moments(a, b)
+    match = cu.soft_matching(cu.correlation(pair).matrix, mass=0.9)
+    alone = match.unmatched_b > 1 - 1e-9
+    assert alone.any()
+    assert (cu.matching_map(pair, match).n_predictors[0, alone] == 0).all()
 
 
 def test_a_soft_match_as_a_map_predicts_from_shares(generator):

@@ -1,4 +1,7 @@
+import copy
+import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -170,3 +173,139 @@ def test_mistakes_are_named(network, measured):
             call()
         assert str(error.value).startswith(said)
         assert len(str(error.value)) <= 300
+
+
+# what a hostile reader found
+
+
+def itself(network, layer, inputs):
+    """The network stitched to itself by the map of a layer to itself."""
+    with cu.record(network, layer, positions="all") as rows, torch.no_grad():
+        network(inputs)
+    acts = rows[layer].double()
+    return cu.stitched(network, network, layer, cu.least_squares(cu.pair_moments(acts, acts)))
+
+
+@pytest.mark.parametrize(
+    "nonlinearity", [nn.GELU(), nn.SiLU(), nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(), nn.ELU(), nn.ReLU6(), nn.Hardtanh()]
+)
+def test_what_has_passed_a_non_linearity_is_not_changed_by_it_again(nonlinearity, generator):
+    inputs = torch.randn(300, 8, generator=generator)
+    torch.manual_seed(0)
+    network = chain(nn.Sequential(nn.Linear(8, 8), nonlinearity), nn.Linear(8, 3))
+    with torch.no_grad():
+        assert torch.allclose(itself(network, "first", inputs)(inputs), network(inputs), atol=1e-4)
+
+
+class Residual(nn.Sequential):
+    def forward(self, inputs):
+        return inputs + super().forward(inputs)
+
+
+def test_a_chain_with_a_forward_of_its_own_ends_with_nothing(generator):
+    inputs = torch.randn(300, 8, generator=generator)
+    torch.manual_seed(0)
+    network = chain(Residual(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 3))
+    with torch.no_grad():
+        assert torch.allclose(itself(network, "first", inputs)(inputs), network(inputs), atol=1e-4)
+
+
+def test_units_are_where_measure_finds_them(generator):
+    torch.manual_seed(0)
+    network = nn.Sequential(OrderedDict(a=nn.Conv1d(1, 8, 3, padding=1), f=nn.Flatten(), c=nn.Linear(64, 3))).eval()
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.a.weight.copy_(network.a.weight.flip(0))
+        other.a.bias.copy_(network.a.bias.flip(0))
+    inputs = torch.randn(200, 1, 8, generator=generator)
+    pair = cu.measure({"own": network, "other": other}, inputs, ["a"]).pair("other.a", "own.a")
+    with torch.no_grad():
+        assert torch.allclose(cu.stitched(network, other, "a", matched(pair))(inputs), network(inputs), atol=1e-4)
+
+
+class Gated(Anyhow):
+    """A connection that passes the layer by, seen for few inputs alone."""
+
+    def forward(self, inputs):
+        return self.second(self.first(inputs)).sign() + (inputs[:, :3] - 9).relu()
+
+
+class InPlace(Anyhow):
+    """The layer's output is overwritten by what follows."""
+
+    def forward(self, inputs):
+        return self.second(nn.functional.silu(self.first(inputs), inplace=True))
+
+
+def test_connections_are_found_whatever_the_inputs_and_writing_in_place_is_none(generator):
+    inputs = torch.randn(300, 8, generator=generator)
+    with torch.no_grad():
+        acts = Anyhow().eval().first(inputs)
+        fitted = cu.least_squares(cu.pair_moments(acts, acts))
+        for network, given in ((Gated().eval(), 0.01 * inputs), (Anyhow(residual=True).eval(), 0 * inputs)):
+            with pytest.raises(ValueError, match="reads more than its output"):
+                cu.stitched(network, network, "first", fitted)(given)
+        network = InPlace().eval()
+        joined = cu.stitched(network, network, "first", fitted)
+        assert torch.allclose(joined(inputs), network(inputs), atol=1e-4)
+
+
+def test_modes_hooks_and_threads_of_the_networks_are_left_alone(generator):
+    inputs = torch.randn(64, 8, generator=generator)
+    with torch.no_grad():
+        acts = Anyhow().eval().first(inputs)
+        fitted = cu.least_squares(cu.pair_moments(acts, acts))
+        network = nn.Sequential(OrderedDict(first=nn.Linear(8, 8), drop=nn.Dropout(), second=nn.Linear(8, 3))).train()
+        cu.stitched(network, network, "first", fitted)
+        assert all(module.training for module in network.modules())
+        asked, seen = Anyhow().eval(), []
+        asked.second.register_forward_hook(lambda *_: seen.append(1))
+        joined = cu.stitched(asked, network.eval(), "first", fitted)
+        wanted = joined(inputs)
+        assert len(seen) == 1 + 2  # two calls of a copy look whether it is a cut
+        slow = Anyhow().eval()
+        slow.first.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+        joined = cu.stitched(network, slow, "first", fitted)
+        joined(inputs)
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(joined, (inputs, inputs + 1)))
+        assert torch.equal(found[0], joined(inputs))
+        assert torch.equal(found[1], joined(inputs + 1))
+        assert not slow.first._forward_hooks
+    assert wanted.shape == (64, 3)
+
+
+def test_half_precision_is_computed_in_single_precision(generator):
+    acts = (torch.randn(500, 2, generator=generator) * 0.5 + 300).half()
+    mapping = cu.least_squares(cu.pair_moments(acts.double(), (acts.double() - 300) * 400))
+    network = nn.Sequential(OrderedDict(a=nn.Identity(), b=nn.Identity())).eval()
+    with torch.no_grad():
+        found = cu.stitched(network, network, "a", mapping)(acts)
+    assert torch.allclose(found.float(), mapping.predict(acts)[0].float(), atol=0.5)
+
+
+def test_a_name_of_a_shared_module_and_tokens_without_an_answer_for_zeros(generator):
+    torch.manual_seed(0)
+    shared = nn.Linear(8, 8)
+    network = nn.Sequential(OrderedDict(a=nn.Linear(8, 8), r1=nn.ReLU(), b=shared, c=shared, d=nn.Linear(8, 3))).eval()
+    inputs = torch.randn(100, 8, generator=generator)
+    with torch.no_grad():
+        acts = cu.split_after(network, "c")[0](inputs)
+        joined = cu.stitched(network, network, "c", cu.least_squares(cu.pair_moments(acts, acts)))
+        assert torch.allclose(joined(inputs), network(inputs), atol=1e-4)
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.out = nn.Embedding(9, 6), nn.Linear(6, 2)
+
+        def forward(self, tokens):
+            if not tokens.any():
+                raise ValueError("no token is there")
+            return self.out(self.read(tokens)).mean(1)
+
+    reader, tokens = Reader().eval(), torch.randint(1, 9, (50, 4), generator=generator)
+    with torch.no_grad():
+        rows = reader.read(tokens).flatten(0, 1)
+        joined = cu.stitched(reader, reader, "read", cu.least_squares(cu.pair_moments(rows, rows)))
+        assert torch.allclose(joined(tokens), reader(tokens), atol=1e-4)

@@ -19,6 +19,8 @@ from .precision import full_precision, power_of_two
 from .soft_matching import SoftMatch
 from .sparse_mapping import MappingPath, path_of
 
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Rotation(MappingPath):
@@ -126,7 +128,8 @@ def matching_map(pair: PairMoments, match: Match | SoftMatch) -> MappingPath:
     if isinstance(match, SoftMatch):
         if match.plan.shape != pair.cov_ab.shape or match.plan.device != pair.cov_ab.device:
             raise ValueError(f"match: expected shares of {units_a} units with {units_b}, got {came(match.plan)}")
-        return _with_slopes(pair, match.plan)
+        shares = match.plan.where(match.plan > _ROUNDING / max(units_a, units_b), 0.0)  # of the solver's, else
+        return _with_slopes(pair, shares)
     if not isinstance(match, Match):
         raise ValueError(f"match: expected a Match, got {came(match)}; did you mean bipartite_matching(score)?")
     index = match.index
@@ -168,14 +171,21 @@ def unshrunk(mapping: MappingPath, pair: PairMoments) -> MappingPath:
         >>> torch.allclose(wide.std(0), b.std(0))
         True
     """
+    if not isinstance(mapping, MappingPath):
+        raise ValueError(f"mapping: expected a MappingPath, such as least_squares(pair), got {came(mapping)}")
     pair = as_pair(pair, on=mapping.coefficients.device)
     if pair.cov_ab.shape != mapping.coefficients.shape[1:]:
         units = f"{tuple(mapping.coefficients.shape[1:])}, got {tuple(pair.cov_ab.shape)}"
         raise ValueError(f"pair: expected the moments of the fit, of units {units}")
-    gram, _, _, _ = standardised(pair)
+    gram, _, scale_a, scale_b = standardised(pair)
+    if not isinstance(gram, FakeTensor) and not (
+        torch.allclose(scale_a, mapping.scale_a, atol=0) and torch.allclose(scale_b, mapping.scale_b, atol=0)
+    ):
+        raise ValueError("pair: expected the moments of the fit, got some of units with other deviations")
     with full_precision():
         variance = (mapping.coefficients * (gram @ mapping.coefficients)).sum(1).clamp(min=0)
-    found = torch.where(variance > 0, variance.where(variance > 0, 1.0).rsqrt(), 0.0)
+    predicts = variance > _ROUNDING  # else it is rounding, which must not be made a deviation of
+    found = torch.where(predicts, variance.where(predicts, 1.0).rsqrt(), 0.0)
     return path_of(pair, mapping.penalties, mapping.coefficients * found[:, None], bias=mapping.bias)
 
 

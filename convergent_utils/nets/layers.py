@@ -229,6 +229,17 @@ def as_maps(
     return Maps(values, "point" if values.shape[1] * values.shape[2] == 1 else kind)
 
 
+def unit_axis(output: object, layer: Layer) -> int:
+    """Which axis of a layer's output counts its units.
+
+    Raises:
+        ValueError: it cannot be told, or the output is no maps; see `as_maps`.
+    """
+    as_maps(output, layer, None, ())
+    axes = "nd" if output.ndim == 2 else _recognised(output, layer, False)
+    return max(axes.find("c"), axes.find("d"))
+
+
 def tokens_come_first(network: nn.Module) -> bool:
     """Whether it has modules of torch that take (tokens, n, units)."""
     return any(getattr(module, "batch_first", None) is False for module in network.modules())

@@ -357,7 +357,9 @@ def _schedule(
 
 def _as_shares(keep: object) -> list[float]:
     """Shares of training, in their order, the start and the end among them."""
-    shares = [as_share(each, "keep", "shares of training from 0 to 1") for each in as_list(keep, "keep", "shares")]
+    given = keep.tolist() if isinstance(keep, Tensor) else keep
+    listed = as_list(given, "keep", "shares of training in a list, such as [0.1, 0.5]")
+    shares = [as_share(each, "keep", "shares of training from 0 to 1") for each in listed]
     return sorted({0.0, *map(float, shares), 1.0})
 
 
