@@ -96,9 +96,9 @@ def test_what_shifts_do(generator):
     def of(shift, given=images):
         return shifts.shifted(given, shift, seed=0)
 
-    assert torch.equal(of("upside down", of("upside down")), images)
+    assert torch.equal(of("mirrored", of("mirrored")), images)
     assert torch.equal(of("inverted"), 255 - images)
-    assert np.array_equal(of("turned by a quarter").numpy(), np.rot90(images.numpy(), axes=(1, 2)))
+    assert np.array_equal(of("on their side").numpy(), np.rot90(images.numpy(), axes=(1, 2)))
     for shift in ("pixels exchanged", "pixels exchanged nearby"):
         exchanged = of(shift).flatten(1)
         assert torch.equal(exchanged.sort(1).values, images.flatten(1).sort(1).values)
