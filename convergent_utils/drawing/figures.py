@@ -35,6 +35,7 @@ ROLES = {
     "layout taken out": {"color": _WIDE[9], "linestyle": "-", "marker": "P"},
     "best single unit": {"color": "black", "linestyle": ":", "marker": "."},
     "natural order": {"color": "0.7", "linestyle": ":", "marker": "."},
+    "bipartite, own spread": {"color": _WIDE[3], "linestyle": "--", "marker": "s"},
     "best unit": {"color": _WIDE[1], "linestyle": "-", "marker": "^"},
     "five units": {"color": _WIDE[9], "linestyle": "-", "marker": "D"},
     "best rotation": {"color": _WIDE[4], "linestyle": "-", "marker": "P"},
