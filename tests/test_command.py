@@ -1,6 +1,7 @@
 """`convergent measure` and `convergent compare`: what they write, and what they say to a mistake."""
 
 import json
+import re
 import shlex
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 import convergent_utils as cu
 from convergent_utils import cli
-from convergent_utils.compare import command
+from convergent_utils.compare import command, preparing
 
 BOTH = ["compare", "acts:mine.npz", "acts:theirs.npz"]
 QUICK = ["--turns", "2", "--shuffles", "19", "--sample", "200", "--similarities", "bipartite matching", "linear CKA"]
@@ -239,6 +240,36 @@ def test_the_examples_of_help_work(capsys, tmp_path, example):
     if "--out" not in arguments:
         arguments += ["--out", str(tmp_path / "report.html")]
     said(capsys, *arguments, *QUICK)
+
+
+def test_texts_are_shown_as_the_tokens_that_the_networks_are_given(capsys, tmp_path):
+    """The token that excites a unit most stands marked among its neighbours."""
+    pytest.importorskip("transformers")
+    from transformers import GPT2Config
+
+    for name in ("one", "other"):
+        GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=2, n_head=2).save_pretrained(tmp_path / name)
+    (tmp_path / "texts.txt").write_text("\n".join(f"the {k} cats sat on é mat" for k in range(40)))
+    page = tmp_path / "report.html"
+    arguments = ["compare", f"hf:{tmp_path}/one", f"hf:{tmp_path}/other", "--data", f"text:{tmp_path}/texts.txt"]
+    said(capsys, *arguments, "--layers", "h.*", "--out", str(page), *QUICK)
+    marked = re.findall(
+        r"<q>(.*?)</q> <small>input (\d+), [^<]*, token (\d+)</small>", page.read_text(encoding="utf-8")
+    )
+    assert marked
+    for text, number, token in marked:
+        data = f"the {number} cats sat on é mat".encode()
+        mark = re.search(r"<mark>(.*?)</mark>", text)[1]
+        assert mark in ("", data[int(token) : int(token) + 1].decode(errors="ignore") or "é")
+
+
+def test_pieces_are_what_networks_are_given():
+    assert preparing.Bytes(256).pieces("é a") == ["é", "", " ", "a"]
+    assert preparing.Bytes(256, 2).pieces("abc") == ["a", "b"]
+    alike = [preparing.Bytes(256), preparing.Bytes(0)]
+    assert preparing.in_pieces({3: "ab"}, alike) == {3: ["a", "b"]}
+    assert preparing.in_pieces({3: "ab"}, [*alike, preparing.Bytes(0, 1)]) == {3: "ab"}
+    assert preparing.in_pieces({3: "ab"}, [None, alike[0]]) == {3: "ab"}
 
 
 def test_help_shows_the_examples(capsys):

@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..nets.untrained import reinitialised, untrained_of
 from .comparison import Comparison, compare
 from .data import Inputs, load_inputs
 from .networks import load_network
-from .preparing import fed
+from .preparing import fed, in_pieces
 from .saved import SavedActivations
 
 EXAMPLES = """examples:
@@ -45,7 +45,7 @@ class Given:
         networks: by name, untrained copies among them.
         inputs: for `measure`.
         options: of `measure`, `prepare` and `mask`.
-        shown: where inputs are found again, to be shown; None for saved activations.
+        shown: where inputs are found again, to be shown, texts in tokens; None for saved activations.
         about: a line on each network and on the inputs.
         notes: what could not be had, a sentence each.
     """
@@ -53,7 +53,7 @@ class Given:
     networks: dict[str, nn.Module]
     inputs: object
     options: dict[str, object]
-    shown: Inputs | None
+    shown: Inputs | Callable[[list[int]], dict[int, object]] | None
     about: dict[str, str]
     notes: list[str]
 
@@ -218,7 +218,9 @@ def _given(chosen: argparse.Namespace) -> Given:
         **{name: f"{found.description}{fed(found.prepare)}" for name, found in loaded.items()},
         "inputs": inputs.description,
     }
-    return Given(networks, inputs.batches, options, inputs, about, notes)
+    prepares = [found.prepare for found in loaded.values()]
+    shown = inputs if inputs.kind != "texts" else lambda numbers: in_pieces(inputs.shown(numbers), prepares)
+    return Given(networks, inputs.batches, options, shown, about, notes)
 
 
 def _given_activations(chosen: argparse.Namespace, names: Mapping[str, str]) -> Given:

@@ -82,6 +82,11 @@ class Bytes:
         lengths = torch.tensor([len(row) for row in rows])
         return {"input_ids": ids.long(), "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
 
+    def pieces(self, text: str) -> list[str]:
+        """What each byte stands for: the first of a character for all of it, the others for nothing."""
+        found = [piece for character in text for piece in (character, *[""] * (len(character.encode()) - 1))]
+        return found[: self.longest]
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -100,6 +105,21 @@ class Tokens:
         options = {"truncation": self.longest is not None, "max_length": self.longest}
         made: Mapping = self.tokenizer(as_texts(batch), padding=True, return_tensors="pt", **options)
         return dict(made)
+
+    def pieces(self, text: str) -> list[str]:
+        """What each token stands for."""
+        options = {"truncation": self.longest is not None, "max_length": self.longest}
+        return [self.tokenizer.decode([number]) for number in self.tokenizer(text, **options)["input_ids"]]
+
+
+def in_pieces(texts: Mapping[int, object], prepares: Sequence[object]) -> dict[int, object]:
+    """Each text as the tokens that all networks are given for it; a text of which they are given unlike ones stays."""
+    found = {}
+    for number, text in texts.items():
+        given = [each.pieces(text) for each in prepares if isinstance(each, (Bytes, Tokens)) and isinstance(text, str)]
+        alike = len(given) == len(prepares) and all(pieces == given[0] for pieces in given)
+        found[number] = given[0] if alike else text
+    return found
 
 
 def as_texts(batch: object) -> list[str]:
