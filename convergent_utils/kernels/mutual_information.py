@@ -46,14 +46,9 @@ _EXACT_IN_HALF = 2048  # integers up to it are exact in float16
 
 
 def mutual_information(
-    acts_a: Tensor | np.ndarray,
-    acts_b: Tensor | np.ndarray,
-    *,
-    bins: int = 10,
-    binning: str = "relu-quantile",
-    correction: str | None = "miller-madow",
-    method: str = "auto",
-) -> Tensor:
+    acts_a: Tensor | np.ndarray, acts_b: Tensor | np.ndarray, *, bins: int = 10, binning: str = "relu-quantile",
+    correction: str | None = "miller-madow", method: str = "auto",
+) -> Tensor:  # fmt: skip
     r"""Mutual information of every unit of net a with every unit of net b.
 
     .. math:: I = \sum_{xy} p_{xy} \log \frac{p_{xy}}{p_x p_y} + \frac{(K_x - 1) + (K_y - 1) - (K_{xy} - 1)}{2 n}

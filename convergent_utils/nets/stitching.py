@@ -53,6 +53,7 @@ class _Chain(nn.Module):
         self.modules_above = modules
 
     def forward(self, acts: Tensor, inputs: Tensor) -> Tensor:
+        """What follows makes of the layer's activations; the inputs are not looked at."""
         return called(self.modules_above, acts, "mapping")
 
 
@@ -64,6 +65,7 @@ class _Upto(nn.Module):
         self.network, self.layer = network, layer
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The layer's output for these inputs."""
         outputs: list[object] = []
 
         def kept(output: object) -> None:
@@ -83,6 +85,7 @@ class _From(nn.Module):
         self.network, self.layer, self.is_cut = network, layer, False
 
     def forward(self, acts: Tensor, inputs: Tensor) -> Tensor:
+        """What the network makes of these activations in place of the layer's own for these inputs."""
         found = self._with(self.network, acts, inputs)
         if not self.is_cut and not any(module.training for module in self.network.modules()):
             self._require_cut(acts.detach(), inputs)

@@ -27,12 +27,7 @@ from .shifts import SHIFTS, Shifted
 
 NOTEBOOK = "08_maps"
 JOINED = tuple(rung for rung in RUNGS if rung != "soft")  # at equal widths it is the bipartite one
-WIDE = (
-    "bipartite",
-    "best unit",
-    "five units",
-    "best rotation",
-)  # rungs that are tried with each unit's own spread as well
+WIDE = ("bipartite", "best unit", "five units", "best rotation")  # tried with each unit's own spread, too
 _TOGETHER = 250  # images
 _EVERY, _EVERY_STARTED = 10, 8  # one in so many test images, and of images to fit maps from untrained networks
 
@@ -90,7 +85,7 @@ class Ladder(Thing):
 
 @dataclass(frozen=True)
 class Joined(Thing):
-    """Accuracy of network b up to a layer, a map, and network a from there, see `joined`; (layers,) for each map."""
+    """Accuracy of network b up to a layer, a map, and network a from there, see `stitched`; (layers,) for each map."""
 
     title, seconds, published = "stitching networks", 12.0, True
 
@@ -163,7 +158,8 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     for a, b in around(nets):
         joined = ((a, setting.networks[a]), (b, setting.networks[b]), (untrained_name(b), setting.at(b, 0.0)))
         found["joined", a, b] = Joined(a, b, joined, layers, fitted, started, test)
-    for a, b in zip(nets, (*nets[1:], nets[0]), strict=True):
+    ring = tuple(zip(nets, (*nets[1:], nets[0]), strict=True))
+    for a, b in ring:
         both = tuple((net, setting.networks[net]) for net in (a, b))
         found["line", a, b] = Line(a, b, both, fitted, replace(test, every=2 * _EVERY))
     for step in setting.steps:
@@ -174,7 +170,6 @@ def things(setting: Setting) -> dict[tuple, Thing]:
         share = step / first_steps(setting)[-1]
         then = tuple((one.name, OnTheWay(one, share) if step else one.start) for one in steady)
         found["steady", step] = Moment(then, test, turns=sizes.few_turns, **of_units)
-    ring = tuple(zip(nets, (*nets[1:], nets[0]), strict=True))
     for shift in sizes.shifts:
         found["shifted", shift] = Shifted(networks, ring, fitted, test, shift, turns=sizes.few_turns, **of_units)
     return measurements(setting, ("trained", "all"), ("untrained", "all")) | found
@@ -239,6 +234,7 @@ def over_circle(values: Mapping[tuple[str, str], float], names: Sequence[str], *
     """
 
     def mean(kept: Sequence[int]) -> float:
+        """Over the pairs of which both networks are kept."""
         nets = {names[k] for k in kept}
         return float(np.mean([value for pair, value in values.items() if nets.issuperset(pair)]))
 

@@ -36,7 +36,7 @@ class Moment(Thing):
 
     A dict of "matched" and "rotated" (pairs, layers), the correlation of units with the best one of the other network,
     on other images, as it is and with the second network turned at random; "CKA" (pairs, layers); "directions"
-    (networks, layers), in use, see `directions`; "accuracy" (networks,).
+    (networks, layers), that lead, see `directions`; "accuracy" (networks,).
 
     Attributes:
         networks: by name, as they are then.
@@ -76,7 +76,7 @@ def _own(measured: Measurement, block: str) -> PairMoments:
 
 
 def directions(pair: PairMoments) -> float:
-    r"""How many directions net a uses: the participation ratio of its covariance.
+    r"""How many directions lead net a: the participation ratio of its covariance.
 
     .. math:: (\operatorname{tr} \Sigma)^2 / \operatorname{tr} \Sigma^2
 
