@@ -24,9 +24,10 @@ from ..paper.prepare import (
     published_keys,
     published_path,
 )
-from ..paper.tables import in_parts
+from ..paper.tables import first_screen, in_parts
 from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, machine
 
+PAGES = Path(__file__).parent / "pages"
 _MARK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.DOTALL)
 _TABLE_NAME, _ADDRESS = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])"), re.compile(r" at 0x[0-9a-f]+")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -53,10 +54,14 @@ def publish() -> int:
         write_json(RESULTS / "machine.json", machine())
         changed.append("data/results/machine.json")
     readme, text = ROOT / "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
-    new = with_claims(text, read_rows(RESULTS / "claims.json"), in_colour())
+    rows, all_claims = read_rows(RESULTS / "claims.json"), RESULTS / "claims.md"
+    new = with_claims(text, rows, in_colour())
     if new != text:
         readme.write_text(new, encoding="utf-8")
         changed.append("README.md")
+    if not all_claims.exists() or all_claims.read_text(encoding="utf-8") != claims_page(rows, in_colour()):
+        all_claims.write_text(claims_page(rows, in_colour()), encoding="utf-8")
+        changed.append("data/results/claims.md")
     print("\n".join(f"published {name}" for name in changed) or "nothing new to publish")
     return 0
 
@@ -144,8 +149,14 @@ def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def with_claims(text: str, rows: list[dict], colour: list[dict]) -> str:
-    """README's text with the tables of claims between its two marks brought up to date."""
-    return _MARK.sub(lambda found: f"{found[1]}{in_parts(rows, colour)}\n{found[2]}", text)
+    """README's text with the table of primary claims between its two marks brought up to date."""
+    return _MARK.sub(lambda found: f"{found[1]}{first_screen(rows, colour)}\n{found[2]}", text)
+
+
+def claims_page(rows: list[dict], colour: list[dict]) -> str:
+    """All claims on a page, with what its columns mean."""
+    said = (PAGES / "verdicts.md").read_text(encoding="utf-8")
+    return f"# All claims\n\n{said}\n{in_parts(rows, colour)}\n"
 
 
 def in_colour() -> list[dict]:

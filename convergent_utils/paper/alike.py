@@ -71,8 +71,8 @@ class GivenLabel(Thing):
         """Measure them label by label."""
         networks = {name: declared.network(get) for name, declared in self.networks}
         data, options = self.images.load(), {"positions": "all", "folds": 1, "sample": 2, "top": 1}
-        labels = data.labels.unique().tolist()
-        parts = [run_pass(networks, data.images[data.labels == k], self.layers, **options) for k in labels]
+        groups = [data.images[data.labels == k] for k in data.labels.unique()]  # an image alone is its label's mean
+        parts = [run_pass(networks, images, self.layers, **options) for images in groups if len(images) > 1]
 
         def given(a: str, b: str) -> PairMoments:
             return within_groups([part.pair(a, b) for part in parts])

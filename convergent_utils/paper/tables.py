@@ -1,4 +1,4 @@
-"""The tables of claims, for a page: primary claims, secondary ones, and checks of the instruments."""
+"""The tables of claims, for README and for a page: primary claims, secondary ones, checks of the instruments."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
         survivors: ids to be marked with a star.
     """
     rows, survivors = list(rows), set(survivors)
-    asked = {row["id"]: (row["statement"], row["rule"]) for row in rows}
-    beside = {row["id"]: row for row in colour if asked.get(row["id"]) == (row["statement"], row["rule"])}
+    beside = _beside(rows, colour)
     if rows and rows[0]["check"]:
         lines = ["| check | ours | by chance | holds if | holds? |", "|---|---|---|---|---|"]
         for row in rows:
@@ -50,6 +49,27 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
         ]
         cells += [row["rule"], f"**{word(row, other)}**{star}", row["beyond_baseline"], thresholds_of(row)]
         cells.append(f"{value_of(other)}: {other['holds']}, {other['beyond_baseline']}" if other else "–")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def first_screen(rows: Iterable[dict], colour: Iterable[dict] = ()) -> str:
+    """The primary claims in few columns: published, on the paper's images and in colour, each with both answers.
+
+    Args:
+        rows, colour: as for `as_markdown`.
+    """
+    rows = [row for row in rows if row["primary"] and not row["check"]]
+    beside = _beside(rows, colour)
+    lines = [
+        "| claim | published | clothes, in grey | holds? beyond its baseline? | photographs, in colour |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        other = beside.get(row["id"])
+        cells = [_escaped(row["statement"]), short(row["published"]), value_of(row)]
+        cells.append(f"**{word(row, other)}**; {row['beyond_baseline']}")
+        cells.append(f"{value_of(other)}: {other['holds']}; {other['beyond_baseline']}" if other else "–")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -135,6 +155,12 @@ def side_by_side(runs: Mapping[str, Iterable[dict]]) -> str:
             cells.append(f"{value_of(one)}; {short(one['baseline'])}<br>{said}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _beside(rows: Iterable[dict], colour: Iterable[dict]) -> dict[str, dict]:
+    """By id the rows on other images that ask the same by the same rule."""
+    asked = {row["id"]: (row["statement"], row["rule"]) for row in rows}
+    return {row["id"]: row for row in colour if asked.get(row["id"]) == (row["statement"], row["rule"])}
 
 
 def _escaped(text: str) -> str:
