@@ -294,23 +294,29 @@ def shares(ax: Axes, parts: Mapping[str, Sequence[float]], labels: Sequence[str]
     return ax
 
 
-def pairs_of_patches(figure: Figure, rows: Sequence[tuple[str, Tensor, Tensor]], *, titles: tuple[str, str]) -> Figure:
+def pairs_of_patches(
+    figure: Figure, rows: Sequence[tuple[str, Tensor, Tensor | None]], *, titles: tuple[str, str], count: int = 4
+) -> Figure:
     """For each pair of units the patches that excite each most: the unit of the first net left, its partner right.
 
     Args:
         figure: to draw on.
-        rows: caption, patches of the first unit (n, height, width, channels) uint8, patches of its partner.
+        rows: caption, patches of the first unit (n, height, width, channels) uint8, patches of its partner, or None
+            where it is that of the row above.
         titles: above the two halves.
+        count: of each at most so many patches are shown.
     """
     halves = figure.subplots(len(rows), 2, squeeze=False)
     for (caption, first, second), (left, right) in zip(rows, halves, strict=True):
         for ax, patches in ((left, first), (right, second)):
-            ax.imshow(_strip(patches), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             sns.despine(ax=ax, left=True, bottom=True)
-        left.set_ylabel(caption, rotation=0, ha="right", va="center", fontsize="small")
+            if patches is not None:
+                ax.imshow(_strip(patches[:count]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        left.set_ylabel(caption, rotation=0, ha="right", va="center")
     for ax, title in zip(halves[0], titles, strict=True):
         ax.set_title(title)
+    figure.get_layout_engine().set(h_pad=0.01, w_pad=0.02, hspace=0.02, wspace=0.02)
     return figure
 
 
