@@ -72,16 +72,18 @@ ROLES = {
     "spatial means": {"color": _WIDE[4], "linestyle": "-", "marker": "X"},
     "correlations": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "weights": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
-    "falling rate": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
-    "constant rate": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "in training": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "moved at random": {"color": "0.45", "linestyle": "--", "marker": "v"},
+    "shared, given what it learned": {"color": _WIDE[3], "linestyle": "--", "marker": "D"},
+    "slow with slow": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "fast with fast": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "slow with fast": {"color": _WIDE[9], "linestyle": "-", "marker": "X"},
     "stable half": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "unstable half": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "true labels": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "shared permutation": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "own permutation": {"color": _WIDE[4], "linestyle": "-", "marker": "P"},
     "true with shared": {"color": _WIDE[9], "linestyle": "-", "marker": "X"},
-    "equally many units": {"color": _WIDE[9], "linestyle": "-", "marker": "P"},
-    "equally many units, untrained": {"color": "0.7", "linestyle": "--", "marker": "<"},
 }
 
 
