@@ -46,11 +46,11 @@ def test_the_correlations_are_those_of_moments(layer):
     other = (layer @ torch.rand(UNITS, UNITS, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).sin()
     found = beside_turned([layer, other], turns=2, seed=5)
     pair = cu.pair_moments(layer, other)
-    scores = [cu.correlation(cu.rotated(pair, seed=seed)).matrix for seed in (5, 6)]
+    scores = [cu.correlation(cu.rotated(pair, seed=seed)).matrix for seed in (6, 8)]  # 5 and 7 are of the first net
     assert found[CORRELATION, 1, 0, 1].item() == pytest.approx(np.mean([s.max(1).values.mean() for s in scores]))
     assert found[SIZE, 1, 0, 1].item() == pytest.approx(np.mean([s.abs().max(1).values.mean() for s in scores]))
-    swapped = beside_turned([other, layer], turns=2, seed=5)
-    assert torch.allclose(found[:, :, 0, 1], swapped[:, :, 1, 0])
+    back = cu.correlation(cu.pair_moments(other, layer)).matrix.max(1).values.mean()
+    assert found[CORRELATION, 0, 1, 0].item() == pytest.approx(back.item())
     assert (found.diagonal(dim1=2, dim2=3) == 0).all()
 
 

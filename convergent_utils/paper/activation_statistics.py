@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOTEBOOK = "01_activation_statistics"
-_OUT_OF_SIGHT = 0.005  # share of a layer's units, the least active ones, that need not fit into its picture
+_NAMED = 4  # networks that have their own colour in figures
+_OUT_OF_SIGHT = 0.01  # of the most active unit of a layer: units that are less active need not fit into its picture
 
 
 def things(setting: Setting) -> dict[tuple, Thing]:
@@ -90,16 +91,21 @@ def spectra_of_layers(
     for ax, (layer, networks) in zip(axes, spectra.items(), strict=False):
         places = np.arange(1, len(chance[layer][0]) + 1)
         ax.fill_between(places, *chance[layer], color="0.85", linewidth=0, label="shuffled labels")
-        for name, values in networks.items():
-            ordered = _spectrum(values)
-            ax.plot(np.arange(1, len(ordered) + 1), ordered, color=NETWORKS.get(name), linewidth=1.3, label=name)
-        live = np.concatenate([_spectrum(values) for values in networks.values()])
-        ax.set(title=layer, yscale="log", ylim=(0.8 * np.quantile(live, _OUT_OF_SIGHT), 1.25 * live.max()))
+        curves = {name: _spectrum(values) for name, values in networks.items()}
+        for k, name in enumerate([*curves][_NAMED:] + [*curves][:_NAMED]):
+            look = {"color": NETWORKS.get(name), "linewidth": 1.8, "label": name} if name in [*curves][:_NAMED] else {
+                "color": "black", "linewidth": 0.6, "label": None if k else "other networks"}  # fmt: skip
+            ax.plot(np.arange(1, len(curves[name]) + 1), curves[name], **look)
+        loudest, quietest = (f(f(curve) for curve in curves.values()) for f in (max, min))
+        ax.set(title=layer, ylim=(0.85 * max(quietest, _OUT_OF_SIGHT * loudest), 1.15 * loudest))
+        _plain_log(ax)
     _spectra_before(axes[len(spectra)], untrained)
     for ax in axes[len(spectra) + 1 :]:
         ax.axis("off")
-    figure.supxlabel("units, most active first")
-    figure.supylabel("mean activation")
+    for ax in axes[: len(spectra) : 2]:
+        ax.set_ylabel("mean activation")
+    for ax in axes[len(spectra) - 1 : len(spectra)]:
+        ax.set_xlabel("units, most active first")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -139,4 +145,15 @@ def _spectra_before(ax: Axes, untrained: Mapping[str, Mapping[str, Tensor]]) -> 
     for end, layers in at.items():
         ax.annotate(", ".join(layers), (1.02, 10.0**end), va="center", annotation_clip=False, fontsize="small")
     ax.set(title="untrained, mean of networks", yscale="log", xticks=[0, 1], xticklabels=["first", "last"])
+    return ax
+
+
+def _plain_log(ax: Axes) -> Axes:
+    """A logarithmic axis whose marks are plain numbers."""
+    low, high = ax.get_ylim()
+    marks = [digit * 10.0**power for power in range(-9, 9) for digit in (1, 2, 5)]
+    shown = [mark for mark in marks if low <= mark <= high]
+    ax.set(yscale="log", ylim=(low, high))
+    ax.set_yticks(shown, [f"{mark:g}" for mark in shown])
+    ax.minorticks_off()
     return ax

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 NOTEBOOK = "03_mutual_information"
 MEASURES = ("information", "correlation", "size of correlation")
-_TURNS = {"smoke": 2, "paper": 5, "full": 20}
+TURNS = 2  # of each network
 _FEW_SAMPLES = "mutual information:"  # how the warning of few samples begins
 
 
@@ -41,7 +42,7 @@ class Turned(Thing):
         binning: of the units of both networks.
     """
 
-    title, seconds, published = "turning networks", 90.0, True
+    title, seconds, published = "turning networks", 40.0, True
 
     measured: Measured
     networks: tuple[str, ...]
@@ -63,11 +64,11 @@ class Turned(Thing):
 def things(setting: Setting) -> dict[tuple, Thing]:
     """Measurements, and ("turned", kind, binning), by the names under which the notebook asks for them."""
     found: dict[tuple, Thing] = dict(measurements(setting, ("trained", "all"), ("untrained", "all")))
-    options = {"turns": _TURNS[setting.profile], "seed": setting.seed}
-    read = tuple(setting.networks), setting.layers[:-1]
+    names, layers, options = tuple(setting.networks), setting.layers[:-1], {"turns": TURNS, "seed": setting.seed}
     for kind, binning in (("trained", "quantile"), ("untrained", "quantile"), ("trained", "relu-quantile")):
+        chosen = layers if binning == "quantile" else tuple(k for k in layers if k.startswith("conv"))
         measured = found["measured", kind, "all"]
-        found["turned", kind, binning] = Turned(measured, *read, **options, binning=binning)
+        found["turned", kind, binning] = Turned(measured, names, chosen, **options, binning=binning)
     return found
 
 
@@ -101,7 +102,7 @@ def beside_turned(acts: Sequence[Tensor], *, turns: int, seed: int, binning: str
 
     Args:
         acts: of each network (rows, units), the same rows; no unit is constant.
-        turns: how many rotations; the same ones for all networks with equally many units.
+        turns: how many rotations of each network; no two networks have the same.
         seed: of the first.
         binning: see `bin_edges`. A turned unit has no exact zeros, so with "relu-quantile" its bins are quantiles.
 
@@ -111,11 +112,14 @@ def beside_turned(acts: Sequence[Tensor], *, turns: int, seed: int, binning: str
         the equivalent correlation. Zeros on the diagonal.
     """
     found = torch.zeros(len(MEASURES), 2, len(acts), len(acts), dtype=torch.float64)
+    for a, b in combinations(range(len(acts)), 2):
+        scores = _scores(acts[a], acts[b], binning)
+        found[:, 0, a, b], found[:, 0, b, a] = _best(scores), _best([score.T for score in scores])
     for b, own in enumerate(acts):
-        turned = [_turned(own, seed + k) for k in range(turns)]
-        for a in (k for k in range(len(acts)) if k != b):
-            found[:, 0, a, b] = _best(acts[a], own, binning)
-            found[:, 1, a, b] = torch.stack([_best(acts[a], each, binning) for each in turned]).mean(0)
+        for k in range(turns):
+            turned = _turned(own, seed + len(acts) * k + b)
+            for a in (a for a in range(len(acts)) if a != b):
+                found[:, 1, a, b] += _best(_scores(acts[a], turned, binning)) / turns
     return found
 
 
@@ -126,13 +130,18 @@ def _turned(acts: Tensor, seed: int) -> Tensor:
     return standard @ random_rotation(acts.shape[1], seed=seed)
 
 
-def _best(x: Tensor, y: Tensor, binning: str) -> Tensor:
-    """Mean over units of x of the largest likeness to any unit of y, by each of the measures."""
+def _scores(x: Tensor, y: Tensor, binning: str) -> list[Tensor]:
+    """The likeness of all units of x to all of y, by each of the measures."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_FEW_SAMPLES)
         information = mutual_information(x, y, binning=binning)
     r = correlation(pair_moments(x.double(), y.double())).matrix
-    return torch.stack([score.max(1).values.mean() for score in (equivalent(information), r, r.abs())])
+    return [equivalent(information), r, r.abs()]
+
+
+def _best(scores: Sequence[Tensor]) -> Tensor:
+    """Mean over units of x of the largest likeness to any unit of y, by each of the measures."""
+    return torch.stack([score.max(1).values.mean() for score in scores])
 
 
 def information_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, ylabel: str) -> Axes:
