@@ -155,7 +155,10 @@ def information_matrix(ax: Axes, matrix: Tensor, *, title: str, xlabel: str, yla
 def information_against_correlation(
     ax: Axes, points: Mapping[str, tuple[Tensor, Tensor]], *, normal: tuple[np.ndarray, np.ndarray]
 ) -> Axes:
-    """One dot for each pair of units: (correlations, mutual information); the curve is that of normal units."""
+    """One dot for each pair of units: (correlations, mutual information); the curve is that of normal units.
+
+    A legend is left to the caller: several panels may share one.
+    """
     from ..drawing.figures import ROLES
 
     for name, (r, information) in points.items():
@@ -163,7 +166,6 @@ def information_against_correlation(
         ax.scatter(r.flatten(), information.flatten(), s=5, color=color, alpha=0.6, linewidths=0, label=name)
     ax.plot(*normal, color="black", linewidth=1, label="jointly normal")
     ax.set(xlabel="correlation r", ylabel="mutual information (nats)", xlim=(-1, 1))
-    ax.legend(markerscale=2)
     return ax
 
 
