@@ -59,7 +59,7 @@ def variance_components(groups: Sequence[Tensor]) -> tuple[float, float]:
         Between and within. The first is below 0 where the means of groups lie closer together than those of random
         groups; it is not clipped, for its mean would then be above 0.
 
-    Source: Fisher 1925; Searle, Casella and McCulloch 1992.
+    Source: Searle, Casella and McCulloch 1992.
     """
     values = [np.asarray(group, dtype=float) for group in groups]
     sizes, total = np.array([len(each) for each in values]), sum(map(len, values))
