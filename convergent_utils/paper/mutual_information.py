@@ -62,13 +62,12 @@ class Turned(Thing):
 
 
 def things(setting: Setting) -> dict[tuple, Thing]:
-    """Measurements, and ("turned", kind, binning), by the names under which the notebook asks for them."""
+    """Measurements, and ("turned", kind), by the names under which the notebook asks for them."""
     found: dict[tuple, Thing] = dict(measurements(setting, ("trained", "all"), ("untrained", "all")))
-    names, layers, options = tuple(setting.networks), setting.layers[:-1], {"turns": TURNS, "seed": setting.seed}
-    for kind, binning in (("trained", "quantile"), ("untrained", "quantile"), ("trained", "relu-quantile")):
-        chosen = layers if binning == "quantile" else tuple(k for k in layers if k.startswith("conv"))
+    names, layers = tuple(setting.networks), setting.layers[:-1]
+    for kind in ("trained", "untrained"):
         measured = found["measured", kind, "all"]
-        found["turned", kind, binning] = Turned(measured, names, chosen, **options, binning=binning)
+        found["turned", kind] = Turned(measured, names, layers, TURNS, setting.seed, "quantile")
     return found
 
 
