@@ -12,6 +12,7 @@ from convergent_utils.edition.site import PAGES
 from convergent_utils.paper.prepare import notebooks
 
 NAMES = notebook_names()
+EXERCISE = {"exercise", "solution", "check"}
 
 
 def read(name):
@@ -48,6 +49,9 @@ def test_form(name):
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     words = sum(len(cell.source.split()) for cell in book.cells if cell.cell_type == "markdown")
     assert max(len(cell.source.splitlines()) for cell in code) <= 20
+    assert max(len(line) for cell in code for line in cell.source.splitlines()) <= 100
+    runs = "".join("c" if cell.cell_type == "code" else " " for cell in book.cells if not EXERCISE & {*tags(cell)})
+    assert max(map(len, runs.split())) <= 3, "cells of code in a row, without prose"
     assert words >= 5 * sum(len(cell.source.splitlines()) for cell in code)
     assert re.match(r"# .*\?\n", book.cells[0].source), "a question as title"
     assert name in notebooks()
