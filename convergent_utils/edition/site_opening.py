@@ -26,7 +26,7 @@ def answer(readme: str) -> dict[str, str]:
 
     Returns:
         `word`, the short answer with which it starts, such as "Partly." or "Yes and no:", or nothing; `sentence`, its
-        first sentence, or the one after the short answer; `rest`, the other sentences; `alt`, what the figure below it shows.
+        first sentence, or the one after the short answer; `rest`, the other sentences; `alt`, what the figure shows.
     """
     found = re.search(r"^\*\*(.+?)\n\n(?:.*?)!\[(.+?)\]", readme, re.DOTALL | re.MULTILINE)
     if not found:
@@ -121,12 +121,11 @@ def run_note(settings: Mapping[str, object], rows: Sequence[dict], published: Se
     others = differing(rows, published)
     if all(settings.get(name) == value for name, value in DEFAULTS.items()) and not others:
         return ""
-    return (
-        f"```{{admonition}} Another run than the text speaks of\n:class: note run-note\n"
-        f"The prose was written for the published run ({in_words(DEFAULTS)}, on {trained_on}). Figures, tables and "
-        f"claims here are of a run with {in_words(settings)}: {others} of {len(published)} verdicts differ from the "
-        "published ones. Where a sentence and a claim disagree, the claim is what this run says.\n```\n"
+    said = (
+        f"The text speaks of the published run ({in_words(DEFAULTS)}, on {trained_on}). This page shows another one "
+        f"({in_words(settings)}): {others} of {len(published)} verdicts differ. Where they disagree, believe the verdict."
     )
+    return f'```{{raw}} html\n<aside class="run-note" role="note">{escape(said)}</aside>\n```\n'
 
 
 def in_words(settings: Mapping[str, object]) -> str:
