@@ -60,13 +60,10 @@ def page(
         elif "live-only" in tags:
             cell = new_markdown_cell(_LIVE.format(name=name), id=cell.id)
         else:
-            made = [row for row in rows if _makes(cell, row)]
-            targets = "\n".join(f"({target(row['id'])})=" for row in made)
-            cells += [new_markdown_cell(targets, id=f"{cell.id}-claims")] if targets else []
+            cells += _show_cards(cell, rows, others)
             folded = folds.pop(None, "") or folded_by(cell.source, tags)
             if {"exercise", "check"} & set(tags) and not solutions:
                 cell.outputs = []  # they speak of an answer that is not here
-            _show_cards(cell, {row["id"]: card(row, others.get(row["id"])) for row in made})
             _dress(cell, state, folded, alternative(kept[k + 1 :], section), start=_start(tags))
         cells.append(cell)
     book.cells = cells
@@ -190,12 +187,16 @@ def _dress(cell: NotebookNode, state: dict, folded: str, alt: str, *, start: int
     cell.metadata = nbformat.from_dict({"tags": ["hide-input"] if folded else [], "mystnb": shown})
 
 
-def _show_cards(cell: NotebookNode, cards: Mapping[str, str]) -> None:
-    """Claims as cards in place of their tables."""
+def _show_cards(cell: NotebookNode, rows: Sequence[dict], others: Mapping[str, dict]) -> list[NotebookNode]:
+    """Make cards of the tables of claims; the cell to stand above, if any, whose names lead here."""
+    made = [row for row in rows if _makes(cell, row)]
+    cards = {row["id"]: card(row, others.get(row["id"])) for row in made}
     for output in cell.outputs:
-        made = output.get("data", {}).get("text/plain", "").split(" ")[0]
-        if made in cards:
-            output.data["text/html"] = cards[made]
+        first = output.get("data", {}).get("text/plain", "").split(" ")[0]
+        if first in cards:
+            output.data["text/html"] = cards[first]
+    targets = "\n".join(f"({target(row['id'])})=" for row in made)
+    return [new_markdown_cell(targets, id=f"{cell.id}-claims")] if made else []
 
 
 def _reached(state: Mapping, shown: str) -> set[str]:

@@ -123,7 +123,8 @@ def run_note(settings: Mapping[str, object], rows: Sequence[dict], published: Se
         return ""
     said = (
         f"The text speaks of the published run ({in_words(DEFAULTS)}, on {trained_on}). This page shows another one "
-        f"({in_words(settings)}): {others} of {len(published)} verdicts differ. Where they disagree, believe the verdict."
+        f"({in_words(settings)}): {others} of {len(published)} verdicts differ. Where they disagree, believe the "
+        "verdict."
     )
     return f'```{{raw}} html\n<aside class="run-note" role="note">{escape(said)}</aside>\n```\n'
 
