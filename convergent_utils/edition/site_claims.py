@@ -135,7 +135,8 @@ def _table(rows: Sequence[dict], others: Mapping[str, dict], survivors: set[str]
         lines.append(f'<tr{first} data-verdict="{_class(verdict)}">{cells}</tr>')
     names = [name for name, *_ in _cells(rows[0], None, False)] if rows else []
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    table = f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="claims-box">{table}</div>'
 
 
 def _cells(row: Mapping, other: Mapping | None, survives: bool) -> list[tuple[str, object, str]]:

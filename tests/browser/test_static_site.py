@@ -15,7 +15,7 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 
-from convergent_utils.edition.places import RESULTS, notebook_names
+from convergent_utils.edition.places import RESULTS, last_settings, notebook_names
 from convergent_utils.paper.claims import build_folder
 
 bs4 = pytest.importorskip("bs4", reason="reading the site's pages needs the extra `site`")
@@ -164,7 +164,8 @@ def move(slider):
         assert shown.count() == 1
         seen.append(shown.get_attribute("src"))
         words.append(said.inner_text())
-    assert len(set(seen)) == len(set(words)) == steps + 1 >= 8
+    least = 8 if last_settings(BUILD).get("profile") == "paper" else 2  # small runs have fewer moments, shifts, inputs
+    assert len(set(seen)) == len(set(words)) == steps + 1 >= least
     assert shown.evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
     slider.press("Home")
     assert [shown.get_attribute("src"), said.inner_text()] == [seen[0], words[0]]
@@ -264,10 +265,12 @@ def test_a_verdict_shows_its_claims_alone_and_a_column_sorts_them(chromium, addr
 
 
 def test_without_scripts_all_claims_are_a_plain_table(chromium, addresses):
-    with looking(chromium, addresses["file"], java_script_enabled=False) as page:
-        page.goto(addresses["file"] + "claims.html")
-        assert page.locator("table.claims tbody tr:visible").count() == len(made_claims())
-        assert page.locator("table.claims th button").count() == 0
+    context = chromium.new_context(viewport=WIDE, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(addresses["file"] + "claims.html")
+    assert page.locator("table.claims tbody tr:visible").count() == len(made_claims())
+    assert page.locator("table.claims th button").count() == 0
+    context.close()
 
 
 def test_on_a_telephone_a_claim_is_a_card_with_its_verdict_first(chromium, addresses):

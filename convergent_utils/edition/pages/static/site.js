@@ -71,7 +71,7 @@ document.addEventListener('DOMContentLoaded', () => {
   if (!tables.length || !links.length) return
   const shown = document.createElement('output')
   shown.className = 'claims-shown'
-  tables[0].before(shown)
+  tables[0].parentElement.before(shown)
   let current = ''
   const show = (verdict) => { current = verdict; filterClaims(links, tables[0], shown, verdict) }
   for (const link of links) {
