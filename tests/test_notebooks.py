@@ -75,7 +75,7 @@ def test_the_published_claims_stand_in_the_readme():
     at_seeds = json.loads((RESULTS / "stability.json").read_text(encoding="utf-8"))
     agree = all(line["stable"] for line in at_seeds)
     assert ("no answer contradicts another" in text) == agree
-    assert ("No answer was ever contradicted" in (PAGES / "index.md").read_text(encoding="utf-8")) == agree
+    assert ("No answer was ever contradicted" in (PAGES / "claims.md").read_text(encoding="utf-8")) == agree
 
 
 def test_the_abstract_has_six_sentences_and_each_is_a_claim():

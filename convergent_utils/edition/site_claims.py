@@ -17,9 +17,9 @@ BEYOND = {
 }
 _WIDTH, _HEIGHT, _ROW = 360, 46, (12, 26)  # of a strip of the forest plot, and where its two intervals lie
 _LEGEND = (
-    '<p class="forest-legend"><span class="mark ours">●</span> this run, with 95 % interval '
-    '<span class="mark colour">■</span> photographs in colour, where the same was asked '
-    '<span class="mark baseline">◆</span> baseline <span class="mark rule">▒</span> where the claim holds; '
+    '<p class="forest-legend"><span class="key ours">●</span> this run, with 95 % interval '
+    '<span class="key colour">■</span> photographs in colour, where the same was asked '
+    '<span class="key baseline">◆</span> baseline <span class="key rule">▒</span> where the claim holds; '
     "the number is its threshold</p>"
 )
 

@@ -23,9 +23,9 @@ EVERYDAY = {
 }  # fmt: skip
 ALSO = {  # other words for a term
     "turned at random": "rotated baseline",
+    "turned network": "rotated baseline",
+    "turned networks": "rotated baseline",
     "rotated": "rotated baseline",
-    "dense R": "dense map",
-    "dense maps": "dense map",
     "untrained networks": "untrained baseline",
     "participation ratio": "directions that lead",
     "stitched": "stitching",
