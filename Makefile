@@ -13,7 +13,8 @@ override PROFILE := $(value PROFILE)
 override PYTHON := $(value PYTHON)
 override BASE := $(value BASE)
 override FROM := $(value FROM)
-export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM
+override SOLUTIONS := $(value SOLUTIONS)
+export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM SOLUTIONS
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
@@ -52,8 +53,8 @@ publish: env  ## copy the last run of the paper into notebooks/, data/ and READM
 lab: env  ## open the notebooks in JupyterLab, for this machine alone and with a token
 	$(RUN) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD/notebooks"
 
-site: env  ## the paper as static pages in build/site, from its last run
-	$(RUN) -m convergent_utils.edition.site
+site: env  ## the paper as static pages in build/site, from its last run; SOLUTIONS=1 shows those of exercises
+	$(RUN) -m convergent_utils.edition.site $${SOLUTIONS:+--solutions}
 
 site-test: env  ## look at every page of the site in a browser
 	$(RUN) -m pytest -m site -s tests/browser/test_static_site.py

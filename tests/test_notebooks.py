@@ -74,7 +74,7 @@ def test_the_published_claims_stand_in_the_readme_and_on_a_page():
     assert (RESULTS / "answer.png").stat().st_size > 10_000
     assert {row["id"] for row in colour} <= {row["id"] for row in rows}
     agree = all(line["stable"] for line in json.loads((RESULTS / "stability.json").read_text(encoding="utf-8")))
-    assert ("No answer was ever contradicted" in (PAGES / "index.md").read_text(encoding="utf-8")) == agree
+    assert ("No answer was ever contradicted" in (PAGES / "claims.md").read_text(encoding="utf-8")) == agree
 
 
 def test_the_readme_is_short_and_answers_in_two_sentences_that_are_claims():

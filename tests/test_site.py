@@ -8,20 +8,23 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from convergent_utils.edition import site
-from convergent_utils.edition.places import NOTEBOOKS, ROOT
+from convergent_utils.edition import site, site_claims, site_finish, site_notebook, site_opening, site_words
+from convergent_utils.edition.places import DEFAULTS, NOTEBOOKS, ROOT
 
 ipywidgets = pytest.importorskip("ipywidgets", reason="sliders need ipywidgets")
 NAME, PLACES = "00_tiny", {"one & two": 0, "three": 1}
+TABLE = """<table><thead><tr><th></th><th>semi-matching</th><th>untrained</th><th>rotated</th></tr></thead><tbody>
+<tr><th>conv1</th><td>0.800</td><td>0.700</td><td>0.500</td></tr><tr><th>conv2</th><td>0.600</td><td>0.300</td><td>0.500</td></tr>
+</tbody></table>"""
 ROW = {
     "id": "00.tiny", "notebook": NAME, "statement": "tiny's number is large", "source": "new", "published": None,
     "ours": 2.0, "interval": [1.5, 2.5], "baseline": 1.0, "rule": "above 1", "holds": "holds",
-    "beyond_baseline": "yes", "changes_at": [1.5], "primary": False, "check": False, "p_value": 0.01,
+    "beyond_baseline": "yes", "changes_at": [1.5], "primary": True, "check": False, "p_value": 0.01,
 }  # fmt: skip
 
 
 def shows(panel):
-    return new_output("execute_result", {site._VIEW: {"model_id": panel.model_id}, "text/plain": "VBox()"})
+    return new_output("execute_result", {site_notebook._VIEW: {"model_id": panel.model_id}, "text/plain": "VBox()"})
 
 
 def tiny():
@@ -45,11 +48,17 @@ def tiny():
         new_code_cell("draw()", metadata={"tags": ["answer"]}, outputs=[drawn]),
         new_code_cell("kernel_free_slider(draw)", outputs=[shows(slider)]),
         new_code_cell("live_panel(draw)", metadata={"tags": ["live-only"]}, outputs=[shows(panel)]),
+        new_markdown_cell("**What we see.** A *dot* of $r_{ij}$. It is small, see Li et al. (2016). Nothing else."),
+        new_code_cell("def double(x):\n    return 2 * x"),
+        new_code_cell("shown = double(1)"),
+        new_code_cell("answer = ...", metadata={"tags": ["exercise"]}),
         new_code_cell("answer = 2", metadata={"tags": ["solution"]}),
+        new_markdown_cell("It is two.", metadata={"tags": ["finding"]}),
+        new_code_cell("check(answer)", metadata={"tags": ["check"]}, outputs=[new_output("stream", text="right")]),
     ]  # fmt: skip
     state = ipywidgets.Widget.get_manager_state()
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "widgets": {site._STATE: state}})
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "widgets": {site_notebook._STATE: state}})
 
 
 def by_source(book, source):
@@ -57,18 +66,59 @@ def by_source(book, source):
 
 
 def test_a_page_folds_cells_and_makes_claims_places_to_go_to():
-    page = site.page(tiny(), NAME, [ROW])
+    page = site_notebook.page(tiny(), NAME, [ROW])
     sources = [cell.source for cell in page.cells]
     assert "[notebook 02](02_one_to_one_matching.ipynb)" in sources[0]
     assert sources[sources.index("claim_all(rows)") - 1] == "(claim-00-tiny)="
-    folded = {cell.source for cell in page.cells if "hide-input" in cell.metadata.get("tags", [])}
-    assert folded == {"import math", "seed: int = 0", "answer = 2"}
-    assert by_source(page, "answer = 2").metadata.mystnb.code_prompt_show == "Show the solution"
-    assert "Is it tiny?" in by_source(page, "draw()").metadata.mystnb.image.alt
+    folded = [cell.source for cell in page.cells if "hide-input" in cell.metadata.get("tags", [])]
+    shown = [cell.source for cell in page.cells if cell.cell_type == "code" and cell.source not in folded]
+    assert shown == ["def double(x):\n    return 2 * x", "answer = ..."]
+    assert by_source(page, "shown = double(1)").metadata.mystnb.code_prompt_show == "Show the code"
+    assert by_source(page, "check(answer)").metadata.mystnb.code_prompt_show == "Show the check"
+
+
+def test_solutions_are_shown_when_they_are_asked_for():
+    hidden, shown = (site_notebook.page(tiny(), NAME, [ROW], solutions=asked) for asked in (False, True))
+    sources = [cell.source for cell in hidden.cells]
+    assert not {"answer = 2", "It is two."} & set(sources)
+    assert by_source(hidden, "check(answer)").outputs == []
+    assert by_source(shown, "answer = 2").metadata.mystnb.code_prompt_show == "Show the solution"
+    assert any("It is two." in cell.source for cell in shown.cells)
+    assert by_source(shown, "check(answer)").outputs[0].text == "right"
+
+
+def test_a_figure_is_described_by_what_is_seen_in_it():
+    alt = by_source(site_notebook.page(tiny(), NAME, [ROW]), "draw()").metadata.mystnb.image.alt
+    assert alt == "Figure to “Is it tiny?”: A dot of r_ij. It is small, see Li et al. (2016)."
+    seen = [new_code_cell("x"), new_markdown_cell("## Next"), new_markdown_cell("**What we see.** Another.")]
+    assert "the text around it" in site_notebook.alternative(seen, "Tiny")
+
+
+def test_a_claim_is_a_card_with_its_verdict_first():
+    page = site_notebook.page(tiny(), NAME, [ROW], colour=[{**ROW, "holds": "does not hold"}])
+    card = by_source(page, "claim_all(rows)").outputs[0].data["text/html"]
+    assert re.sub("<.+?>", "", card).startswith("◐ depends on the images ▲ beyond its baseline")
+    assert html.escape(ROW["statement"]) in card
+    assert "primary claim; new" in card
+    assert "in colour" not in site_claims.card(ROW, None)
+
+
+def test_what_stands_under_the_title_of_a_page():
+    page = site_notebook.page(tiny(), NAME, [ROW], above="A note.")
+    assert page.cells[0].source.startswith("# Is it tiny?\n\nA note.\n")
+    assert site._noted("---\na: b\n---\n# Title\n\nText.", "A note.") == "---\na: b\n---\n# Title\n\nA note.\n\nText."
+    assert site._noted("# Title\n\nText.", "") == "# Title\n\nText."
+
+
+def test_the_answer_of_a_notebook():
+    book = new_notebook(cells=[new_markdown_cell("# Is it?\n\n**Partly.** In *every* layer. And more.")])
+    assert site_notebook.bold_answer(book) == ("Is it?", "Partly. In every layer.")
+    book.cells[0].source = "# Is it?\n\n**It is so in every single layer.** And more."
+    assert site_notebook.bold_answer(book) == ("Is it?", "It is so in every single layer.")
 
 
 def test_a_live_panel_becomes_a_sentence_and_a_slider_plain_pictures():
-    page = site.page(tiny(), NAME, [ROW])
+    page = site_notebook.page(tiny(), NAME, [ROW])
     assert "live_panel(draw)" not in [cell.source for cell in page.cells]
     assert sum("make lab" in cell.source for cell in page.cells) == 1
     data = by_source(page, "kernel_free_slider(draw)").outputs[0].data
@@ -77,10 +127,19 @@ def test_a_live_panel_becomes_a_sentence_and_a_slider_plain_pictures():
     assert json.loads(labels) == [*PLACES]
     pictures = re.findall('src="data:image/png;base64,([^"]+)" alt="(.+?)"( hidden)?>', data["text/html"])
     assert [alt for _, alt, _ in pictures] == ["share &lt;kept&gt;: one &amp; two", "share &lt;kept&gt;: three"]
-    assert [bool(hidden) for *_, hidden in pictures] == [False, True]
+    assert [bool(hidden) for *_, hidden in pictures] == [True, False]  # it starts in the middle
     assert len({picture for picture, *_ in pictures}) == 2
     assert "widgets" not in page.metadata
     assert "widget-view" not in json.dumps(page)
+
+
+def test_a_notebook_says_where_its_slider_starts():
+    book = tiny()
+    next(cell for cell in book.cells if cell.source == "kernel_free_slider(draw)").metadata.tags = ["start-0"]
+    assert 'value="0"' in site_notebook.first_slider(book)
+    shown = by_source(site_notebook.page(book, NAME, [ROW]), "kernel_free_slider(draw)").outputs[0].data["text/html"]
+    assert 'value="0"' in shown
+    assert "<output>one &amp; two</output>" in shown
 
 
 def test_a_widget_that_is_no_slider_is_refused():
@@ -88,19 +147,145 @@ def test_a_widget_that_is_no_slider_is_refused():
     cell = next(cell for cell in book.cells if cell.source == "live_panel(draw)")
     cell.metadata.tags = []
     with pytest.raises(ValueError, match="expected one SelectionSlider and one Stack .* got .*Dropdown"):
-        site.page(book, NAME, [ROW])
+        site_notebook.page(book, NAME, [ROW])
 
 
 def test_numbers_of_claims_stand_in_pages():
-    text = site.with_numbers("It is {{ 00.tiny }}: {{ 00.tiny holds }}.", [ROW], "page.md")
-    assert text == "It is [2.000 (1.500 to 2.500)](#claim-00-tiny): [holds](#claim-00-tiny)."
+    text = site_words.with_numbers("It is {{ 00.tiny }}: {{ 00.tiny holds }}, {{ 00.tiny beyond }}.", [ROW], "page.md")
+    assert text == "It is [2.000 (1.500 to 2.500)](#claim-00-tiny): [holds](#claim-00-tiny), [yes](#claim-00-tiny)."
     with pytest.raises(ValueError, match="page.md: expected the id of a claim between braces, got '00.none'"):
-        site.with_numbers("{{ 00.none }}", [ROW], "page.md")
+        site_words.with_numbers("{{ 00.none }}", [ROW], "page.md")
+
+
+def test_a_term_is_explained_where_it_first_occurs():
+    text = (
+        "```{glossary}\nlayout\n  What the {term}`place <place>` gives. More.\n  Third. Fourth.\n\nplace\n  Where.\n```"
+    )
+    terms = site_words.glossary(text)
+    assert terms == {"layout": "What the place gives. More.", "place": "Where."}
+    assert terms == {**terms, "layout": "What the place gives. More."}
+    names = site_words.spellings(terms)
+    assert names == {"layout": "layout", "layouts": "layout"}  # a place is an everyday word
+    pieces = site_words.split_at_terms("Layouts of a layout-like layout", names, set())
+    assert pieces == [("Layouts", "layout"), (" of a layout-like layout", None)]
+    assert site_words.split_at_terms("a layout", names, {"layout"}) == [("a layout", None)]
+    assert site_words.split_at_terms("a layout", {}, set()) == [("a layout", None)]
+
+
+def test_verdicts_are_counted_and_never_a_colour_alone():
+    made = site_claims.bar(["holds", "holds", "does not hold"], table="claims.html")
+    assert re.findall(r'href="(.+?)"', made) == ["claims.html#verdict-holds", "claims.html#verdict-does-not-hold"]
+    assert re.findall(r"flex-grow:(\d)", made) == ["2", "1"]
+    assert re.sub("<.+?>", "", made).split() == ["2", "✓", "holds", "1", "✗", "does", "not", "hold"]
+    assert len({*site_claims.SIGNS.values()}) == len(site_claims.SIGNS) == 5
+
+
+def test_the_table_of_claims_can_be_sorted_and_filtered():
+    rows = [{**ROW, "id": "00.b", "primary": False, "holds": "imprecise", "published": None}, ROW]
+    made = site_claims.tables(
+        [*rows, {**ROW, "id": "00.check", "check": True, "primary": False}], [{**ROW, "ours": 3.0}]
+    )
+    assert made.count("<table") == 2
+    assert re.findall(r'<tr(?: id="(.+?)")? data-verdict="(.+?)">', made) == [
+        ("verdict-holds", "holds"), ("verdict-imprecise", "imprecise"), ("", "holds"),
+    ]  # fmt: skip
+    values = re.findall(r'data-label="(ours .+?|published|in colour)" data-value="(.*?)"', made)
+    assert values[:3] == [("ours [95 % interval]", "2.0"), ("published", ""), ("in colour", "3.0")]
+    assert "1 primary claims" in made
+    assert 'href="notebooks/00_tiny.html#claim-00-tiny"' in made
+
+
+def test_a_strip_of_the_forest_plot():
+    made = site_claims.forest(
+        [ROW, {**ROW, "id": "00.b", "primary": False}], [{**ROW, "ours": 0.5, "interval": [0.0, 1.0]}]
+    )
+    assert made.count("<svg") == 1
+    places = [
+        float(x) for x in re.findall(r'<circle class="ours" cx="(.+?)"|<rect class="colour" x="(.+?)"', made)[0] if x
+    ]
+    threshold = float(re.search(r'class="threshold" d="M(.+?) ', made)[1])
+    assert threshold < places[0] < 360
+    assert 'class="baseline"' in made
+    assert "; holds if above 1: holds; baseline 1; in colour 0.500 [0.000, 1.000]" in made
+    assert site_claims.forest([], []) == ""
+
+
+def test_readme_gives_the_short_answer_and_a_sentence():
+    readme = (
+        "# T\n\n**Partly: they share a\nspace.** Not units (Li et al. 2016). More.\n\n![a picture](answer.png)\n\nElse."
+    )
+    found = site_opening.answer(readme)
+    assert found == {
+        "word": "Partly", "sentence": "They share a space.", "alt": "a picture",
+        "rest": "Not units (Li et al. 2016). More.",
+    }  # fmt: skip
+    assert site_opening.answer("# T\n\n**They share it.** So.\n\n![p](x)")["word"] == ""
+    assert site_opening.answer("nothing")["sentence"] == ""
+
+
+def test_the_three_numbers_are_those_of_the_run():
+    cell = new_code_cell("table", outputs=[new_output("execute_result", {"text/html": TABLE})])
+    layers = site_opening.layer_numbers({"01_x": new_notebook(cells=[]), "02_x": new_notebook(cells=[cell])})
+    assert layers["conv1"] == {"semi-matching": 0.8, "rotated": 0.5, "untrained": 0.7}
+    made = site_opening.numbers_panel(layers)
+    assert re.findall(r'data-role="(.+?)">(.+?)<', made) == [
+        ("semi-matching", "0.70"), ("rotated", "0.50"), ("untrained", "0.50"),
+    ]  # fmt: skip
+    assert [one["name"] for one in json.loads(html.unescape(re.search('data-layers="(.+?)"', made)[1]))][1:] == [
+        *layers
+    ]
+    assert site_opening.numbers_panel(site_opening.layer_numbers({})) == ""
+
+
+def test_another_run_is_called_another_run():
+    other = [{**ROW, "holds": "imprecise"}]
+    assert site_opening.run_note({**DEFAULTS, "from": "published"}, [ROW], [ROW], "a chip") == ""
+    note = site_opening.run_note(DEFAULTS, other, [ROW, {**ROW, "id": "00.gone"}], "a chip")
+    assert "2 of 2 verdicts differ" in note
+    assert "on a chip" in note
+    assert "profile smoke" in site_opening.run_note({**DEFAULTS, "profile": "smoke"}, [ROW], [ROW], "a chip")
+
+
+def test_one_base_seed_has_one_number_on_a_page():
+    seeds = {seed: {"ours": n, "interval": [n, n], "baseline": 0.0, "holds": said, "beyond_baseline": "yes"}
+             for seed, n, said in (("0", 2.0, "holds"), ("10", 1.0, "borderline"))}  # fmt: skip
+    line = {"id": ROW["id"], "seeds": seeds}
+    assert "| base seed 0; baseline |" in site_opening.at_other_seeds([ROW], [line])
+    assert "| published, base seed 0; baseline |" in site_opening.at_other_seeds([{**ROW, "ours": 9.0}], [line])
+    assert site_opening.at_other_seeds([ROW], []) == "There are none."
+
+
+def test_pictures_lie_in_files_and_wait_until_they_are_near(tmp_path):
+    picture = tiny().cells[5].outputs[0].data["image/png"]
+    text = f'<img alt="a" src="data:image/png;base64,{picture}"><img src="../_static/b.svg" loading="eager">'
+    made = site_finish.pictures_in_files(text, "notebooks/x", tmp_path)
+    (file,) = (tmp_path / "_images").iterdir()
+    assert f'loading="lazy" decoding="async" width="1" height="1" alt="a" src="../_images/{file.name}"' in made
+    assert made.count("lazy") == 1
+    assert site_finish.png_size(tmp_path / "none.png") is None
+
+
+def test_a_shared_link_has_a_preview():
+    said = {"index": "All.", "notebooks/x": "It is <so>."}
+    made = site_finish.preview("notebooks/x", "X", said, None)
+    assert 'property="og:image" content="../_static/answer.png"' in made
+    assert 'property="og:description" content="It is &lt;so&gt;."' in made
+    assert "og:url" not in made
+    made = site_finish.preview("other", "X", said, "https://paper.org/site")
+    assert 'content="https://paper.org/site/_static/answer.png"' in made
+    assert 'content="https://paper.org/site/other.html"' in made
+    assert 'name="description" content="All."' in made
+
+
+def test_where_a_notebook_can_be_had():
+    assert "href" in site.launch(NAME, None, solutions=False)
+    assert "without solutions" in site.launch(NAME, None, solutions=False)
+    assert "Colab" not in site.launch(NAME, "https://code.example.org/paper", solutions=True)
 
 
 def test_without_a_run_there_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path))
-    assert site.main() == 2
+    assert site.main([]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "there is no run of 00_networks" in said
@@ -120,16 +305,24 @@ def small(tmp_path, monkeypatch):
     nbformat.write(book, root / f"{NAME}.ipynb")
     (build / "results" / "claims.json").write_text(json.dumps([ROW]))
     (build / "results" / "run.json").write_text(json.dumps({"dataset": "npz:mine.npz", "seed": 3, "profile": "paper"}))
-    (root / "README.md").write_text("# Title\n\n**Is it?** It is.\n\n![the answer](answer.png)\n\nMore.\n")
+    (root / "README.md").write_text("# Title\n\n**Partly.** It is.\n\n![the answer](answer.png)\n\nMore.\n")
     (root / "pyproject.toml").write_text("[project]\n")
-    opening = (site.PAGES / "index.md").read_text(encoding="utf-8").replace("differences\nglossary\nbibliography\n", "")
-    (pages / "index.md").write_text(re.sub(r"It is\s+drawn.*?ipynb\)\.", "", opening, flags=re.DOTALL))
+    opening = (
+        (site.PAGES / "index.md").read_text(encoding="utf-8").replace("differences\nglossary\nbibliography", "glossary")
+    )
+    opening = opening.replace("what_was_found\nclaims", "claims")
+    (pages / "index.md").write_text(re.sub(r"\[What was found\].*?\.\n", "", opening))
+    (pages / "claims.md").write_text(
+        "# All claims\n\n```{raw} html\n{{ claims }}\n```\n\nA layout, and a layout. $x$\n"
+    )
+    (pages / "glossary.md").write_text("# Glossary\n\n```{glossary}\nlayout\n  Where things stand.\n```\n")
     (pages / "references.bib").write_text("")
     for folder in ("static", "vendor"):
         (pages / folder).symlink_to(site.PAGES / folder)
     monkeypatch.setenv("CONVERGENT_BUILD", str(build))
     for name, value in {"PAGES": pages, "ROOT": root, "NOTEBOOKS": root, "notebook_names": lambda: [NAME]}.items():
         monkeypatch.setattr(site, name, value)
+    monkeypatch.setattr(site_notebook, "notebook_names", lambda: [NAME])
     return build, root
 
 
@@ -141,16 +334,28 @@ def test_the_site_leads_away_only_when_a_repository_is_known(small):
         if address:
             (root / "pyproject.toml").write_text(f'[project.urls]\nRepository = "{address}"\n[project]\n')
         page = (site.build_site() / "notebooks" / f"{NAME}.html").read_text(encoding="utf-8")
+        assert bool(re.search(r'(?:href|src)="https?://', page)) == expected
         assert (f"mybinder.org/v2/gh/someone/paper/main?urlpath=lab/tree/notebooks/{NAME}.ipynb" in page) == expected
         assert (f"colab.research.google.com/github/someone/paper/blob/main/notebooks/{NAME}.ipynb" in page) == expected
-        assert bool(re.search(r'(?:href|src)="https?://', page)) == expected
     assert "Prose may be mended" in page
     injected = 'seed <span class="o">=</span> <span class="mi">1'
     assert injected not in page.replace('<span class="n">seed</span>', "seed")
-    opening = (build / "site" / "index.html").read_text(encoding="utf-8")
-    assert f'href="notebooks/{NAME}.html#claim-00-tiny"' in opening
     assert 'id="claim-00-tiny"' in page
-    assert "a run with dataset npz:mine.npz, seed 3, profile paper" in opening
+    assert "profile paper, base seed 3" in page
+    assert "<dd>2.000 [1.500, 2.500]</dd>" in page
+    opening, claims = ((build / "site" / f"{one}.html").read_text(encoding="utf-8") for one in ("index", "claims"))
+    for made in (opening, claims):
+        assert f'href="notebooks/{NAME}.html#claim-00-tiny"' in made
+        assert "profile paper, base seed 3" in made
+        assert "fontawesome.js" not in made
+    assert '<p class="word">Partly.</p>' in opening
+    assert 'content="Partly. It is."' in opening
+    assert ("tex-svg.js" in claims, "tex-svg.js" in opening) == (True, False)
+    assert re.findall(r'<a class="explained[^>]*title="(.+?)">(.+?)</a>', claims) == [("Where things stand.", "layout")]
+    assert "data:image" not in page
+    offered = nbformat.read(build / "site" / "_static" / "notebooks" / f"{NAME}.ipynb", 4)
+    assert "answer = 2" not in [cell.source for cell in offered.cells]
+    assert "import math" in [cell.source for cell in offered.cells]
 
 
 def test_code_that_was_edited_after_its_run_is_refused(small, capsys):
@@ -158,7 +363,7 @@ def test_code_that_was_edited_after_its_run_is_refused(small, capsys):
     book = nbformat.read(root / f"{NAME}.ipynb", 4)
     by_source(book, "import math").source = "import cmath"
     nbformat.write(book, root / f"{NAME}.ipynb")
-    assert site.main() == 2
+    assert site.main([]) == 2
     assert "00_tiny was edited after it was run; run `make paper` first" in capsys.readouterr().err
 
 

@@ -154,9 +154,10 @@ def with_claims(text: str, rows: list[dict], colour: list[dict]) -> str:
 
 
 def claims_page(rows: list[dict], colour: list[dict]) -> str:
-    """All claims on a page, with what its columns mean."""
-    said = (PAGES / "verdicts.md").read_text(encoding="utf-8")
-    return f"# All claims\n\n{said}\n{in_parts(rows, colour)}\n"
+    """All claims on a page, with what its columns mean: the first paragraphs of the site's page of claims."""
+    page = (PAGES / "claims.md").read_text(encoding="utf-8")
+    said = page[page.index("# All claims") : page.index("How far can")]
+    return f"{said}Rows in *italics* are not beyond their baseline, or undecided.\n\n{in_parts(rows, colour)}\n"
 
 
 def in_colour() -> list[dict]:

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import base64
-import html
+import argparse
 import json
 import re
 import shutil
 import sys
 import tomllib
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
 
-from ..paper.claims import build_folder
-from ..paper.tables import in_parts, side_by_side
-from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, notebook_names
+from ..paper.claims import build_folder, read_rows
+from . import site_opening as front
+from .course import student_edition
+from .places import NOTEBOOKS, RESULTS, ROOT, last_settings, notebook_names
 from .publish import code_hash, in_colour
+from .run import published_on
+from .site_claims import tables
+from .site_finish import finish, preview
+from .site_notebook import bold_answer, first_slider, page, plain, sentences, under_title
+from .site_words import explain_terms, with_numbers
 
 PAGES = Path(__file__).parent / "pages"
-FOLDED = {"parameters": "the parameters", "solution": "the solution"}  # by tag, what a button shows
-_STATE, _VIEW = "application/vnd.jupyter.widget-state+json", "application/vnd.jupyter.widget-view+json"
-_SLIDER = ("SelectionSliderModel", "StackModel")
-_MODEL = re.compile(r"IPY_MODEL_(\w+)")
-_LIVE = """```{{admonition}} To move this panel
-:class: tip
-Run `make lab` in a copy of the repository, open `{name}.ipynb` and run all its cells. A panel needs a running notebook.
-```"""
-_FINDING = "<details>\n<summary>Show what is found</summary>\n\n{}\n\n</details>"
 
+_PATCHES = """## Two matched units
+
+The slider goes through the units of one layer of a network, from the one that is matched worst to the one matched best.
+Below the curve stand the pieces of test images that excite the unit most, and beside them those that excite its
+partner in another network.
+
+```{{raw}} html
+{}
+```"""
 _SETTINGS = {
     "project": "Convergent learning",
     "html_title": "Convergent learning",
@@ -42,6 +48,7 @@ _SETTINGS = {
     "extensions": ["myst_nb", "sphinxcontrib.bibtex"],
     "bibtex_bibfiles": ["references.bib"],
     "myst_enable_extensions": ["dollarmath", "amsmath"],
+    "myst_dmath_double_inline": True,  # a formula of its own within an item of a list
     "myst_heading_anchors": 3,
     "nb_execution_mode": "off",
     "nb_output_stderr": "remove",
@@ -55,8 +62,11 @@ _SETTINGS = {
 }
 
 
-def build_site() -> Path:
+def build_site(*, solutions: bool = False) -> Path:
     """Assemble the sources from the last run and have Sphinx make the pages; the folder of the site.
+
+    Args:
+        solutions: whether solutions of exercises are shown, and are in the notebooks to download.
 
     Raises:
         ValueError: no run to show, notebooks edited since, or a page that names a claim which the run did not make.
@@ -66,36 +76,50 @@ def build_site() -> Path:
 
     build = build_folder()
     source, site, making = build / "site-source", build / "site", build / "site-making"
-    assemble(build, source)
+    descriptions = assemble(build, source, solutions=solutions)
     shutil.rmtree(making, ignore_errors=True)
     folders, said = (source, None, making / "html", making / "trees"), {"status": None, "warning": sys.stderr}
     with docutils_namespace():
-        app = Sphinx(*folders, "html", settings(_repository()), **said, warningiserror=True)
+        app = Sphinx(*folders, "html", settings(_urls().get("Repository")), **said, warningiserror=True)
+        app.connect("doctree-resolved", explain_terms)
         app.build(force_all=True)
     if app.statuscode:
         raise ValueError(f"site: Sphinx is not content with a page in {source}; its messages stand above")
+    finish(making / "html", lambda name, title: preview(name, title, descriptions, _urls().get("Documentation")))
     shutil.rmtree(site, ignore_errors=True)
     (making / "html").rename(site)
     shutil.rmtree(making)
     return site
 
 
-def assemble(build: Path, source: Path) -> None:
-    """Write the sources of all pages anew."""
+def assemble(build: Path, source: Path, *, solutions: bool = False) -> dict[str, str]:
+    """Write the sources of all pages anew; what each page is about, in a sentence, by its name."""
     books, rows = executed(build), json.loads((build / "results" / "claims.json").read_text(encoding="utf-8"))
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
     shutil.copytree(PAGES / "static", source / "_static")
     shutil.copytree(PAGES / "vendor", source / "_static" / "vendor")
     shutil.copyfile(PAGES / "references.bib", source / "references.bib")
-    answers = [image for book in books.values() if (image := _answer(book))]
-    (source / "answer.png").write_bytes(answers[0])
+    (source / "_static" / "answer.png").write_bytes(front.answer_picture(books))
+    (source / "_static" / "notebooks").mkdir()
+    texts, run = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PAGES.glob("*.md"))}, _run(build, rows)
+    parts = _parts(build, rows, books, run)
+    descriptions = {f"notebooks/{name}": bold_answer(book)[1] for name, book in books.items()}
+    for name, text in texts.items():
+        text = re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], text)
+        (source / f"{name}.md").write_text(
+            with_numbers(_noted(text, run["note"]), rows, f"{name}.md"), encoding="utf-8"
+        )
+        descriptions[name] = _about(texts[name])
+    descriptions["index"] = parts["description"]
     for name, book in books.items():
-        nbformat.write(page(book, name, rows), source / "notebooks" / f"{name}.ipynb")
-    for path in sorted(PAGES.glob("*.md")):
-        text = path.read_text(encoding="utf-8")
-        text = _opening(text, build, rows, books) if path.stem == "index" else text
-        (source / path.name).write_text(with_numbers(text, rows, path.name), encoding="utf-8")
+        original = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+        offered = original if solutions else student_edition(original)
+        nbformat.write(offered, source / "_static" / "notebooks" / f"{name}.ipynb")
+        above = f"```{{raw}} html\n{launch(name, _urls().get('Repository'), solutions=solutions)}\n```\n\n{run['note']}"
+        shown = page(book, name, rows, colour=in_colour(), above=above, solutions=solutions)
+        nbformat.write(shown, source / "notebooks" / f"{name}.ipynb")
+    return descriptions
 
 
 def executed(build: Path) -> dict[str, NotebookNode]:
@@ -120,92 +144,21 @@ def executed(build: Path) -> dict[str, NotebookNode]:
     return books
 
 
-def page(book: NotebookNode, name: str, rows: list[dict]) -> NotebookNode:
-    """A notebook as its page: cells folded, claims made targets, the live panel a sentence, sliders plain pictures.
-
-    Args:
-        book: executed; it is changed.
-        name: without ending, such as "02_one_to_one_matching".
-        rows: the claims of the run.
-    """
-    cells, section, folds = [], "", {None: "the imports", **FOLDED}  # the first cell of code has the imports
-    state = book.metadata.get("widgets", {}).get(_STATE, {}).get("state", {})
-    for cell in book.cells:
-        tags = cell.metadata.pop("tags", [])
-        if cell.cell_type == "markdown":
-            section = (re.findall(r"^#+ (.+)", cell.source, re.M) or [section])[-1]
-            cell.source = _linked(cell.source, name)
-            cell.source = _FINDING.format(cell.source) if "finding" in tags else cell.source
-        elif "live-only" in tags:
-            cell = new_markdown_cell(_LIVE.format(name=name), id=cell.id)
-        else:
-            targets = [f"({target(row['id'])})=" for row in rows if _makes(cell, row)]
-            cells += [new_markdown_cell("\n".join(targets), id=f"{cell.id}-claims")] if targets else []
-            folded = folds.pop(None, "") or next((folds[tag] for tag in tags if tag in folds), "")
-            _dress(cell, state, folded, section)
-        cells.append(cell)
-    book.cells = cells
-    book.metadata = nbformat.from_dict({"kernelspec": book.metadata.kernelspec})
-    return book
-
-
-def slider(state: dict, shown: str) -> str:
-    """A slider over pictures drawn beforehand as plain HTML: its list, one place of it shown, and every frame.
-
-    Args:
-        state: of the widgets of a notebook, by model.
-        shown: the model that the cell shows.
-
-    Raises:
-        ValueError: it is not what `kernel_free_slider` makes.
-    """
-    reached = _reached(state, shown)
-    models = {kind: [state[k]["state"] for k in reached if state[k]["model_name"] == kind] for kind in _SLIDER}
-    if [len(found) for found in models.values()] != [1, 1]:
-        kinds = sorted({state[key]["model_name"] for key in reached})
-        raise ValueError(f"site: expected one SelectionSlider and one Stack in a slider's cell, got {', '.join(kinds)}")
-    (control,), (stack,) = models.values()
-    labels, start, name = control["_options_labels"], control["index"], html.escape(control["description"])
-    pictures = [state[_MODEL.match(child)[1]]["buffers"][0]["data"] for child in stack["children"]]
-    frames = "".join(
-        f'<img src="data:image/png;base64,{picture}" alt="{name}: {html.escape(label)}"{" hidden" * (k != start)}>'
-        for k, (label, picture) in enumerate(zip(labels, pictures, strict=True))
-    )
-    place = f'min="0" max="{len(labels) - 1}" value="{start}" aria-valuetext="{html.escape(labels[start])}"'
-    words = html.escape(json.dumps(labels, ensure_ascii=False))
-    return (
-        f'<figure class="slider" data-labels="{words}"><label>{name} <input type="range" {place}></label>'
-        f"<output>{html.escape(labels[start])}</output>{frames}</figure>"
-    )
-
-
-def target(claim: str) -> str:
-    """The name of the place where a claim is made."""
-    return "claim-" + claim.replace(".", "-")
-
-
-def with_numbers(text: str, rows: list[dict], page: str) -> str:
-    """Replace {{ id }} by the claim's number and interval, {{ id holds }} by whether it holds, each a link to its cell.
-
-    Raises:
-        ValueError: an id that no row has.
-    """
-    known = {row["id"]: row for row in rows}
-
-    def said(found: re.Match) -> str:
-        """What stands in place of one pair of braces."""
-        if found[1] not in known:
-            raise ValueError(f"{page}: expected the id of a claim between braces, got {found[1]!r}")
-        row = known[found[1]]
-        low, high = row["interval"]
-        number = f"{row['ours']:.3f} ({low:.3f} to {high:.3f})"
-        return f"[{row['holds'] if found[2] else number}](#{target(row['id'])})"
-
-    return re.sub(r"\{\{ (\d\d\.[\w-]+)( holds)? \}\}", said, text)
+def launch(name: str, repository: str | None, *, solutions: bool) -> str:
+    """Where a notebook can be had and opened; buttons that lead away only with the address of a repository."""
+    kept = "" if solutions else " (without solutions)"
+    links = [f'<a href="../_static/notebooks/{name}.ipynb" download>Download this notebook</a>{kept}']
+    if repository:
+        links.append(f'<a href="{escape(repository)}">Repository</a>')
+    if found := re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", repository or ""):
+        colab, binder = "https://colab.research.google.com/github", "https://mybinder.org/v2/gh"
+        links.append(f'<a href="{colab}/{found[1]}/blob/main/notebooks/{name}.ipynb">Colab</a>')
+        links.append(f'<a href="{binder}/{found[1]}/main?urlpath=lab/tree/notebooks/{name}.ipynb">Binder</a>')
+    return f'<p class="launch">{" · ".join(links)}</p>'
 
 
 def settings(repository: str | None) -> dict[str, object]:
-    """Sphinx's settings; buttons that lead away from the page only with the address of a repository."""
+    """Sphinx's settings; a button that leads away from the page only with the address of a repository."""
     theme = {
         "show_toc_level": 2,
         "use_download_button": False,
@@ -214,93 +167,59 @@ def settings(repository: str | None) -> dict[str, object]:
         "home_page_in_toc": True,
     }
     if repository:
-        services = {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"}
         theme |= {"repository_url": repository, "repository_branch": "main", "use_repository_button": True}
-        theme["launch_buttons"] = {**services, "notebook_interface": "jupyterlab"}
     return {**_SETTINGS, "html_theme_options": theme}
 
 
-def _dress(cell: NotebookNode, state: dict, folded: str, section: str) -> None:
-    """Make sliders of widgets, say of pictures what they are of, and fold what a button is to show."""
-    for output in cell.outputs:
-        if _VIEW in output.get("data", {}):
-            output.data = {"text/html": slider(state, output.data[_VIEW]["model_id"])}
-    shown = {"image": {"alt": f"Figure to “{section}”; the text around it says what it shows."}}
-    if folded:
-        shown |= {"code_prompt_show": f"Show {folded}", "code_prompt_hide": f"Hide {folded}"}
-    cell.metadata = nbformat.from_dict({"tags": ["hide-input"] if folded else [], "mystnb": shown})
+def _run(build: Path, rows: list[dict]) -> dict:
+    """Which run is shown: with what it was made, whether it is the published one, and what pages say if it is not."""
+    made, published = last_settings(build), read_rows(RESULTS / "claims.json")
+    note = front.run_note(made, rows, published, published_on())
+    return {"settings": made, "note": note, "same": not note}
 
 
-def _reached(state: dict, shown: str) -> set[str]:
-    """The models that a model names, and those that they name in turn."""
-    reached, new = set(), {shown}
-    while new:
-        reached |= new
-        new = {key for model in new for key in _MODEL.findall(json.dumps(state[model]["state"]))} - reached
-    return reached
+def _parts(build: Path, rows: list[dict], books: Mapping[str, NotebookNode], run: Mapping) -> dict[str, str]:
+    """What stands in place of the names in double braces, on any page."""
+    said, table = front.answer((ROOT / "README.md").read_text(encoding="utf-8")), RESULTS / "stability.json"
+    seeds = json.loads(table.read_text(encoding="utf-8")) if table.exists() else []
+    claims = build / "results" / "claims.json"
+    parts = front.opening(rows, in_colour(), books, said) | {"claims": tables(rows, in_colour())}
+    parts["facts"] = front.facts(run["settings"], claims, ROOT / "CITATION.cff", published_on(), same=run["same"])
+    parts["seeds"] = front.at_other_seeds(rows, seeds)
+    sliders = [first_slider(book) for name, book in books.items() if name[:2] == "02"]
+    parts["patches"] = _PATCHES.format(sliders[0]) if any(sliders) else ""
+    parts["course"] = (
+        "```{toctree}\n:hidden:\n:caption: Course\n\nsyllabus\n```" if (PAGES / "syllabus.md").exists() else ""
+    )
+    parts["description"] = " ".join(filter(None, [said["word"] and said["word"] + ".", said["sentence"]]))
+    return parts
 
 
-def _makes(cell: NotebookNode, row: dict) -> bool:
-    """Whether the cell shows this row: its text starts with the claim's id."""
-    return any(output.get("data", {}).get("text/plain", "").startswith(f"{row['id']} ") for output in cell.outputs)
+def _noted(text: str, note: str) -> str:
+    """A page with the note under its title, which comes after its front matter, if it has any."""
+    front_matter = re.match(r"---\n.*?\n---\n+", text, re.DOTALL)
+    start = front_matter.end() if front_matter else 0
+    return text[:start] + under_title(text[start:], note)
 
 
-def _linked(text: str, name: str) -> str:
-    """Prose in which "notebook 04" leads there."""
-    files = {known[:2]: f"[notebook {known[:2]}]({known}.ipynb)" for known in notebook_names() if known != name}
-    return re.sub(r"\bnotebook (\d\d)\b", lambda found: files.get(found[1], found[0]), text)
+def _about(text: str) -> str:
+    """The first sentence of a page, in plain text."""
+    paragraphs = [part for part in text.split("\n\n") if re.match(r"[A-Z*]", part)]
+    return sentences(plain(re.sub(r"\{\w*\}`.*?`|\{\{.*?\}\}", "", paragraphs[0])))[0] if paragraphs else ""
 
 
-def _answer(book: NotebookNode) -> bytes | None:
-    """The picture of the cell that gives the answer."""
-    for cell in book.cells:
-        for output in cell.get("outputs", []) if "answer" in cell.metadata.get("tags", []) else []:
-            if "image/png" in output.get("data", {}):
-                return base64.b64decode(output.data["image/png"])
-    return None
-
-
-def _opening(text: str, build: Path, rows: list[dict], books: dict[str, NotebookNode]) -> str:
-    """The opening page: README's abstract, its figure as this run drew it, and the claims."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    abstract, alt = re.search(r"\n(\*\*.+?)\n\n!\[(.+?)\]", readme, re.DOTALL).groups()
-    run = json.loads((build / "results" / "run.json").read_text(encoding="utf-8"))
-    if run != DEFAULTS:
-        given = ", ".join(f"{name} {value}" for name, value in run.items())
-        abstract += f"\n\n*This site shows a run with {given}; the prose speaks of the published one.*"
-    titles = {name: f"{name[:2]} {book.cells[0].source.splitlines()[0].lstrip('# ')}" for name, book in books.items()}
-    linked = [{**row, "statement": f"[{row['statement']}](#{target(row['id'])})"} for row in rows]
-    course = "```{toctree}\n:hidden:\n:caption: Course\n\nsyllabus\n```" if (PAGES / "syllabus.md").exists() else ""
-    parts = {"claims": in_parts(linked, in_colour())}
-    parts["seeds"] = side_by_side(_at_other_seeds(linked))
-    parts |= {"abstract": abstract, "alt": alt, "course": course}
-    parts["notebooks"] = "\n".join(f"{title} <notebooks/{name}>" for name, title in titles.items())
-    return re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], text)
-
-
-def _at_other_seeds(rows: list[dict]) -> dict[str, list[dict]]:
-    """By base seed the claims of which not all answers are the same, as rows of a run."""
-    path, runs = RESULTS / "stability.json", {}
-    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    at_seeds = {line["id"]: line["seeds"] for line in table}
-    for row in rows:
-        seeds = at_seeds.get(row["id"], {})
-        if len({numbers["holds"] for numbers in seeds.values()}) > 1:
-            for seed, numbers in seeds.items():
-                runs.setdefault(f"base seed {seed}", []).append({**row, **numbers})
-    return runs or {"base seed 0": []}
-
-
-def _repository() -> str | None:
-    """The address that pyproject.toml gives."""
+def _urls() -> dict[str, str]:
+    """The addresses that pyproject.toml gives: of the repository, and of the site, called Documentation."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project.get("urls", {}).get("Repository")
+    return project.get("urls", {})
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Build the site and print where it lies and how large it is."""
+    parser = argparse.ArgumentParser(prog="python -m convergent_utils.edition.site", description=__doc__)
+    parser.add_argument("--solutions", action="store_true", help="show the solutions of exercises")
     try:
-        site = build_site()
+        site = build_site(solutions=parser.parse_args(arguments).solutions)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
