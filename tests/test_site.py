@@ -310,7 +310,7 @@ def small(tmp_path, monkeypatch):
     opening = (
         (site.PAGES / "index.md").read_text(encoding="utf-8").replace("differences\nglossary\nbibliography", "glossary")
     )
-    opening = opening.replace("what_was_found\nclaims", "claims")
+    opening = opening.replace("what_was_found\nclaims", "claims").replace("your_networks\nrunning\n", "")
     (pages / "index.md").write_text(re.sub(r"\[What was found\].*?\.\n", "", opening))
     (pages / "claims.md").write_text(
         "# All claims\n\n```{raw} html\n{{ claims }}\n```\n\nA layout, and a layout. $x$\n"
