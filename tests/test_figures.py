@@ -2,9 +2,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
-from convergent_utils.drawing.figures import NETWORKS, ROLES
+from convergent_utils.drawing.figures import NETWORKS, ROLES, layer_map, one_legend, per_layer
 
 # What is left of linear RGB when one kind of cone is missing (Machado, Oliveira and Fernandes 2009, severity 1).
 EYES = {
@@ -46,3 +47,21 @@ def test_baselines_differ_from_what_they_stand_beside_in_more_than_colour(eye):
         assert np.linalg.norm(lab(looks[0]["color"], eye) - lab(looks[1]["color"], eye)) > 12
     assert ROLES["trained"]["linestyle"] == "-"
     assert all(ROLES[baseline]["linestyle"] != "-" for baseline in beside[1:])
+
+
+def test_one_legend_names_each_curve_once():
+    figure, axes = plt.subplots(1, 2)
+    for ax, names in zip(axes, (("trained", "layout"), ("trained", "untrained")), strict=True):
+        per_layer(ax, {name: [0.1, 0.2] for name in names}, ["conv1", "conv2"], ylabel="r")
+    one_legend(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["trained", "layout", "untrained"]
+    assert all(ax.get_legend() is None for ax in axes)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_map_of_layers_may_leave_its_colours_to_the_figure(bar):
+    figure, ax = plt.subplots()
+    layer_map(ax, np.eye(2), ["conv1", "conv2"], title="", xlabel="", ylabel="", bar=bar)
+    assert len(figure.axes) == 1 + bar
+    plt.close(figure)

@@ -159,6 +159,12 @@ def test_projections_are_those_of_the_interventions(planted):
         reached = cu.accuracy(network, data)
     assert found["svcca net3 in few units", "samples"][4] == pytest.approx(reached, abs=one)
     assert len(found["random units", "samples"]) == len(found["principal components", "units"]) == 7
+    rivals = planted["rivals", "net1", "fc6"]
+    for what in ("svcca net3", "principal components", "random units"):
+        for count in (8, 16):
+            at = found[what, "samples"][svcca.KEPT.index(count)]
+            assert rivals[what][svcca.FEW.index(count)] == pytest.approx(float(at), abs=1e-12)
+    assert set(rivals) == {what for what, space in found if space == "units"} | {"read by the output"}
 
 
 @pytest.mark.slow

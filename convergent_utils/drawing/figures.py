@@ -57,6 +57,12 @@ ROLES = {
     "unpredictable": {"color": "0.85"},
     "SVCCA directions": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "principal components": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "read by the output": {"color": _WIDE[4], "linestyle": "-", "marker": "D"},
+    "all images": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
+    "without the farthest": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
+    "without as many at random": {"color": "0.7", "linestyle": ":", "marker": "."},
+    "one moved far out": {"color": _WIDE[1], "linestyle": "-", "marker": "^"},
+    "one moved to the mean distance": {"color": "0.45", "linestyle": "--", "marker": "v"},
     "random directions": {"color": "0.45", "linestyle": "--", "marker": "v"},
     "random units": {"color": "0.7", "linestyle": ":", "marker": "."},
     "most active units": {"color": _WIDE[2], "linestyle": "-", "marker": "P"},
@@ -106,6 +112,19 @@ def label_curves(ax: Axes, *, apart: float = 0.05) -> Axes:
     if ax.get_legend() is not None:
         ax.get_legend().remove()
     return ax
+
+
+def one_legend(figure: Figure, *, ncols: int = 3) -> Figure:
+    """One legend below a figure in the place of those of its axes; what two of them draw alike stands in it once."""
+    found: dict[str, object] = {}
+    for ax in figure.axes:
+        handles, names = ax.get_legend_handles_labels()
+        for name, handle in zip(names, handles, strict=True):
+            found.setdefault(name, handle)
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    figure.legend(found.values(), found.keys(), ncols=ncols, loc="outside lower center")
+    return figure
 
 
 def shade_between(ax: Axes, first: str, second: str, *, label: str, text: tuple[float, float], to: float) -> Axes:
@@ -256,6 +275,7 @@ def layer_map(
     xlabel: str,
     ylabel: str,
     limits: tuple[float, float] = (0, 1),
+    bar: bool = True,
 ) -> Axes:
     """The similarity of each layer or network (rows) with each (columns), with colours from one limit to the other."""
     low, high = limits
@@ -263,7 +283,8 @@ def layer_map(
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.set_xticks(range(len(layers)), layers, rotation=90)
     ax.set_yticks(range(len(layers)), layers)
-    ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.7)
+    if bar:
+        ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.7)
     return ax
 
 

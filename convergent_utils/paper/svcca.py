@@ -6,20 +6,21 @@ need the lower ones be trained to the end?
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import combinations, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..kernels.alignment import debiased_cka, debiased_of
 from ..kernels.cca import cca, svcca
 from ..kernels.chance import Interval
 from ..kernels.checks import as_count, require_known
 from ..kernels.dft_cca import dft_cca
-from ..kernels.moments import PairMoments, pair_moments
+from ..kernels.moments import Moments, PairMoments, pair_moments
 from ..making.things import Get, Report, Thing
 from ..nets.datasets import Dataset, normalise
 from ..nets.declared import Declared, Images, Measured
@@ -39,6 +40,8 @@ NOTEBOOK = "06_svcca"
 LAYERS = ("conv3", "conv5", "fc6")
 MAPPED = "conv5"  # whose maps are compared whole
 KEPT = (1, 2, 4, 8, 16, 32, 64)  # directions or units that are kept
+FEW = (8, 10, 16, 25)  # directions at which rivals are compared
+_READ = 500  # training images, on which it is found what the output reads
 SPACES = ("samples", "units")
 DISTRIBUTED = 8  # directions that are restricted to few units
 VARIANTS = ("all layers learn", "frozen, equal steps", "frozen, equal compute")
@@ -87,6 +90,27 @@ class Projected(Thing):
 
 
 @dataclass(frozen=True)
+class Rivals(Thing):
+    """Test accuracy of a network whose layer is left a few directions, shared or read by the output, see `rivals`."""
+
+    title, seconds, published = "comparing few directions", 6.0, True
+
+    net: str
+    networks: tuple[tuple[str, Declared], ...]
+    layer: str
+    fitted: Measured
+    train: Images
+    test: Images
+    seed: int
+
+    def make(self, get: Get, report: Report) -> dict[str, Tensor]:
+        """Compare them."""
+        networks = {name: declared.network(get) for name, declared in self.networks}
+        images = self.train.load().images
+        return rivals(self.net, networks, self.layer, get(self.fitted), images, self.test.load(), seed=self.seed)
+
+
+@dataclass(frozen=True)
 class ByFrequency(Thing):
     """Canonical correlations of whole maps of two networks, see `by_frequency`."""
 
@@ -123,7 +147,8 @@ class Frozen(Thing):
 def things(setting: Setting) -> dict[tuple, Thing]:
     """What the notebook reads, by the names under which it asks.
 
-    Measurements; ("freezing", variant, number), ("projection", net, layer) and ("dft", net a, net b).
+    Measurements; ("freezing", variant, number), ("projection", net, layer), ("rivals", net, layer) and ("dft", net a,
+    net b).
     """
     networks, test, size = setting.networks, setting.test, SIZES[setting.profile]
     found: dict[tuple, Thing] = {
@@ -135,7 +160,9 @@ def things(setting: Setting) -> dict[tuple, Thing]:
         found["freezing", variant, k] = frozen
     fitted = setting.measured("training images")
     for layer, net in product(LAYERS, networks):
-        found["projection", net, layer] = Projected(net, tuple(networks.items()), layer, fitted, test, setting.seed)
+        declared, some = tuple(networks.items()), replace(setting.train, part=_READ)
+        found["projection", net, layer] = Projected(net, declared, layer, fitted, test, setting.seed)
+        found["rivals", net, layer] = Rivals(net, declared, layer, fitted, some, test, setting.seed)
     (a, first), (b, second) = list(networks.items())[:2]
     return {**found, ("dft", a, b): ByFrequency(first, second, test)}
 
@@ -170,6 +197,76 @@ def projections(
     for other, shared in pairs.items():
         found[f"svcca {other} in few units", "samples"] = judge.accuracies(_in_few_units(shared), "samples")
     return found
+
+
+def rivals(
+    name: str,
+    networks: Mapping[str, Network],
+    layer: str,
+    fitted: Measurement,
+    images: Tensor,
+    test_set: Dataset,
+    *,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Test accuracy of a network whose layer is left `FEW` directions, in the space of samples.
+
+    Args:
+        name, networks, layer, fitted, test_set, seed: see `projections`.
+        images: of training, on which it is found what the output reads.
+
+    Returns:
+        By what is kept, see `projections`, the accuracy (few,), with all directions where there are fewer; and "read by
+        the output", of `read_directions`.
+    """
+    pairs = {other: fitted.pair(f"{name}.{layer}", f"{other}.{layer}") for other in networks if other != name}
+    pair = next(iter(pairs.values()))
+    judge = _Judge(networks[name], layer, test_set, pair)
+    compared = {**_of_pairs(pairs), **_of_net(pair, seed)}
+    compared["read by the output"] = read_directions(networks[name], layer, images, pair.cov_aa)
+    return {
+        kept: judge.accuracies([directions[:, :k] for k in FEW], "samples") for kept, directions in compared.items()
+    }
+
+
+def read_directions(network: Network, layer: str, images: Tensor, covariance: Tensor) -> Tensor:
+    r"""The directions of a layer that move the output most, the most important first.
+
+    With :math:`J` the derivative of the outputs, less their mean over classes, by the layer's units at one place, and
+    :math:`\Sigma` the covariance of the units,
+
+    .. math:: G = E \sum_{places} J^\top J, \qquad \Sigma^{1/2} G \Sigma^{1/2} = U \Lambda U^\top, \qquad
+        D = \Sigma^{-1/2} U.
+
+    Were the rest of the network linear, no other k variates would predict its outputs better than the first k.
+
+    Args:
+        network: a chain of modules, see `split_after`.
+        layer: of this network.
+        images: (n, height, width, channels) uint8. No labels are used.
+        covariance: (units, units) of the layer.
+
+    Returns:
+        (units, units) float64, one direction a column, of any length.
+
+    Source: the active subspace of Constantine 2015, weighed by the covariance; where the rest of the network is linear,
+    reduced-rank regression.
+    """
+    below, above = split_after(network, layer)
+    gram = torch.zeros_like(covariance)
+    for batch in images.split(_BATCH):
+        with torch.no_grad():
+            acts = below(normalise(batch))
+        acts.requires_grad_()
+        outputs = above(acts)
+        outputs = outputs - outputs.mean(1, keepdim=True)
+        for k in range(outputs.shape[1]):
+            (slope,) = torch.autograd.grad(outputs[:, k].sum(), acts, retain_graph=True)
+            rows = slope.movedim(1, -1).flatten(0, -2).double()
+            gram += rows.T @ rows / len(images)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return gram @ root @ torch.linalg.eigh(root @ gram @ root).eigenvectors.flip(1)
 
 
 def _of_pairs(pairs: Mapping[str, PairMoments]) -> dict[str, Tensor]:
@@ -298,20 +395,183 @@ def freeze_training(
     return {"accuracy": reached, "epochs": epochs, "cost": cost * epochs / recipe.epochs}
 
 
+def across(similarity: Callable[[str, str], object], a: str, b: str, layers: Sequence[str]) -> np.ndarray:
+    """The similarity of each layer of a (rows) with each layer of b (columns), of blocks such as "net1.conv1"."""
+    return np.array([[float(similarity(f"{a}.{k}", f"{b}.{j}")) for j in layers] for k in layers])
+
+
+def debiased(measured: Measurement) -> Callable[[str, str], Tensor]:
+    """`debiased_cka` of any two blocks on the aligned sample; sums over its rows are made once, not for each pair."""
+    rows = {block: measured.sample(block).double() for block in measured.blocks}
+    rows = {block: acts / acts.abs().max().clamp(min=1e-300) for block, acts in rows.items()}
+    moments = Moments({block: acts.shape[1] for block, acts in rows.items()})
+    moments.update(rows)
+    norms = {block: (acts - acts.mean(0)).square().sum(1) for block, acts in rows.items()}
+    return lambda a, b: debiased_of(moments.pair(a, b), norms[a], norms[b])
+
+
+OUTLIERS = (
+    "all images",
+    "without the farthest",
+    "without as many at random",
+    "one moved far out",
+    "one moved to the mean distance",
+)
+_FARTHEST, _TIMES = 0.01, 10
+
+
+def with_outliers(acts_a: Tensor, acts_b: Tensor, *, seed: int) -> np.ndarray:
+    """Debiased CKA of two layers, when a few inputs are left out, or one is moved in one network.
+
+    Args:
+        acts_a, acts_b: (samples, units) activations of the same inputs.
+        seed: of the inputs that are drawn at random.
+
+    Returns:
+        In the order of `OUTLIERS`: of all inputs; without the hundredth that lies farthest from the mean, in
+        whichever network it does so more (distances as multiples of the mean distance); without as many drawn at
+        random; with one input, drawn at random, moved in the second network away from the mean, to ten times the
+        distance of the farthest; and with this one moved to the mean distance.
+
+    Source: Davari et al. 2023, who move a few points or a part of them.
+    """
+    distance_a, distance_b = ((acts - acts.mean(0)).norm(dim=1) for acts in (acts_a, acts_b))
+    count, generator = max(1, round(_FARTHEST * len(acts_a))), torch.Generator().manual_seed(seed)
+    farthest = torch.maximum(distance_a / distance_a.mean(), distance_b / distance_b.mean()).argsort(descending=True)
+    drawn = torch.randperm(len(acts_a), generator=generator)
+    found = [debiased_cka(acts_a, acts_b)]
+    found += [debiased_cka(acts_a[order[count:]], acts_b[order[count:]]) for order in (farthest, drawn)]
+    one = next(k for k in drawn.tolist() if distance_b[k] > 0)
+    for distance in (_TIMES * distance_b.max(), distance_b.mean()):
+        moved, mean = acts_b.clone(), acts_b.mean(0)
+        moved[one] = mean + (acts_b[one] - mean) * distance / distance_b[one]
+        found.append(debiased_cka(acts_a, moved))
+    return np.array([float(value) for value in found])
+
+
+# Chosen by what the names mean, before any error was looked at.
+LIKE = {
+    "tops": ("T-shirt", "pullover", "coat", "shirt"),
+    "footwear": ("sandal", "sneaker", "ankle boot"),
+    "four-legged animals": ("cat", "deer", "dog", "horse"),
+    "road vehicles": ("automobile", "truck"),
+}
+
+
+def like_classes(data: Dataset) -> dict[str, tuple[str, ...]]:
+    """Groups of classes that are alike by the meaning of their names; no error of a network is looked at.
+
+    Where no names are known, one group of the three classes whose mean images lie nearest to each other.
+    """
+    found = {name: group for name, group in LIKE.items() if set(group) <= set(data.classes)}
+    if found or len(data.classes) < 3:
+        return found
+    images = data.images.flatten(1).double()
+    means = torch.stack([images[data.labels == k].mean(0) for k in range(len(data.classes))])
+    apart = torch.cdist(means, means)
+    nearest = min(combinations(range(len(means)), 3), key=lambda three: float(apart[three, :][:, three].sum()))
+    return {"nearest mean images": tuple(data.classes[k] for k in nearest)}
+
+
+def likeness(curves: np.ndarray, classes: Sequence[str], groups: Mapping[str, Sequence[str]]) -> float:
+    """Distance between the curves of classes of one group, as a share of that of all classes; root mean square.
+
+    Args:
+        curves: (layers, classes).
+        classes: their names.
+        groups: names of like classes.
+    """
+    apart = np.sqrt(((curves[:, :, None] - curves[:, None]) ** 2).mean(0))
+    number = {name: k for k, name in enumerate(classes)}
+    alike = [apart[number[a], number[b]] for group in groups.values() for a, b in combinations(group, 2)]
+    return float(np.mean(alike) / max(apart[np.triu_indices(len(classes), 1)].mean(), 1e-9))
+
+
 def accuracy_over_kept(
-    ax: Axes, kept: Sequence[int], curves: Mapping[str, Sequence[Interval]], *, levels: Mapping[str, float], xlabel: str
+    ax: Axes,
+    curves: Mapping[str, Mapping[int, Interval]],
+    *,
+    ticks: Sequence[int],
+    levels: Mapping[str, float],
+    xlabel: str,
 ) -> Axes:
     """Accuracy over how many directions or units are kept, with its interval, and levels to compare it with."""
     from ..drawing.figures import ROLES
 
     for k, (name, values) in enumerate(curves.items()):
-        x = np.array(kept[: len(values)]) * 1.04 ** (k - len(curves) / 2)
-        middle = np.array([v.estimate for v in values])
-        spread = np.abs(np.array([(v.low, v.high) for v in values]).T - middle)
-        look = {"capsize": 2, "elinewidth": 0.8, "markersize": 4, **ROLES.get(name, {"marker": "o"})}
+        x = np.array(list(values)) * 1.03 ** (k - len(curves) / 2)
+        middle = np.array([v.estimate for v in values.values()])
+        spread = np.abs(np.array([(v.low, v.high) for v in values.values()]).T - middle)
+        look = {"capsize": 2, "elinewidth": 0.8, **ROLES.get(name, {"marker": "o"}), "markersize": 4}
         ax.errorbar(x, middle, yerr=spread, label=name, **look)
     for (name, level), line in zip(levels.items(), ("-", ":"), strict=False):
         ax.axhline(level, color="black", linewidth=0.8, linestyle=line, label=name)
-    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy", xticks=kept, xticklabels=kept, ylim=(0, 1))
+    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy", xticks=ticks, xticklabels=ticks, ylim=(0, 1))
     ax.minorticks_off()
     return ax
+
+
+def class_curves(
+    ax: Axes,
+    curves: Mapping[str, Sequence[Interval]],
+    groups: Mapping[str, Sequence[str]],
+    layers: Sequence[str],
+    *,
+    untrained: Sequence[Interval],
+) -> Axes:
+    """How well each layer knows each class, classes of a group in one colour, each with its name at its left end.
+
+    Args:
+        ax: to draw on.
+        curves: by class, for each layer.
+        groups: names of like classes; all others are grey.
+        layers: names.
+        untrained: for each layer, the mean over classes before training.
+    """
+    from ..drawing.figures import NETWORKS, ROLES
+
+    hues = dict(zip(groups, list(NETWORKS.values())[: len(groups)], strict=True))
+    of = {name: hue for hue in groups for name in groups[hue]}
+    for name, values in curves.items():
+        hue = hues.get(of.get(name), "0.6")
+        middle = [v.estimate for v in values]
+        ax.plot(middle, color=hue, marker="o", markersize=3, linewidth=1.4)
+        ax.fill_between(
+            range(len(values)), [v.low for v in values], [v.high for v in values], color=hue, alpha=0.1, linewidth=0
+        )
+    for hue, color in {**hues, "other classes": "0.6"}.items():
+        ax.plot([], [], color=color, marker="o", markersize=3, label=hue)
+    ax.plot([v.estimate for v in untrained], label="untrained, mean of classes", **{**ROLES["untrained"], "color": "k"})
+    ax.set_xticks(range(len(layers)), layers)
+    ax.set(ylabel="correlation with the output of the class", xlim=(-1.9, len(layers) - 0.8))
+    _name_left_ends(ax, {name: (values[0].estimate, hues.get(of.get(name), "0.45")) for name, values in curves.items()})
+    ax.legend(ncols=2, loc="lower right")
+    return ax
+
+
+def _name_left_ends(ax: Axes, ends: Mapping[str, tuple[float, object]], *, apart: float = 0.045) -> None:
+    """Names left of the first points of curves, a share of the height apart, with a line to each."""
+    low, high = ax.get_ylim()
+    step, place = apart * (high - low), -np.inf
+    for name, (y, color) in sorted(ends.items(), key=lambda one: one[1][0]):
+        place = max(y - 0.5 * step, place + step)
+        ax.annotate(
+            name, (0, y), (-0.35, place), ha="right", va="center", color=color, fontsize="small",
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2},
+        )  # fmt: skip
+
+
+def frequency_squares(axes: Sequence[Axes], squares: Mapping[str, np.ndarray]) -> None:
+    """A correlation for each frequency (height, width), 0 in the middle, on one scale of colours and as numbers."""
+    for ax, (title, square) in zip(axes, squares.items(), strict=True):
+        height, width = square.shape
+        square = np.fft.fftshift(square)
+        image = ax.imshow(square, cmap="mako", vmin=0, vmax=1, origin="lower")
+        for (row, column), value in np.ndenumerate(square):
+            look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if value < 0.6 else "black"}
+            ax.text(column, row, f"{value:.2f}".removeprefix("0"), **look)
+        ax.set(title=title, xlabel="cycles across the map")
+        ax.set_xticks(range(width), np.fft.fftshift(np.fft.fftfreq(width, 1 / width)).astype(int))
+        ax.set_yticks(range(height), np.fft.fftshift(np.fft.fftfreq(height, 1 / height)).astype(int))
+    axes[0].set_ylabel("cycles down the map")
+    axes[0].figure.colorbar(image, ax=list(axes), label=r"correlation $\rho$", shrink=0.8)
