@@ -54,24 +54,26 @@ def as_markdown(rows: Iterable[dict], colour: Iterable[dict] = (), *, survivors:
 
 
 def first_screen(rows: Iterable[dict], colour: Iterable[dict] = ()) -> str:
-    """The primary claims in few columns: published, on the paper's images and in colour, each with both answers.
+    """The primary claims in few columns: published (where anything was), on the paper's images, and in colour.
 
     Args:
         rows, colour: as for `as_markdown`.
     """
     rows = [row for row in rows if row["primary"] and not row["check"]]
-    beside = _beside(rows, colour)
-    lines = [
-        "| claim | published | clothes, in grey | holds? beyond its baseline? | photographs, in colour |",
-        "|---|---|---|---|---|",
+    beside, columns = _beside(rows, colour), {}
+    columns["claim"] = [_escaped(row["statement"]) for row in rows]
+    if any(row["published"] is not None for row in rows):
+        columns["published"] = [short(row["published"]) for row in rows]
+    columns["clothes, in grey"] = [value_of(row) for row in rows]
+    columns["asked"] = [row["rule"] for row in rows]
+    columns["holds?"] = [f"**{word(row, beside.get(row['id']))}**" for row in rows]
+    columns["beyond its baseline?"] = [row["beyond_baseline"] for row in rows]
+    columns["photographs, in colour"] = [
+        f"{value_of(other)}: {other['holds']}; {other['beyond_baseline']}" if other else "–"
+        for other in (beside.get(row["id"]) for row in rows)
     ]
-    for row in rows:
-        other = beside.get(row["id"])
-        cells = [_escaped(row["statement"]), short(row["published"]), value_of(row)]
-        cells.append(f"**{word(row, other)}**; {row['beyond_baseline']}")
-        cells.append(f"{value_of(other)}: {other['holds']}; {other['beyond_baseline']}" if other else "–")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def in_parts(rows: Iterable[dict], colour: Iterable[dict] = ()) -> str:
