@@ -271,7 +271,11 @@ def test_networks_are_measured_label_by_label(paper):
     found = alike.GivenLabel(members, images, ("conv1", "fc7")).make(paper.shelf, lambda share: None)
     assert list(found) == list(alike.SIMILARITIES)
     data, networks = images.load(), {name: one.network() for name, one in members}
-    acts = [cu.record(net, data.images, ["fc7"])["fc7"].double() for net in networks.values()]
+    acts = []
+    for network in networks.values():
+        with cu.record(network, ["fc7"]) as rows, torch.no_grad():
+            network(cu.normalise(data.images))
+        acts.append(rows["fc7"].double())
     means = [torch.stack([x[data.labels == k].mean(0) for k in range(10)])[data.labels] for x in acts]
     expected = alike.cka(cu.pair_moments(acts[0] - means[0], acts[1] - means[1]))
     assert float(found["CKA"][0, 1, 1]) == pytest.approx(expected, abs=1e-5)
