@@ -2,10 +2,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
-from convergent_utils.drawing.figures import NETWORKS, ROLES, layer_map, one_legend, per_layer
+from convergent_utils.drawing.figures import NETWORKS, ROLES, layer_map, one_legend, pairs_of_patches, per_layer
 
 # What is left of linear RGB when one kind of cone is missing (Machado, Oliveira and Fernandes 2009, severity 1).
 EYES = {
@@ -65,3 +66,14 @@ def test_a_map_of_layers_may_leave_its_colours_to_the_figure(bar):
     layer_map(ax, np.eye(2), ["conv1", "conv2"], title="", xlabel="", ylabel="", bar=bar)
     assert len(figure.axes) == 1 + bar
     plt.close(figure)
+
+
+def test_patches_are_drawn_in_a_figure_and_in_a_part_of_one():
+    patches = torch.arange(6 * 4 * 4).view(6, 4, 4, 1).to(torch.uint8)
+    rows = [("one", patches, patches), ("two", patches, None)]
+    whole, plain = plt.figure(layout="constrained"), plt.figure(layout="none")
+    for figure in (whole, plain, plain.subfigures(1, 2)[0]):
+        drawn = pairs_of_patches(figure, rows, titles=("a", "b"), count=3)
+        shown = [[image.get_array().shape for image in ax.images] for ax in drawn.axes[-4:]]
+        assert shown == [[(4, 15)], [(4, 15)], [(4, 15)], []], "three patches with a line after each; none is repeated"
+    plt.close("all")

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from ..kernels.chance import Interval
@@ -339,7 +340,9 @@ def pairs_of_patches(
         left.set_ylabel(caption, rotation=0, ha="right", va="center")
     for ax, title in zip(halves[0], titles, strict=True):
         ax.set_title(title)
-    figure.get_layout_engine().set(h_pad=0.01, w_pad=0.02, hspace=0.02, wspace=0.02)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):  # a part of a figure has none of its own
+        engine.set(h_pad=0.01, w_pad=0.02, hspace=0.02, wspace=0.02)
     return figure
 
 
