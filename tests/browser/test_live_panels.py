@@ -168,7 +168,7 @@ def open_and_run(page, url, name):
     k = tagged(original(name), "live-only")[0]
     panel = Panel(page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{k}']"))
     failed = page.locator(".jp-OutputArea-output").filter(has_text="Traceback")
-    panel.image.or_(failed).first.wait_for(timeout=120_000)
+    panel.image.or_(failed).first.wait_for(timeout=300_000)  # all cells before it run first
     assert not failed.count(), failed.first.inner_text()
     sync_api.expect(page.locator(".jp-InputPrompt", has_text="[*]")).to_have_count(0, timeout=120_000)
     return panel
