@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 
 from ..kernels.checks import as_count, as_floats, as_share, came, is_number, require_known
 from .modes import called, evaluating, in_one_line, input_like, require_hooks, require_module
-from .networks import Network, require_as_built, weighted
+from .networks import Network, require_alexnet, weighted
 from .subspaces import as_acts, as_map, mapped, orthonormal
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -75,7 +75,7 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
     become :math:`[W B, W (\mu - B B^\top \mu)]`. The one carries the mean, right up to a padded border.
 
     Args:
-        network: one of `build_network`.
+        network: "alexnet" or "alexnet-narrow" of `build_network`.
         layer: a layer whose units the next layer reads directly, not through a pooling: conv3, conv4, fc6 or fc7.
         directions: (units, k), see `subspace_projection`.
         mean: (units,) mean activation.
@@ -89,7 +89,7 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
 
     Source: Raghu et al. 2017, compression by projection.
     """
-    require_as_built(network)
+    require_alexnet(network)
     names = list(dict(network.named_children()))
     require_known(layer, names, "layer")
     following = names[min(names.index(layer) + 1, len(names) - 1)]

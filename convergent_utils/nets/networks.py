@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.checks import as_count, as_seed, as_whole, came, is_number, require_known
+from . import architectures
 from .modes import in_one_line, require_module
 
 _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
@@ -19,6 +21,7 @@ _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
     "alexnet-narrow": ((16, 24, 32, 32, 24), (64, 64)),
 }
 _KERNELS = (5, 5, 3, 3, 3)
+_DEPTH = 14  # of deep networks, where it is not given
 _WIDEST = 100  # times the usual widths: 1.5 thousand million weights
 # what modules hold that is compared otherwise, or says nothing of what they compute
 _APART = ("training", "configuration", "_parameters", "_buffers", "_modules", "_is_full_backward_hook")
@@ -33,7 +36,7 @@ class Network(nn.Sequential):
 
     Attributes:
         configuration: the arguments of `build_network` that made it.
-        layers: names of its layers from bottom to top, conv1 to fc8.
+        layers: names of its layers from bottom to top: conv1 to fc8; or stem, block1 and so on, fc.
     """
 
     def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, object]):
@@ -42,7 +45,7 @@ class Network(nn.Sequential):
             raise ValueError(f"modules: expected modules by name and a configuration, two dicts, got {given}")
         super().__init__(OrderedDict(modules))
         self.configuration = configuration
-        self.layers = tuple(name for name in modules if name.startswith(("conv", "fc")))
+        self.layers = tuple(name for name in modules if name.startswith(("conv", "fc", "stem", "block")))
 
     def state(self) -> dict[str, object]:
         """Configuration and weights, of which `from_state` makes it again.
@@ -59,44 +62,62 @@ class Network(nn.Sequential):
     @classmethod
     def from_state(cls, state: Mapping[str, object]) -> Network:
         """The network whose `state` it was, in eval mode, its weights in the type that they had."""
-        require_known(state["configuration"]["name"], _WIDTHS, "name")
+        require_known(state["configuration"]["name"], (*_WIDTHS, *architectures.FAMILIES), "name")
         network = build_network(**state["configuration"])
         network.load_state_dict({name: value.clone() for name, value in state["weights"].items()}, assign=True)
         return network.eval()
 
 
 def build_network(
-    name: str, *, channels: int | None = None, classes: int = 10, width: float = 1.0, seed: int = 0
+    name: str,
+    *,
+    channels: int | None = None,
+    classes: int = 10,
+    width: float = 1.0,
+    seed: int = 0,
+    depth: int | None = None,
 ) -> Network | nn.Module:
     """An untrained network with weights drawn from `seed`.
 
     Args:
         name: "alexnet" (convolutions of 24-48-64-64-48 channels, fully connected 128-128) or "alexnet-narrow"
             (16-24-32-32-24, 64-64), both with layers conv1 to conv5, fc6, fc7, fc8. The last pooling gives 3 x 3 for
-            images of any size (at least 12 x 12). Or "torchvision:NAME", as "torchvision:resnet18": a network of
-            torchvision, which is no `Network`, with weights as torchvision draws them; nothing is downloaded.
+            images of any size (at least 12 x 12). "plain", "residual" and "inception": deep networks with batch norm,
+            see `depth`. Or "torchvision:NAME", as "torchvision:resnet18": a network of torchvision, which is no
+            `Network`, with weights as torchvision draws them; nothing is downloaded.
         channels: of the images, as 1 or 3; None: 1, and 3 for torchvision's, which take no other.
         classes: number of outputs of fc8, or of torchvision's last layer.
-        width: factor on every width but that of fc8, at most 100; torchvision's have width 1.
+        width: factor on every width but that of the last layer, at most 100; torchvision's have width 1.
         seed: of the weights. As in AlexNet, convolutions start small (normal, standard deviation .02) and the biases of
             fc6 and fc7 at one; other biases are zero, and fully connected weights have variance 2 / fan-in (He et al.
             2015). At that larger scale the random start would still be most of a convolution's final weights, so that
             what is compared is hardly learned. Above conv1 each unit's weights are centred: what all its inputs share
-            then adds nothing, where else it silences up to a third of a layer for good.
+            then adds nothing, where else it silences up to a third of a layer for good. Deep networks have batch norm
+            and start as He et al. (2015) say.
+        depth: layers with weights on the way through "plain", "residual" or "inception", 14 by default: 8, 14, 20 and
+            so on, a stem of stride 2, then blocks of two layers in three stages of 12, 24 and 48 units, layers block1
+            and so on, and fc. Plain and residual ones have as many weights; inception has at most a tenth more. Within
+            a block can be recorded "block1.inner", the first of its layers; "block1.outer" of plain ones; what a
+            residual block adds to its stream, "block1.added"; and branches, "block1.1x1", "3x3", "5x5", "pool".
 
     Raises:
-        ValueError: unknown name; channels, classes, width or seed out of range; torchvision is not installed.
+        ValueError: unknown name; channels, classes, width, seed or depth out of range; a depth where the name tells it;
+            torchvision is not installed.
 
     Example:
         >>> build_network("torchvision:resnet18", classes=100).fc.out_features
         100
     """
+    if depth is not None and name not in architectures.FAMILIES:
+        raise ValueError(
+            f"depth: expected of {', '.join(architectures.FAMILIES)} only, got {came(depth)}; leave it out"
+        )
     if isinstance(name, str) and name.startswith(_TORCHVISION):
         for argument, given, only in (("channels", 3 if channels is None else channels, 3), ("width", width, 1)):
             if not (is_number(given) and given == only):
                 raise ValueError(f"{argument}: a network of torchvision has {only}, got {came(given)}; leave it out")
         return torchvision_network(name.removeprefix(_TORCHVISION), classes=as_count(classes, "classes"), seed=seed)
-    return _built(name, 1 if channels is None else channels, classes, width, seed)
+    return _built(name, 1 if channels is None else channels, classes, width, seed, depth)
 
 
 def torchvision_network(name: str, *, classes: int | None = None, seed: int = 0) -> nn.Module:
@@ -133,33 +154,35 @@ def torchvision_network(name: str, *, classes: int | None = None, seed: int = 0)
         raise ValueError(f"{argument}: cannot make {_TORCHVISION}{name}{size}: {in_one_line(error)}") from error
 
 
-def _built(name: str, channels: int, classes: int, width: float, seed: int) -> Network:
+def _built(name: str, channels: int, classes: int, width: float, seed: int, depth: int | None) -> Network:
     """A network of this package."""
-    require_known(name, _WIDTHS, "name")
+    require_known(name, (*_WIDTHS, *architectures.FAMILIES), "name")
     channels, classes, seed = as_count(channels, "channels"), as_count(classes, "classes"), as_seed(seed)
     if not is_number(width) or not 0 < float(width) <= _WIDEST:
         raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {came(width)}")
     width = width.item() if isinstance(width, np.generic) else width
-    convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
+    configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
+    if name in architectures.FAMILIES:
+        configuration["depth"] = _DEPTH if depth is None else architectures.as_depth(depth)
+    chain = _modules if name in _WIDTHS else architectures.modules_of
+    sizes = {argument: value for argument, value in configuration.items() if argument != "seed"}
     try:
         with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
-            modules = _modules(channels, convolutions, connected, classes)
+            modules = chain(**sizes)
     except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # sizes that no memory holds, or no integer
-        sizes = {
-            "channels": channels * convolutions[0],
-            "classes": classes * connected[-1],
-            "width": max(connected) ** 2,
-        }
-        largest = max(sizes, key=sizes.get)
+        largest = max({"channels": channels, "classes": classes, "width": (100 * width) ** 2}.items(), key=_second)[0]
         raise ValueError(f"{largest}: cannot make a network of these sizes: {in_one_line(error)}") from error
-    configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
     return _initialised(Network(modules, configuration), seed)
 
 
-def _modules(
-    inputs: int, convolutions: Sequence[int], connected: Sequence[int], classes: int
-) -> OrderedDict[str, nn.Module]:
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
+
+
+def _modules(name: str, channels: int, classes: int, width: float) -> OrderedDict[str, nn.Module]:
     """The chain of a network."""
+    convolutions, connected = ([max(1, round(width * units)) for units in part] for part in _WIDTHS[name])
+    inputs = channels
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for k, (units, size) in enumerate(zip(convolutions, _KERNELS, strict=True), start=1):
         modules[f"conv{k}"] = nn.Sequential(nn.Conv2d(inputs, units, size, padding=size // 2), nn.ReLU(inplace=True))
@@ -184,13 +207,18 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
 
     Returns:
         The copy, and for each hidden layer a permutation (units,) int64 whose entry j is the original unit that stands
-        at place j of the copy. The units of the last layer are classes and keep their places.
+        at place j of the copy; of deep networks also for the layers within blocks, see `build_network`. The units of
+        the last layer are classes and keep their places. Units of a residual stream move together in all its blocks,
+        those of an inception block within their branch.
 
     Raises:
         ValueError: another kind of network, or one that was changed, as with another module, attribute or a hook.
     """
     require_as_built(network)
     generator, permutations = torch.Generator().manual_seed(as_seed(seed)), {}
+    if network.configuration["name"] in architectures.FAMILIES:
+        copied = copy.deepcopy(network)
+        return copied, architectures.shuffle(copied, generator)
     for layer in network.layers[:-1]:
         permutations[layer] = torch.randperm(len(weighted(network, layer).weight), generator=generator)
     return with_units(network, permutations, width=network.configuration["width"]), permutations
@@ -200,7 +228,7 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
     """A network of some units of another's hidden layers, with the weights that they had there.
 
     Args:
-        network: one of `build_network`.
+        network: "alexnet" or "alexnet-narrow" of `build_network`.
         units: for each hidden layer the original units (units,) int64 that stand at the places of the new one.
         width: as in `build_network`, of the new network; it says how many units each layer has.
 
@@ -208,7 +236,7 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
         ValueError: another kind of network, one that was changed, a hidden layer that is left out, units that the
             network does not have, or another number of them than that width has.
     """
-    require_as_built(network)
+    require_alexnet(network)
     units = _as_units(network, units)
     made = build_network(**{**network.configuration, "width": width}).to(next(network.parameters()))
     incoming, below = None, 0
@@ -249,6 +277,13 @@ def require_as_built(network: nn.Module) -> None:
     changed = change_of(network)
     if changed is not None:
         raise ValueError(f"network: expected one as build_network makes it, got one with {changed}")
+
+
+def require_alexnet(network: nn.Module) -> None:
+    """It is "alexnet" or "alexnet-narrow" as it was built: layers with weights of their own, each reads the one below."""
+    require_as_built(network)
+    if network.configuration["name"] not in _WIDTHS:
+        raise ValueError(f"network: expected one of {', '.join(_WIDTHS)}, got {came(network.configuration['name'])}")
 
 
 def change_of(network: Network) -> str | None:
@@ -315,6 +350,9 @@ def _initialised(network: Network, seed: int) -> Network:
     if next(network.parameters()).is_meta:  # a structure without values; to draw them costs torch a second
         return network
     generator = torch.Generator().manual_seed(seed)
+    if network.configuration["name"] in architectures.FAMILIES:
+        architectures.initialise(network, generator)
+        return network
     with torch.no_grad():
         for layer in network.layers:
             module = weighted(network, layer)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..kernels.checks import as_count, as_whole, form_of, in_one_line, require_known, tensor_of
+from ..kernels.checks import as_count, as_whole, came, form_of, in_one_line, require_known, tensor_of
+from .architectures import Around, Inception, Residual
 
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)  # each place of theirs sees a window of places
 _WHOLE = (nn.Linear, nn.Flatten, nn.GroupNorm)  # each unit sees all places
@@ -42,8 +44,9 @@ def receptive_field(network: nn.Sequential, layer: str) -> ReceptiveField | None
     """From the size, stride and padding of the modules up to `layer`; None where a unit sees the whole image.
 
     Args:
-        network: a chain of named modules, each of them a module of torch or a chain.
-        layer: one of their names.
+        network: a chain of named modules, each of them a module of torch, a chain, or a block of a residual or
+            inception network of `build_network`.
+        layer: one of their names, or of a part, as "block1.inner".
 
     Raises:
         ValueError: `network` is not such a chain, has no such layer, or a module on the way there is none of those
@@ -52,23 +55,36 @@ def receptive_field(network: nn.Sequential, layer: str) -> ReceptiveField | None
     """
     if not _is_chain(network):
         raise ValueError(f"network: expected a chain of modules (nn.Sequential), got {type(network).__name__}")
-    stages = dict(network.named_children())
-    require_known(layer, stages, "layer")
-    size, step, start, varying = 1, 1, 0, None
-    for module in _in_order(network, layer):
-        if _sees_all(module):
-            return None
-        if isinstance(module, _OF_THE_IMAGE):
-            varying = varying or module
-        elif isinstance(module, _WINDOWS):
+    if not isinstance(layer, str):
+        raise ValueError(f"layer: expected the name of a module of the network, got {came(layer)}")
+    modules = _up_to(network, layer)
+    whole = next((k for k, module in enumerate(modules) if _sees_all(module)), None)
+    varying = [module for module in modules[:whole] if isinstance(module, _OF_THE_IMAGE)]
+    field = _seen_through((module for module in modules[:whole] if module not in varying), ReceptiveField(1, 1, 0))
+    if whole is not None:
+        return None
+    if varying:
+        raise ValueError(f"layer: the windows of {_named(varying[0])} vary with the image; choose a layer below it")
+    return field
+
+
+def _seen_through(modules: Iterable[nn.Module], field: ReceptiveField) -> ReceptiveField:
+    """The window of the image behind a place after these modules, where `field` is that before them."""
+    size, step, start = field.size, field.step, field.start
+    for module in modules:
+        if isinstance(module, (Residual, Inception)):
+            ends = [
+                _seen_through(_in_order(path), ReceptiveField(size, step, start)) for path in module.paths().values()
+            ]
+            start, step = min(end.start for end in ends), ends[0].step
+            size = max(end.start + end.size for end in ends) - start
+        elif isinstance(module, (*_WINDOWS, Around)):
             kernel, stride, padding, dilation = _geometry(module)
             start -= padding * step
             size += (kernel - 1) * dilation * step
             step *= stride
         elif not isinstance(module, _SAME_PLACE):
             raise ValueError(f"network: the window of {_named(module)} is not known; choose a layer below it")
-    if varying is not None:
-        raise ValueError(f"layer: the windows of {_named(varying)} vary with the image; choose a layer below it")
     return ReceptiveField(size, step, start)
 
 
@@ -119,14 +135,27 @@ def _is_chain(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def _in_order(network: nn.Sequential, layer: str | None = None) -> list[nn.Module]:
-    """The modules that a chain calls, up to a child; chains within it are taken apart."""
+def _in_order(network: nn.Sequential) -> list[nn.Module]:
+    """The modules that a chain calls; chains within it are taken apart."""
+    return [part for child in network.children() for part in (_in_order(child) if _is_chain(child) else [child])]
+
+
+def _up_to(network: nn.Module, layer: str) -> list[nn.Module]:
+    """The modules that a chain or a block calls on the way to a part of it."""
+    parts = (
+        network.paths() | {"inner": network.inner} if isinstance(network, Residual) else dict(network.named_children())
+    )
+    name, _, rest = layer.partition(".")
+    require_known(name, parts, "layer")
     found = []
-    for name, child in network.named_children():
-        found += _in_order(child) if _is_chain(child) else [child]
-        if name == layer:
+    for other, child in () if not _is_chain(network) else network.named_children():
+        if other == name:
             break
-    return found
+        found += _in_order(child) if _is_chain(child) else [child]
+    if rest and not isinstance(parts[name], (nn.Sequential, Residual, Inception)):
+        raise ValueError(f"layer: {came(name)} has no parts, so there is no {came(layer)}")
+    whole = _in_order(parts[name]) if _is_chain(parts[name]) else [parts[name]]
+    return found + (_up_to(parts[name], rest) if rest else whole)
 
 
 def _sees_all(module: nn.Module) -> bool:

@@ -570,8 +570,7 @@ def frequency_squares(axes: Sequence[Axes], squares: Mapping[str, np.ndarray]) -
         for (row, column), value in np.ndenumerate(square):
             look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if value < 0.6 else "black"}
             ax.text(column, row, f"{value:.2f}".removeprefix("0"), **look)
-        ax.set(title=title, xlabel="cycles across the map")
+        ax.set(title=title, xlabel="cycles across the map", ylabel="cycles down the map")
         ax.set_xticks(range(width), np.fft.fftshift(np.fft.fftfreq(width, 1 / width)).astype(int))
         ax.set_yticks(range(height), np.fft.fftshift(np.fft.fftfreq(height, 1 / height)).astype(int))
-    axes[0].set_ylabel("cycles down the map")
     axes[0].figure.colorbar(image, ax=list(axes), label=r"correlation $\rho$", shrink=0.8)
