@@ -280,7 +280,7 @@ def require_as_built(network: nn.Module) -> None:
 
 
 def require_alexnet(network: nn.Module) -> None:
-    """It is "alexnet" or "alexnet-narrow" as it was built: layers with weights of their own, each reads the one below."""
+    """It is "alexnet" or "alexnet-narrow" as it was built: each of its layers reads the one below."""
     require_as_built(network)
     if network.configuration["name"] not in _WIDTHS:
         raise ValueError(f"network: expected one of {', '.join(_WIDTHS)}, got {came(network.configuration['name'])}")
