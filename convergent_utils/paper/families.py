@@ -111,8 +111,7 @@ _SEEDS = {
 class Member(Thing):
     """A network of a family, and how good it is.
 
-    A dict of "network"; "fitted" and "accuracy", the shares of training and of test images classified rightly (by the
-    labels that it was trained on, and by the true ones); "epochs".
+    A dict of "network"; "accuracy", the share of test images classified rightly; "epochs".
 
     Attributes:
         start: the network before its first step.
@@ -139,7 +138,7 @@ class Member(Thing):
         """Train it."""
         data = self.images.load()
         trained = train(self.start.network(get), data, self.recipe, seed=self.order)
-        return {**_judged(trained.network, data, self.test.load()), "epochs": self.recipe.epochs}
+        return _judged(trained.network, self.test.load(), self.recipe)
 
     def network(self, get: Get) -> nn.Module:
         """The network in the end."""
@@ -148,17 +147,21 @@ class Member(Thing):
 
 @dataclass(frozen=True)
 class ByHeart(Member):
-    """A network that is trained until it knows its labels: for once, twice or four times the recipe's epochs."""
+    """A network that is trained until it knows its labels: for once, twice or four times the recipe's epochs.
+
+    In its dict is beside the others "fitted", the share of its training images of which it knows the label.
+    """
 
     def make(self, get: Get, report: Report) -> dict[str, object]:
         """Train it, anew each time."""
         data, test = self.images.load(), self.test.load()
         for times in _PATIENCE:
             longer = replace(self.recipe, epochs=times * self.recipe.epochs)
-            judged = _judged(train(self.start.network(get), data, longer, seed=self.order).network, data, test)
-            if judged["fitted"] >= LEARNED:
+            network = train(self.start.network(get), data, longer, seed=self.order).network
+            fitted = accuracy(network, data)
+            if fitted >= LEARNED:
                 break
-        return {**judged, "epochs": longer.epochs}
+        return {**_judged(network, test, longer), "fitted": fitted}
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,7 @@ class Followed(Member):
         trained = train(self.start.network(get), data, self.recipe, seed=self.order, **options)
         kept = {k: trained.checkpoints[share] for k, share in enumerate(shares)}
         curve = trained.history.test_accuracy[:: int(self.recipe.epochs) // self.times]
-        judged = _judged(trained.network, data, test)
-        return {**judged, "epochs": self.recipe.epochs, "on the way": kept, "curve": curve}
+        return {**_judged(trained.network, test, self.recipe), "on the way": kept, "curve": curve}
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,8 @@ def _member(setting: Setting, sizes: Sizes, family: str, k: int, wide: list[Memb
     return Member(start, images, recipe=recipe, **options)
 
 
-def _judged(network: nn.Module, train_set: Dataset, test_set: Dataset) -> dict[str, object]:
-    return {"network": network, "fitted": accuracy(network, train_set), "accuracy": accuracy(network, test_set)}
+def _judged(network: nn.Module, test_set: Dataset, recipe: Recipe) -> dict[str, object]:
+    return {"network": network, "accuracy": accuracy(network, test_set), "epochs": recipe.epochs}
 
 
 def kept_units(wide: Network, seed: int | None) -> dict[str, Tensor]:
