@@ -423,6 +423,44 @@ WRONG = {
             ),
         ],
     ],
+    "09_architectures": [
+        [
+            ("the one that finds most", 'answer = max(maps["residual"], key=lambda k: again(k, "residual").estimate)'),
+            ("a family", 'answer = "residual"'),
+            ("the share, not the name", 'answer = min(again(k, "residual").estimate for k in maps["residual"])'),
+        ],
+        [
+            (
+                "zeros come first",
+                "def around(maps, stride, units):\n"
+                "    kept = maps[:, :, ::stride, ::stride]\n"
+                "    return torch.cat([kept.new_zeros(len(kept), units - kept.shape[1], *kept.shape[2:]), kept], 1)",
+            ),
+            (
+                "the mean over places in place of every second one",
+                "def around(maps, stride, units):\n"
+                "    kept = torch.nn.functional.avg_pool2d(maps, stride, ceil_mode=True)\n"
+                "    missing = kept.new_zeros(len(kept), units - kept.shape[1], *kept.shape[2:])\n"
+                "    return torch.cat([kept, missing], 1)",
+            ),
+            (
+                "units are repeated",
+                "def around(maps, stride, units):\n"
+                "    kept = maps[:, :, ::stride, ::stride]\n"
+                "    return torch.cat([kept, kept], 1)[:, :units]",
+            ),
+        ],
+        [
+            ("nothing is shuffled", "def by_chance(matrix):\n    return np.diag(matrix).mean()"),
+            ("zero", "def by_chance(matrix):\n    return 0.0"),
+            (
+                "a unit never meets itself",
+                "def by_chance(matrix):\n"
+                "    n = len(matrix)\n"
+                "    return (matrix.sum() - np.trace(matrix)) / (n * (n - 1))",
+            ),
+        ],
+    ],
     "12_your_networks": [
         [
             ("the layer with the highest match", 'answer = by_layer.loc["found"].idxmax()'),
