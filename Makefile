@@ -57,7 +57,7 @@ site: env  ## the paper as static pages in build/site, from its last run; SOLUTI
 	$(RUN) -m convergent_utils.edition.site $${SOLUTIONS:+--solutions}
 
 site-test: env  ## look at every page of the site in a browser
-	$(RUN) -m pytest -m site -s tests/browser/test_static_site.py
+	$(RUN) -m pytest -m site --numprocesses auto --maxprocesses 2 --dist loadgroup tests/browser/test_static_site.py
 
 course: env  ## the notebooks for students and for teachers, in build/course
 	$(RUN) -m convergent_utils.cli course
@@ -87,7 +87,7 @@ networks: env  ## install timm and transformers, for networks of theirs
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[networks]"
 
 test-networks: env  ## what the tests leave out where timm and transformers are not installed
-	$(RUN) -m pytest -m "not benchmark" tests/test_architectures.py tests/test_command.py tests/test_compare_loading.py \
+	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile tests/test_architectures.py tests/test_command.py tests/test_compare_loading.py \
 	  tests/test_your_networks.py tests/benchmarks/test_own_networks.py
 
 kills: env  ## kill the paper on planted networks ten times and see what it leaves (a quarter of an hour)

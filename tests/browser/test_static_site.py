@@ -25,6 +25,8 @@ SITE, PICTURES = BUILD / "site", BUILD / "screenshots"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in [*SITE.glob("*.html"), *SITE.glob("notebooks/*.html")])
 NOTEBOOKS = [f"notebooks/{name}.html" for name in notebook_names()]
 SOUPS, SECONDS = {}, {"http": [], "file": []}
+# Pages that are reached one way are all opened by one process, whose times are judged together.
+WAYS = [pytest.param(way, marks=pytest.mark.xdist_group(way)) for way in ("http", "file")]
 WIDE, TELEPHONE = {"width": 1300, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -97,7 +99,7 @@ def elsewhere(url, start):
     return not url.startswith((start, "data:", "blob:"))
 
 
-@pytest.mark.parametrize("way", ["http", "file"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -135,7 +137,7 @@ def test_the_site_has_every_page():
     assert size < 40e6
 
 
-@pytest.mark.parametrize("way", ["http", "file"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_loads_whole_and_its_sliders_move(chromium, addresses, way, name):
     with looking(chromium, addresses[way]) as page:
@@ -171,7 +173,7 @@ def move(slider):
     assert [shown.get_attribute("src"), said.inner_text()] == [seen[0], words[0]]
 
 
-@pytest.mark.parametrize("way", ["http", "file"])
+@pytest.mark.parametrize("way", WAYS)
 def test_pages_are_usable_soon(way):
     if not SECONDS[way]:
         pytest.skip("no page was opened")
@@ -317,7 +319,7 @@ def test_no_solution_is_shown_and_pictures_lie_in_files(name):
     assert not [image for image in soup(name).select("article img") if image["src"].startswith("data:")]
 
 
-@pytest.mark.parametrize("way", ["http", "file"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_search_finds_a_word(chromium, addresses, way):
     with looking(chromium, addresses[way]) as page:
         page.goto(addresses[way] + "index.html")
