@@ -25,7 +25,8 @@ def notebook_names(only: Sequence[str] | None = None) -> list[str]:
         raise ValueError(f'only: expected numbers or names of notebooks in a list, such as ["02"], got {only!r:.80}')
     for prefix in only:
         if not (isinstance(prefix, str) and prefix and any(name.startswith(prefix) for name in names)):
-            raise ValueError(f"only: no notebook starts with {prefix!r:.80}; there are {', '.join(names)}")
+            known = ", ".join(name[:2] for name in names)
+            raise ValueError(f"only: no notebook starts with {prefix!r:.80}; there are {known}, and such as {names[0]}")
     return [name for name in names if name.startswith(tuple(only))]
 
 
