@@ -31,6 +31,24 @@ def made(tmp_path_factory):
     return {"whole": shelf(whole), "compared": shelf(compared), "inside": shelf(inside), "maps": shelf(maps)}
 
 
+def test_untrained_networks_are_settled():
+    """Behind every batch norm units have mean 0 and spread 1 on the images, and no weight is another."""
+    start, images = kin.Deep("inception", 8, 1, 10, 4), Images.of("fashion-mnist", "test", 150)
+    found, before, seen = kin.Settled(start, images).network(), start.network(), {}
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), before.parameters(), strict=True))
+    assert not found.training
+    for name, module in found.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.momentum == 0.1
+            module.register_forward_hook(lambda _m, _i, output, name=name: seen.update({name: output}))
+    with torch.no_grad():
+        found(cu.normalise(images.load().images))
+    assert len(seen) == 19
+    for values in seen.values():
+        torch.testing.assert_close(values.mean((0, 2, 3)), torch.zeros(values.shape[1]), rtol=0, atol=1e-3)
+        torch.testing.assert_close(values.std((0, 2, 3)), torch.ones(values.shape[1]), rtol=0, atol=0.02)
+
+
 def test_a_shuffled_copy_is_as_alike_as_can_be(made):
     found = made["compared"]
     assert tuple(found) == kin.SIMILARITIES

@@ -8,7 +8,7 @@ from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels.chance import chance_level
 from ..kernels.correlation import correlation
@@ -19,6 +19,7 @@ from ..kernels.rotation import rotated
 from ..kernels.sparse_mapping import least_squares
 from ..making.code import apart
 from ..making.things import Get, Report, Thing
+from ..nets.datasets import normalise
 from ..nets.declared import Declared, Images, Learned, Measured, OnTheWay
 from ..nets.measurement import Measurement
 from ..nets.networks import Network, build_network
@@ -30,6 +31,7 @@ from .networks import Setting
 NOTEBOOK = "09_architectures"
 INCEPTION = "inception"
 _SEEDS = {"plain": 2000, "residual": 3000, INCEPTION: 4000}  # and 10 for each layer of depth: every network has its own
+_SETTLING = 1000  # training images from which batch norms of untrained networks have their means and spreads
 _ROWS = 512  # of the aligned sample, on which neighbours are looked for and chance is drawn
 _SECONDS_PER_IMAGE = 5e-5  # and layer, of training on one thread; only for the estimate that is shown
 SIMILARITIES = ("matched", "turned", "linear R2", "PWCCA", "CKA", "k-NN")
@@ -77,6 +79,36 @@ class Deep:
         """The network."""
         sizes = {"channels": self.channels, "classes": self.classes, "depth": self.depth}
         return build_network(self.structure, **sizes, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A network before its first step, its batch norms with the means and spreads that its units have on images.
+
+    As it is made, a batch norm takes every unit to have mean 0 and variance 1, and leaves it as it is: a network that
+    nobody would compare, since its first step of training would set that right.
+
+    Attributes:
+        start: the network.
+        images: all of which pass through it at once.
+    """
+
+    start: Deep
+    images: Images
+
+    def network(self, get: Get | None = None) -> Network:
+        """The network, in eval mode; no weight of it is changed."""
+        network = self.start.network(get)
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        usual = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over batches, of which there is one
+        with torch.no_grad():
+            network.train()(normalise(self.images.load().images))
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
+        return network.eval()
 
 
 @dataclass(frozen=True)
@@ -255,7 +287,9 @@ def things(setting: Setting) -> dict[tuple, Thing]:
         found |= {(f"layers{said}", family): LayerMaps(measured, blocks(deepest), of) for family, of in meet.items()}
     residual = made["residual", deepest]
     for share in CHECKPOINTS[:-1]:
-        then = {f"{name}@{share:.0%}": OnTheWay(one, share) if share else one.start for name, one in residual.items()}
+        then = {
+            f"{name}@{share:.0%}": OnTheWay(one, share) if share else _settled(one) for name, one in residual.items()
+        }
         meet = tuple(zip(then, residual, strict=True))
         measured = _of_layers(setting, f"{share:.0%} of the way", {**residual, **then}, second, meet)
         found["layers, on the way", share] = LayerMaps(measured, blocks(deepest), meet)
@@ -278,7 +312,11 @@ def _networks(setting: Setting, sizes: Sizes, family: str, depth: int) -> dict[s
 
 
 def _at_first(networks: Mapping[str, Learned]) -> dict[str, Declared]:
-    return {name: one.start for name, one in networks.items()}
+    return {name: _settled(one) for name, one in networks.items()}
+
+
+def _settled(one: Learned) -> Settled:
+    return Settled(one.start, replace(one.images, part=min(_SETTLING, len(one.images))))
 
 
 def _of_layers(
