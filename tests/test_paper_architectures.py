@@ -40,7 +40,7 @@ def test_untrained_networks_are_settled():
     for name, module in found.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.momentum == 0.1
-            module.register_forward_hook(lambda _m, _i, output, name=name: seen.update({name: output}))
+            module.register_forward_hook(lambda _m, _i, output, name=name: seen.update({name: output.clone()}))
     with torch.no_grad():
         found(cu.normalise(images.load().images))
     assert len(seen) == 19
