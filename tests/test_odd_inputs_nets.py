@@ -16,6 +16,7 @@ from torch import nn
 import convergent_utils as cu
 
 NO_NUMBERS = {"nothing": None, "text": "x", "a list": [1, 2], "a share": 0.5, "NaN": float("nan")}
+NO_DEPTHS = {"text": "x", "a list": [1, 2], "a share": 0.5, "NaN": float("nan")}
 NO_NETWORKS = {"nothing": None, "text": "net", "a list": [nn.Linear(2, 2)], "a class": nn.Linear, "a function": len}
 
 
@@ -765,6 +766,33 @@ NETWORKS = [
         "build_network",
         "classes of torchvision",
         with_values({**NO_NUMBERS, "many": 10**15}, lambda v: cu.build_network("torchvision:resnet18", classes=v)),
+        "classes",
+    ),
+    *each(
+        "build_network",
+        "depth",
+        with_values(
+            {**NO_DEPTHS, "nine": 9, "two": 2, "nothing": -8, "many": 10**15, "between": 8.5},
+            lambda v: cu.build_network("residual", depth=v),
+        ),
+        "depth",
+    ),
+    *each(
+        "build_network",
+        "depth of a chain that has its own",
+        with_values({"eight": 8, **NO_DEPTHS}, lambda v: cu.build_network("alexnet", depth=v)),
+        "depth",
+    ),
+    *each(
+        "build_network",
+        "width of a deep network",
+        with_values({**NO_NUMBERS, "a share": 0, "many": 10**6}, lambda v: cu.build_network("plain", width=v)),
+        "width",
+    ),
+    *each(
+        "build_network",
+        "classes of a deep network",
+        with_values({**NO_NUMBERS, "many": 10**15}, lambda v: cu.build_network("inception", depth=8, classes=v)),
         "classes",
     ),
     Row("build_network", "unknown of torchvision", lambda: cu.build_network("torchvision:resnet19"), "name"),
