@@ -97,6 +97,22 @@ def test_shuffled_copy_is_found_out(name, depth):
     assert all(permutations["block2"][matched.index[k]] == k for k in live)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_shuffled_copy_replaces_the_lower_blocks(name):
+    """A match of the units of a block is all that the blocks above need."""
+    one, x = network(name), images(200)
+    copied, _ = cu.permuted_copy(one, seed=1)
+    layers = ("stem", "block1", "block3")
+    measured = cu.measure({"one": one, "copy": copied}, x, layers, batch=100)
+    for layer in layers:
+        pair = measured.pair(f"copy.{layer}", f"one.{layer}")
+        found = cu.correlation(pair)
+        match = cu.bipartite_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
+        joined = cu.stitched(one, copied, layer, cu.matching_map(pair, match))
+        with torch.no_grad():
+            torch.testing.assert_close(joined(x), one(x), rtol=1e-4, atol=1e-4)
+
+
 def test_units_of_a_stream_move_together():
     """A unit of the residual stream is the same unit in all blocks, over the strides as well."""
     _, order = cu.permuted_copy(network("residual", 14), seed=1)
