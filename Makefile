@@ -87,7 +87,8 @@ networks: env  ## install timm and transformers, for networks of theirs
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[networks]"
 
 test-networks: env  ## what the tests leave out where timm and transformers are not installed
-	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile tests/test_architectures.py tests/test_command.py tests/test_compare_loading.py \
+	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile \
+	  tests/test_architectures.py tests/test_command.py tests/test_compare_loading.py \
 	  tests/test_your_networks.py tests/benchmarks/test_own_networks.py
 
 kills: env  ## kill the paper on planted networks ten times and see what it leaves (a quarter of an hour)

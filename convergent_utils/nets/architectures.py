@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +52,13 @@ class Residual(nn.Module):
         """The stream after the block."""
         return self.relu(self.around(maps) + self.added(self.inner(maps)))
 
-    def paths(self) -> dict[str, nn.Sequential]:
-        """Chains from what comes in to what is added up, by name."""
-        return {"added": nn.Sequential(self.inner, self.added), "around": nn.Sequential(self.around)}
+    def paths(self) -> list[list[nn.Module]]:
+        """Ways from what comes in to what is added up."""
+        return [[self.inner, self.added], [self.around]]
+
+    def below(self, part: str) -> list[nn.Module]:
+        """What comes in has passed these modules before it meets a part of the block."""
+        return {"inner": [], "added": [self.inner], "around": [], "relu": [self]}[part]
 
 
 class Inception(nn.Module):
@@ -81,9 +84,13 @@ class Inception(nn.Module):
         """The units of all branches, one branch after the other."""
         return torch.cat([branch(maps) for branch in self.children()], dim=1)
 
-    def paths(self) -> dict[str, nn.Sequential]:
-        """Chains from what comes in to what is joined, by name."""
-        return dict(self.named_children())
+    def paths(self) -> list[list[nn.Module]]:
+        """Ways from what comes in to what is joined."""
+        return [[branch] for branch in self.children()]
+
+    def below(self, part: str) -> list[nn.Module]:
+        """What comes in has passed these modules before it meets a branch: none."""
+        return []
 
 
 def modules_of(name: str, channels: int, classes: int, width: float, depth: int) -> OrderedDict[str, nn.Module]:
@@ -203,10 +210,3 @@ def _convolution(inputs: int, units: int, size: int, stride: int = 1, *, relu: b
     """A convolution with batch norm, after which its biases would change nothing."""
     chain = [nn.Conv2d(inputs, units, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(units)]
     return nn.Sequential(*chain, *([nn.ReLU(inplace=True)] if relu else []))
-
-
-def inner_layers(network: nn.Sequential) -> Iterator[str]:
-    """Paths of what can be recorded within blocks: the two layers of each, or its branches."""
-    for name, block in network.named_children():
-        if name.startswith("block"):
-            yield from (f"{name}.{part}" for part, _ in block.named_children() if part not in ("around", "relu"))

@@ -96,9 +96,10 @@ def build_network(
             and start as He et al. (2015) say.
         depth: layers with weights on the way through "plain", "residual" or "inception", 14 by default: 8, 14, 20 and
             so on, a stem of stride 2, then blocks of two layers in three stages of 12, 24 and 48 units, layers block1
-            and so on, and fc. Plain and residual ones have as many weights; inception has at most a tenth more. Within
-            a block can be recorded "block1.inner", the first of its layers; "block1.outer" of plain ones; what a
-            residual block adds to its stream, "block1.added"; and branches, "block1.1x1", "3x3", "5x5", "pool".
+            and so on, and fc. Plain and residual ones have as many weights, inception a tenth more at most (at depth 8
+            a fifth). Within a block can be recorded "block1.inner", the first of its layers; "block1.outer" of plain
+            ones; what a residual block adds to its stream, "block1.added"; and branches, "block1.1x1", "3x3", "5x5",
+            "pool".
 
     Raises:
         ValueError: unknown name; channels, classes, width, seed or depth out of range; a depth where the name tells it;
@@ -170,13 +171,10 @@ def _built(name: str, channels: int, classes: int, width: float, seed: int, dept
         with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
             modules = chain(**sizes)
     except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # sizes that no memory holds, or no integer
-        largest = max({"channels": channels, "classes": classes, "width": (100 * width) ** 2}.items(), key=_second)[0]
+        amounts = {"channels": channels, "classes": classes, "width": (100 * width) ** 2}
+        largest = max(amounts, key=amounts.get)
         raise ValueError(f"{largest}: cannot make a network of these sizes: {in_one_line(error)}") from error
     return _initialised(Network(modules, configuration), seed)
-
-
-def _second(pair: tuple[str, float]) -> float:
-    return pair[1]
 
 
 def _modules(name: str, channels: int, classes: int, width: float) -> OrderedDict[str, nn.Module]:

@@ -73,9 +73,7 @@ def _seen_through(modules: Iterable[nn.Module], field: ReceptiveField) -> Recept
     size, step, start = field.size, field.step, field.start
     for module in modules:
         if isinstance(module, (Residual, Inception)):
-            ends = [
-                _seen_through(_in_order(path), ReceptiveField(size, step, start)) for path in module.paths().values()
-            ]
+            ends = [_seen_through(_in_order(path), ReceptiveField(size, step, start)) for path in module.paths()]
             start, step = min(end.start for end in ends), ends[0].step
             size = max(end.start + end.size for end in ends) - start
         elif isinstance(module, (*_WINDOWS, Around)):
@@ -135,27 +133,21 @@ def _is_chain(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def _in_order(network: nn.Sequential) -> list[nn.Module]:
-    """The modules that a chain calls; chains within it are taken apart."""
-    return [part for child in network.children() for part in (_in_order(child) if _is_chain(child) else [child])]
+def _in_order(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """These modules, one after the other; chains among them are taken apart."""
+    return [part for one in modules for part in (_in_order(one.children()) if _is_chain(one) else [one])]
 
 
 def _up_to(network: nn.Module, layer: str) -> list[nn.Module]:
     """The modules that a chain or a block calls on the way to a part of it."""
-    parts = (
-        network.paths() | {"inner": network.inner} if isinstance(network, Residual) else dict(network.named_children())
-    )
+    parts = dict(network.named_children())
     name, _, rest = layer.partition(".")
     require_known(name, parts, "layer")
-    found = []
-    for other, child in () if not _is_chain(network) else network.named_children():
-        if other == name:
-            break
-        found += _in_order(child) if _is_chain(child) else [child]
-    if rest and not isinstance(parts[name], (nn.Sequential, Residual, Inception)):
+    names = list(parts)
+    chain = [parts[other] for other in names[: names.index(name)]] if _is_chain(network) else network.below(name)
+    if rest and not (_is_chain(parts[name]) or isinstance(parts[name], (Residual, Inception))):
         raise ValueError(f"layer: {came(name)} has no parts, so there is no {came(layer)}")
-    whole = _in_order(parts[name]) if _is_chain(parts[name]) else [parts[name]]
-    return found + (_up_to(parts[name], rest) if rest else whole)
+    return _in_order(chain) + (_up_to(parts[name], rest) if rest else _in_order([parts[name]]))
 
 
 def _sees_all(module: nn.Module) -> bool:

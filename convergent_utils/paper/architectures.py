@@ -131,8 +131,9 @@ class Compared(Thing):
     """How alike every two networks of a measurement are: by each of `SIMILARITIES` (networks, networks, layers).
 
     "matched" is the correlation of a unit with its best partner, and "turned" the same when the other network is turned
-    at random; "linear R2" the share of variance that a linear map from all units of the other explains, fitted on one
-    half of the images and judged on the other; all three are means over live units and over both ways. "PWCCA" is the
+    at random, both means over live units; "linear R2" the share of variance that a linear map from all units of the
+    other explains, fitted on one half of the images and judged on the other, a dead unit counting 0. All three are
+    means over both ways. "PWCCA" is the
     mean of both ways. "CKA" is calibrated, see `Chance.calibrated`; it and "k-NN", the shared nearest neighbours, are
     of the rows of the aligned sample.
 
