@@ -32,6 +32,7 @@ from .kernels.neighbours import mutual_knn
 from .kernels.restricted import Rotation, best_rotation, matching_map, unshrunk
 from .kernels.rotation import random_rotation, rotated
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
+from .kernels.sharedness import Sharedness, sharedness
 from .kernels.soft_matching import SoftMatch, soft_matching
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
 from .kernels.streaming_cka import StreamingCKA
@@ -40,6 +41,7 @@ from .nets.activations import record
 from .nets.datasets import Dataset, load_dataset, normalise
 from .nets.distributed import all_reduce
 from .nets.interventions import (
+    ablated,
     freezing,
     multiply_adds,
     projected,
@@ -82,12 +84,14 @@ __all__ = [
     "Recipe",
     "Rotation",
     "SgdRun",
+    "Sharedness",
     "SoftMatch",
     "SpectralEmbedding",
     "Store",
     "StreamingCKA",
     "Top",
     "Trained",
+    "ablated",
     "accuracy",
     "all_reduce",
     "best_rotation",
@@ -138,6 +142,7 @@ __all__ = [
     "semi_matching",
     "sgd_mapping",
     "sgd_mappings",
+    "sharedness",
     "significant_correlations",
     "soft_matching",
     "sparse_mapping",

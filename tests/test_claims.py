@@ -277,7 +277,8 @@ def test_seven_claims_are_primary():
     }  # fmt: skip
     assert {row["id"] for row in rows if row["check"]} == {
         "02.shuffle-undone", "03.copy-found", "04.copy-found", "05.copy-found", "06.copy-same", "07.copy-same",
-        "07.toy", "08.copy-stitched", "09.copy-found", "12.copy-exact", "12.padding", "12.noise-calibrated",
+        "07.toy", "08.copy-stitched", "09.copy-found", "10.planted-in-copy", "10.copy-joined", "10.by-hand",
+        "12.copy-exact", "12.padding", "12.noise-calibrated",
     }  # fmt: skip
 
 

@@ -1,3 +1,6 @@
+import copy
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -203,6 +206,57 @@ def test_the_mean_is_restored_and_only_the_span_is_left(network, data):
     assert torch.allclose(after, expected, atol=1e-5)
 
 
+def test_an_ablated_unit_says_its_mean_and_the_others_what_they_said(network, data):
+    images = cu.normalise(data.images[:40])
+    mean = torch.arange(24.0)
+    with cu.record(network, "conv5", positions="all") as before:
+        network(images)
+    with cu.ablated(network, "conv5", [3, 20], mean), cu.record(network, "conv5", positions="all") as rows:
+        network(images)
+    gone = torch.tensor([3, 20])
+    assert (rows["conv5"][:, gone] == mean[gone]).all()
+    left = torch.ones(24, dtype=torch.bool).index_fill(0, gone, False)
+    assert torch.equal(rows["conv5"][:, left], before["conv5"][:, left])
+    with cu.record(network, "conv5", positions="all") as after:
+        network(images)
+    assert torch.equal(after["conv5"], before["conv5"])
+
+
+def test_an_ablated_unit_is_a_bias_for_what_reads_it(network, data):
+    """By hand: its outgoing weights to zero, and what they made of the mean into the biases."""
+    images, mean = cu.normalise(data.images), torch.rand(64, generator=torch.Generator().manual_seed(0))
+    by_hand = copy.deepcopy(network)
+    with torch.no_grad():
+        reads = by_hand.fc7[0]
+        reads.bias += reads.weight[:, [5, 9]] @ mean[[5, 9]]
+        reads.weight[:, [5, 9]] = 0.0
+    with cu.ablated(network, "fc6", torch.tensor([9, 5]), mean.double()):
+        torch.testing.assert_close(network(images), by_hand(images), atol=1e-5, rtol=1e-5)
+
+
+def test_an_ablated_map_keeps_where_the_unit_is_active(network, data):
+    images = cu.normalise(data.images[:50])
+    below, above = cu.split_after(network, "conv4")
+    maps = below(images)
+    places = maps.mean(0).permute(1, 2, 0)
+    with cu.ablated(network, "conv4", [7], places):
+        found = network(images)
+    maps = maps.clone()
+    maps[:, 7] = maps[:, 7].mean(0)
+    torch.testing.assert_close(found, above(maps), atol=1e-5, rtol=1e-5)
+    with cu.ablated(network, "conv4", [], places):
+        assert torch.equal(network(images), above(below(images)))
+
+
+def test_tokens_and_rows_are_ablated_too():
+    layer = nn.Identity()
+    network = nn.Sequential(OrderedDict(layer=layer))
+    with cu.ablated(network, "layer", [1], torch.tensor([5.0, 6.0])):
+        assert network(torch.zeros(2, 3, 2))[..., 1].eq(6).all()
+        assert network(torch.zeros(4, 2)).sum() == 24
+        assert network(torch.zeros(1, 2, 3, 3, dtype=torch.float16))[:, 1].eq(6).all()
+
+
 def test_the_two_parts_make_the_whole(network, data):
     images = cu.normalise(data.images[:32])
     with torch.no_grad():
@@ -288,6 +342,12 @@ def test_the_cost_of_training_follows_the_schedule():
     assert cu.training_cost(forward, {"a": 0.5}) == pytest.approx(7 / 8)
 
 
+def ablated(net, units, mean=None):
+    """What the network says of an image while units are ablated."""
+    with cu.ablated(net, "conv5", units, torch.zeros(24) if mean is None else mean):
+        return net(torch.zeros(1, 1, 28, 28))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -299,6 +359,14 @@ def test_the_cost_of_training_follows_the_schedule():
         (lambda net: cu.subspace_projection(torch.eye(3), covariance=torch.eye(4)), "covariance: expected"),
         (lambda net: cu.project(torch.ones(5, 3), torch.eye(3), torch.ones(4)), "mean: expected as many units"),
         (lambda net: cu.freezing({"conv1": 1.5}), "schedule: expected shares"),
+        (lambda net: ablated(net, [24]), "units: expected numbers from 0 to 23, got 24"),
+        (lambda net: ablated(net, [-1]), "units: expected numbers from 0 to 23, got -1"),
+        (lambda net: ablated(net, [2, 2]), "units: expected each unit once"),
+        (lambda net: ablated(net, [0.5]), "units: expected numbers of units in a list"),
+        (lambda net: ablated(net, [0], torch.zeros(24, 7)), r"mean: expected \(units,\) or"),
+        (lambda net: ablated(net, [0], torch.zeros(7, 7, 23)), "mean: expected that of outputs"),
+        (lambda net: ablated(net, [0], torch.zeros(3, 3, 24)), "mean: expected that of outputs"),
+        (lambda net: ablated(net, [0], torch.full((24,), torch.nan)), "mean: expected finite"),
     ],
 )
 def test_bad_arguments_are_named(network, call, message):

@@ -1160,6 +1160,38 @@ INTERVENTIONS = [
         "mean",
     ),
     *each(
+        "ablated",
+        "network",
+        with_values(NO_NETWORKS, lambda v: cu.ablated(v, "conv1", [0], torch.zeros(4)).__enter__()),
+        "network",
+    ),
+    *each(
+        "ablated",
+        "layer",
+        with_values(
+            {**NO_NUMBERS, "unknown": "conv9"}, lambda v: cu.ablated(network(), v, [0], torch.zeros(4)).__enter__()
+        ),
+        "layer",
+    ),
+    *each(
+        "ablated",
+        "units",
+        with_values(
+            {**NO_NUMBERS, "beyond": [4], "twice": [1, 1], "negative": [-1]},
+            lambda v: cu.ablated(network(), "conv1", v, torch.zeros(4)).__enter__(),
+        ),
+        "units",
+    ),
+    *each(
+        "ablated",
+        "mean",
+        with_values(
+            {**NO_NUMBERS, "whole numbers": torch.zeros(4).long(), "a matrix": EYE},
+            lambda v: cu.ablated(network(), "conv1", [0], v).__enter__(),
+        ),
+        "mean",
+    ),
+    *each(
         "projected",
         "network",
         with_values(NO_NETWORKS, lambda v: cu.projected(v, "conv1", EYE, torch.zeros(4)).__enter__()),

@@ -97,7 +97,7 @@ def test_smoke_networks_are_what_they_are_said_to_be(planted):
 @pytest.mark.slow
 def test_damaged_results_are_named_and_rebuilt(planted, capfd):
     kinds = {thing.kind: thing for thing in (*planted.things.values(), *planted.setting.learned.values())}
-    assert len(kinds) == 23
+    assert len(kinds) == 29
     damaged = [planted.store.file(thing.kind, thing.configuration) for thing in kinds.values()]
     verbs = [f"{thing.title} {thing.name}" if isinstance(thing, Learned) else thing.title for thing in kinds.values()]
     whole = {path: path.read_bytes() for path in damaged}

@@ -461,6 +461,46 @@ WRONG = {
             ),
         ],
     ],
+    "10_unique_units": [
+        [
+            (
+                "where they are least unique",
+                "answer = min(layers, key=lambda k: np.mean([1 - shared_with(k, net).mean() for net in members]))",
+            ),
+            ("a network", 'answer = "net1"'),
+            ("the uniqueness, not the layer", "answer = 0.59"),
+        ],
+        [
+            ("the best partner on the other half", "def held_out(fit, held):\n    return held.max(1)"),
+            ("read where it was chosen", "def held_out(fit, held):\n    return fit.max(1)"),
+            (
+                "the largest without its sign",
+                "def held_out(fit, held):\n"
+                "    return np.take_along_axis(held, np.abs(fit).argmax(1)[:, None], axis=1)[:, 0]",
+            ),
+            (
+                "the partner of each unit of the other network",
+                "def held_out(fit, held):\n    return held[fit.argmax(0), np.arange(held.shape[1])]",
+            ),
+        ],
+        [
+            (
+                "the error falls with the number",
+                "def needed(difference, error, networks):\n"
+                "    return int(np.ceil(networks * abs(2.8 * error / difference)))",
+            ),
+            (
+                "rounded",
+                "def needed(difference, error, networks):\n"
+                "    return round(networks * (2.8 * error / difference) ** 2)",
+            ),
+            (
+                "without the 2.8",
+                "def needed(difference, error, networks):\n"
+                "    return int(np.ceil(networks * (error / difference) ** 2))",
+            ),
+        ],
+    ],
     "12_your_networks": [
         [
             ("the layer with the highest match", 'answer = by_layer.loc["found"].idxmax()'),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..kernels.checks import as_count, as_floats, as_share, came, is_number, require_known
+from ..kernels.checks import as_count, as_floats, as_share, as_whole, came, is_number, require_known
 from .modes import called, evaluating, in_one_line, input_like, require_hooks, require_module
 from .networks import Network, require_alexnet, weighted
 from .subspaces import as_acts, as_map, mapped, orthonormal
@@ -51,6 +51,68 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def ablated(network: nn.Module, layer: str, units: Sequence[int] | Tensor, mean: Tensor) -> Iterator[None]:
+    """Within the block, some units of a layer say their mean whatever the input: what is the network worth without?
+
+        with cu.ablated(network, "fc6", [3, 17], pair.mean_a):
+            cu.accuracy(network, test_set)
+
+    Args:
+        network: any torch module.
+        layer: name of one of its submodules, whose output is (n, units), (n, tokens, units) or (n, units, height,
+            width).
+        units: numbers of the units that are ablated, each at most once; none leaves the network as it is.
+        mean: (units,) of all units of the layer, as `Measurement.mean_activation` gives it, or (height, width, units),
+            the mean at each place of their maps, as `Measurement.mean_map` does.
+
+    Raises:
+        ValueError: a layer that the network lacks, units that it does not have or that are named twice; a compiled or
+            traced network, which would pass over the block; when it is called, other numbers of units or places.
+
+    With the mean, and not with zero, what follows loses what the unit tells of the input and nothing else.
+    Source: Morcos et al. 2018, ablation of single units (there to zero, and to the mean).
+    """
+    require_hooks(network)
+    modules = dict(network.named_modules())
+    require_known(layer, modules, "layer")
+    mean = as_floats(mean, "mean", "floating (units,) or (height, width, units)")
+    if mean.ndim not in (1, 3):
+        raise ValueError(f"mean: expected (units,) or (height, width, units), got {tuple(mean.shape)}")
+    gone = _as_units(units, mean.shape[-1])
+
+    def silence(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """The layer's output with these units at their mean."""
+        return without(as_acts(output, "layer"), gone, mean)
+
+    hook = modules[layer].register_forward_hook(silence)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def without(acts: Tensor, units: Tensor, mean: Tensor) -> Tensor:
+    """A copy of a layer's activations in which these units (k,) say their mean, see `ablated`."""
+    last = acts.movedim(1, -1) if acts.ndim == 4 else acts
+    if last.shape[-1] != mean.shape[-1] or (mean.ndim == 3 and last.shape[1:] != mean.shape):
+        raise ValueError(f"mean: expected that of outputs {tuple(last.shape[1:])}, got {tuple(mean.shape)}")
+    left, units = last.clone(), units.to(acts.device)
+    left[..., units] = mean.to(acts)[..., units]
+    return left.movedim(-1, 1) if acts.ndim == 4 else left
+
+
+def _as_units(units: object, count: int) -> Tensor:
+    """Numbers of units (k,) int64, each once."""
+    numbers = as_whole(units, "units", what="numbers of units in a list, such as [3, 17]")
+    outside = (numbers < 0) | (numbers >= count)
+    if outside.any():
+        raise ValueError(f"units: expected numbers from 0 to {count - 1}, got {int(numbers[outside][0])}")
+    if len(numbers.unique()) < len(numbers):
+        raise ValueError(f"units: expected each unit once, got {came(units)}")
+    return numbers
 
 
 def split_after(network: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.Sequential]:

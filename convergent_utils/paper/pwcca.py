@@ -42,9 +42,9 @@ def things(setting: Setting) -> dict[tuple, Thing]:
         "labels, training images": (_in_the_end(made, LABELS), learned, {}),
         "labels, test images": (_in_the_end(made, LABELS), new, {}),
         "labels, untrained": (_at_first(made, LABELS), new, {}),
-        "widths": (_in_the_end(made, widths), second, {"within": True, "sample": _ROWS}),
+        "widths": (_in_the_end(made, widths), second, {"within": True, "sample": _ROWS, "folds": 2}),
         "widths, untrained": (_at_first(made, widths), second, {"within": True, "sample": _ROWS}),
-        "rates": (_in_the_end(rates, rates), second, {}),
+        "rates": (_in_the_end(rates, rates), second, {"folds": 2}),
         "pruned": (_in_the_end(cut, cut), second, {"within": True}),
         FOLLOWED: (_on_their_way(made[FOLLOWED]), setting.test, {"within": True, "positions": 4, "folds": 2}),
     }

@@ -45,10 +45,10 @@ def ladder(
     found = {name: predicted(mapping, held) for name, mapping in rungs(fit, names).items()}
     null: dict[str, list[float]] = {name: [] for name in UNITS if turns and name in names}
     for k in range(turns):
-        turn = _turn_of(fit, seed + k)
-        turned, turned_held = _turned(fit, turn), _turned(held, turn)
-        for name, mapping in rungs(turned, null).items():
-            null[name].append(predicted(mapping, turned_held))
+        turn = turn_of(fit, seed + k)
+        then, then_held = turned(fit, turn), turned(held, turn)
+        for name, mapping in rungs(then, null).items():
+            null[name].append(predicted(mapping, then_held))
     return found | {f"{name}, rotated": sum(values) / len(values) for name, values in null.items()}
 
 
@@ -91,7 +91,7 @@ _FITTED: dict[str, Callable[[PairMoments], MappingPath]] = {
 }
 
 
-def _turn_of(pair: PairMoments, seed: int) -> Tensor:
+def turn_of(pair: PairMoments, seed: int) -> Tensor:
     """What net b (units,) is multiplied by: its live units brought to one spread, and turned."""
     variance = pair.cov_bb.diagonal()
     live = (variance > 0).nonzero()[:, 0]
@@ -106,7 +106,7 @@ def _rotation(units: int, seed: int) -> Tensor:
     return random_rotation(units, seed=seed)
 
 
-def _turned(pair: PairMoments, turn: Tensor) -> PairMoments:
+def turned(pair: PairMoments, turn: Tensor) -> PairMoments:
     """Moments with net b turned."""
     within = turn.T @ pair.cov_bb @ turn
     return replace(pair, mean_b=pair.mean_b @ turn, cov_ab=pair.cov_ab @ turn, cov_bb=(within + within.T) / 2)

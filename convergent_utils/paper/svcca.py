@@ -189,7 +189,7 @@ def projections(
     """
     pairs = {other: fitted.pair(f"{name}.{layer}", f"{other}.{layer}") for other in networks if other != name}
     pair = next(iter(pairs.values()))
-    judge = _Judge(networks[name], layer, test_set, pair)
+    judge = Judge(networks[name], layer, test_set, pair)
     found = {("everything", ""): torch.tensor(judge.accuracy(torch.eye(len(pair.mean_a))))}
     for space in SPACES:
         for kept, directions in {**_of_pairs(pairs), **_of_net(pair, seed)}.items():
@@ -221,7 +221,7 @@ def rivals(
     """
     pairs = {other: fitted.pair(f"{name}.{layer}", f"{other}.{layer}") for other in networks if other != name}
     pair = next(iter(pairs.values()))
-    judge = _Judge(networks[name], layer, test_set, pair)
+    judge = Judge(networks[name], layer, test_set, pair)
     compared = {**_of_pairs(pairs), **_of_net(pair, seed)}
     compared["read by the output"] = read_directions(networks[name], layer, images, pair.cov_aa)
     return {
@@ -297,7 +297,7 @@ def _in_few_units(pair: PairMoments) -> list[Tensor]:
     return restricted
 
 
-class _Judge:
+class Judge:
     """A network whose test images have come as far as the layer; the rest is computed for each projection."""
 
     def __init__(self, network: Network, layer: str, test_set: Dataset, pair: PairMoments):
