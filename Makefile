@@ -14,7 +14,8 @@ override PYTHON := $(value PYTHON)
 override BASE := $(value BASE)
 override FROM := $(value FROM)
 override SOLUTIONS := $(value SOLUTIONS)
-export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM SOLUTIONS
+override PICTURES := $(value PICTURES)
+export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM SOLUTIONS PICTURES
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
@@ -56,8 +57,8 @@ lab: env  ## open the notebooks in JupyterLab, for this machine alone and with a
 site: env  ## the paper as static pages in build/site, from its last run; SOLUTIONS=1 shows those of exercises
 	$(RUN) -m convergent_utils.edition.site $${SOLUTIONS:+--solutions}
 
-site-test: env  ## look at every page of the site in a browser
-	$(RUN) -m pytest -m site --numprocesses auto --maxprocesses 2 --dist loadgroup tests/browser/test_static_site.py
+site-test: env  ## look at every page of the site in a browser; PICTURES=1 leaves pictures of them
+	$(RUN) -m pytest -m site $${PICTURES:+--pictures} --numprocesses auto --maxprocesses 2 --dist loadgroup tests/browser/test_static_site.py
 
 course: env  ## the notebooks for students and for teachers, in build/course
 	$(RUN) -m convergent_utils.cli course
@@ -87,7 +88,7 @@ networks: env  ## install timm and transformers, for networks of theirs
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[networks]"
 
 test-networks: env  ## what the tests leave out where timm and transformers are not installed
-	$(RUN) -m pytest -m "not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile \
+	$(RUN) -m pytest -m "networks and not benchmark" --numprocesses auto --maxprocesses 4 --dist loadfile \
 	  tests/test_architectures.py tests/test_command.py tests/test_compare_loading.py \
 	  tests/test_your_networks.py tests/benchmarks/test_own_networks.py
 

@@ -19,6 +19,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--base-seed", type=int, default=0, help="base seed of the planted networks that the tests look at"
     )
+    parser.addoption("--pictures", action="store_true", help="leave pictures of the site's pages in build/screenshots")
 
 
 @pytest.fixture(scope="session")

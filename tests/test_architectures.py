@@ -139,6 +139,7 @@ def test_networks_of_pictures(name):
         check(doubled(network), pictures.double(), layers, positions=("mean",))
 
 
+@pytest.mark.networks
 def test_networks_of_timm():
     timm = pytest.importorskip("timm")
     network = seeded(lambda: timm.create_model("resnet10t", pretrained=False))
@@ -215,6 +216,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.networks
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", TEXTS)
 def test_networks_of_texts(name, side):
@@ -230,6 +232,7 @@ def test_networks_of_texts(name, side):
     check(doubled(nets), given, layers, positions=("mean",), **options)
 
 
+@pytest.mark.networks
 def test_layers_of_texts_are_listed():
     transformers = pytest.importorskip("transformers")
     found = cu.layers(seeded(lambda: gpt2(transformers)), {"input_ids": torch.zeros(2, 5, dtype=torch.int64)})

@@ -223,6 +223,7 @@ def test_a_mistake_is_one_sentence(capsys, arguments, named):
     assert refused(capsys, *arguments).startswith(named)
 
 
+@pytest.mark.networks
 @pytest.mark.parametrize("example", [line for line in command.EXAMPLES.splitlines() if line.startswith("  ")])
 def test_the_examples_of_help_work(capsys, tmp_path, example):
     """As they stand, but for networks that are small and named here."""
@@ -242,6 +243,7 @@ def test_the_examples_of_help_work(capsys, tmp_path, example):
     said(capsys, *arguments, *QUICK)
 
 
+@pytest.mark.networks
 def test_texts_are_shown_as_the_tokens_that_the_networks_are_given(capsys, tmp_path):
     """The token that excites a unit most stands marked among its neighbours."""
     pytest.importorskip("transformers")

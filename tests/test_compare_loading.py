@@ -220,6 +220,7 @@ def test_texts_as_bytes():
     assert said_by(lambda: Bytes(256)([3])).startswith("inputs: ")
 
 
+@pytest.mark.networks
 def test_timm(tmp_path):
     timm = pytest.importorskip("timm")
     torch.manual_seed(4)
@@ -245,6 +246,7 @@ def gpt2(tmp_path):
     return tmp_path / "gpt2", network
 
 
+@pytest.mark.networks
 def test_a_folder_of_transformers(gpt2, capfd):
     folder, network = gpt2
     loaded = load_network(f"hf:{folder}")
@@ -264,6 +266,7 @@ def test_a_folder_of_transformers(gpt2, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.networks
 def test_what_is_wrong_with_a_folder_of_transformers(gpt2):
     folder, network = gpt2
     weights = dict(network.state_dict())
@@ -280,6 +283,7 @@ def test_what_is_wrong_with_a_folder_of_transformers(gpt2):
     assert "config.json" in said_by(lambda: load_network("hf:openai/gpt2"))
 
 
+@pytest.mark.networks
 def test_the_tokenizer_of_a_folder(gpt2):
     tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
     words = {word: k for k, word in enumerate(["<unk>", "one", "two", "three"])}
@@ -293,6 +297,7 @@ def test_the_tokenizer_of_a_folder(gpt2):
     assert prepared["attention_mask"][:2, :4].tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 
 
+@pytest.mark.networks
 def test_pictures_of_a_folder_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -379,6 +384,7 @@ def test_a_wrong_network_is_refused_in_a_sentence(name, says, wrong_files, monke
     assert says in said
 
 
+@pytest.mark.networks
 @pytest.mark.parametrize("kind", ["", "alexnet@", "torchvision:", "timm:", "hf:", "json:", "a.py:", "npz:", "acts:"])
 def test_long_names_are_cut(kind):
     for library, name in (("torchvision", "torchvision:"), ("timm", "timm:"), ("transformers", "hf:")):

@@ -188,11 +188,13 @@ def test_units_are_kept_by_each_criterion_and_dead_ones_last():
     within = torch.eye(4).double()
     within[3, 3] = 0
     within[0, 1] = within[1, 0] = 0.8
-    orders = unique.keeping(score, live, within, torch.tensor([3.0, 1.0, 2.0, 9.0]), seed=0)
+    of_net = {"shared": score, "live": live, "variance": torch.tensor([2.0, 3.0, 1.0, 0.0]).double()}
+    orders = unique.keeping(of_net, within, torch.tensor([3.0, 1.0, 2.0, 9.0]), seed=0)
     assert tuple(orders) == unique.CRITERIA
     assert orders["most shared"](2).tolist() == [1, 2]
     assert orders["most unique"](2).tolist() == [0, 2]
     assert orders["largest weights"](2).tolist() == [0, 2]
+    assert orders["largest variance"](2).tolist() == [1, 0]
     assert 3 not in orders["random"](3)
     assert 2 in orders["least redundant"](2)
 

@@ -81,6 +81,7 @@ def test_without_transformers_the_cell_says_what_it_leaves_out(monkeypatch, caps
     assert capsys.readouterr().out.splitlines()[-1].startswith("left out: two GPT-2")
 
 
+@pytest.mark.networks
 def test_with_transformers_padding_makes_two_language_models_alike(capsys):
     pytest.importorskip("transformers")
     exec(by_id("gpt2"), text_cells())

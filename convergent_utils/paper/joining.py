@@ -124,7 +124,7 @@ class Standing(Thing):
 
     A dict of "shared" (nets, nets, layers), the mean over live units of network i of their correlation with the best
     partner in network j, see `Sharedness.r`, 0 for i = j; "accuracy" (nets,) on test images; and "loss" (nets,), the
-    mean cross-entropy over 2,000 of the images that they were trained on.
+    mean cross-entropy over some 2,000 of the images that they were trained on.
 
     Attributes:
         networks: of one family, by name.
@@ -211,11 +211,11 @@ def _standings(setting: Setting, made: Mapping[str, list[Member]]) -> dict[tuple
     asked = {width_name(width): "widths" for width in sizes.widths} | {SLOW: "rates"}
     found: dict[tuple, Thing] = {}
     for family, which in asked.items():
-        images = replace(made[family][0].images, part=min(_JUDGED, sizes.images))
+        images = replace(made[family][0].images, every=max(1, sizes.images // _JUDGED))
         networks = tuple((one.name, one) for one in made[family])
         options = measured["measured", which, "all"], setting.layers[:-1], images, setting.test
         found["standing", family] = Standing(networks, *options)
-    images = replace(setting.train, part=min(_JUDGED, len(setting.train)))
+    images = replace(setting.train, every=max(1, len(setting.train) // _JUDGED))
     options = setting.measured("trained"), setting.layers[:-1], images, setting.test
     found["standing", "eight networks"] = Standing(tuple(setting.networks.items()), *options)
     return found

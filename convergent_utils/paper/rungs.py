@@ -46,7 +46,7 @@ def ladder(
     null: dict[str, list[float]] = {name: [] for name in UNITS if turns and name in names}
     for k in range(turns):
         turn = turn_of(fit, seed + k)
-        then, then_held = turned(fit, turn), turned(held, turn)
+        then, then_held = _turned(fit, turn), _turned(held, turn)
         for name, mapping in rungs(then, null).items():
             null[name].append(predicted(mapping, then_held))
     return found | {f"{name}, rotated": sum(values) / len(values) for name, values in null.items()}
@@ -106,7 +106,7 @@ def _rotation(units: int, seed: int) -> Tensor:
     return random_rotation(units, seed=seed)
 
 
-def turned(pair: PairMoments, turn: Tensor) -> PairMoments:
+def _turned(pair: PairMoments, turn: Tensor) -> PairMoments:
     """Moments with net b turned."""
     within = turn.T @ pair.cov_bb @ turn
     return replace(pair, mean_b=pair.mean_b @ turn, cov_ab=pair.cov_ab @ turn, cov_bb=(within + within.T) / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from ..nets.interventions import split_after, without
 from ..nets.networks import Network, weighted
 from .joining import Joins, joins
 from .networks import Setting
-from .svcca import Judge
+from .svcca import SPACES, Judge
 from .uniqueness import Found, Planted, SharedUnits, least_redundant
 
 NOTEBOOK = "10_unique_units"
@@ -28,7 +29,7 @@ PLANTED_IN = "fc6"
 SET = 8  # units that are ablated together
 DRAWS = 10  # sets of random units
 KEPT = (8, 16, 32)  # units that are kept; some of those of `svcca.KEPT`
-CRITERIA = ("most shared", "most unique", "least redundant", "largest weights", "random")
+CRITERIA = ("most shared", "most unique", "least redundant", "largest weights", "largest variance", "random")
 _NEAR = 4  # units, of which one is drawn as like a unique one
 EVERY_ONE, EVERY_SET = 20, 4  # one in so many test images is judged after one unit, or a set of units, is ablated
 _EVERY_HALF = 10
@@ -60,7 +61,12 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Ablated(Thing):
-    """What a network loses without some units of a layer, see `ablations`, and with few of them, see `keeping`."""
+    """What a network loses without some units of a layer, see `ablations`, and with few of them, see `keeping`.
+
+    Beside what `ablations` gives, of each of `CRITERIA` as "kept, most shared, units" the accuracy with 8, 16 and 32
+    units when the others say their mean, and as "kept, most shared, samples" when the others say what is best predicted
+    of them from those that are kept, see `subspace_projection`; on every fourth test image.
+    """
 
     title, seconds, published = "ablating units", 12.0, True
 
@@ -85,15 +91,10 @@ class Ablated(Thing):
         pair = fitted.pair(block, block)
         judge = Judge(network, self.layer, test, pair)
         weight = weighted(network, self.layer).weight.detach().flatten(1).norm(dim=1)
-        orders = keeping(of_net["shared"], of_net["live"], correlation(pair).matrix, weight, self.seed)
-        for criterion, order in orders.items():
-            accuracies = []
-            for count in KEPT:
-                kept = order(min(count, len(weight)))
-                mask = torch.zeros(len(weight), dtype=torch.float64)
-                mask[kept] = 1.0
-                accuracies.append(judge.accuracy(mask.diag()))
-            found[f"kept, {criterion}"] = torch.tensor(accuracies, dtype=torch.float64)
+        orders = keeping(of_net, correlation(pair).matrix, weight, self.seed)
+        for (criterion, order), space in product(orders.items(), SPACES):
+            kept, basis = [order(min(count, len(weight))) for count in KEPT], torch.eye(len(weight)).double()
+            found[f"kept, {criterion}, {space}"] = judge.accuracies([basis[:, some] for some in kept], space).double()
         return found
 
 
@@ -272,19 +273,22 @@ def chosen_sets(of_net: Mapping[str, Tensor], *, seed: int) -> list[Tensor]:
     return [unique, shared, *drawn]
 
 
-def keeping(shared: Tensor, live: Tensor, within: Tensor, weight: Tensor, seed: int) -> dict:
+def keeping(of_net: Mapping[str, Tensor], within: Tensor, weight: Tensor, seed: int) -> dict:
     """By each of `CRITERIA` what gives the units (count,) of a layer that are kept, dead units last.
 
     Args:
-        shared: (units,), how far a unit is shared.
-        live: (units,) bool.
+        of_net: of its units (units,): "shared", "live", and "variance", see `SharedUnits`.
         within: (units, units), correlations of units with each other.
         weight: (units,), the length of its incoming weights.
         seed: of the random ones.
     """
+    shared, size = of_net["shared"], weight.double()
     drawn = torch.rand(len(shared), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    scores = {"most shared": shared, "most unique": -shared, "largest weights": weight.double(), "random": drawn}
-    orders = {name: score.masked_fill(~live, -torch.inf).argsort(descending=True) for name, score in scores.items()}
+    scores = {"most shared": shared, "most unique": -shared, "largest weights": size, "random": drawn}
+    scores["largest variance"] = of_net["variance"]
+    orders = {
+        name: score.masked_fill(~of_net["live"], -torch.inf).argsort(descending=True) for name, score in scores.items()
+    }
     found = {name: (lambda count, order=order: order[:count]) for name, order in orders.items()}
     found["least redundant"] = lambda count: least_redundant(within, count)
     return {criterion: found[criterion] for criterion in CRITERIA}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from ..making.things import Get, Report, Thing
 from ..nets.declared import Declared, Measured
 from ..nets.measurement import Measurement
 from ..nets.networks import Network, weighted
-from .rungs import turn_of, turned
+from .rungs import turn_of
 
 MATCHED = 0.5  # of the mass, by partial soft matching
 _ROWS = 512  # of the aligned sample, in each half
@@ -32,8 +32,9 @@ class SharedUnits(Thing):
 
     Of each layer a dict of tensors. "r" (nets, nets, units): entry (i, j) is `Sharedness.r` of the units of network i
     in network j, 0 for i = j. The others are (nets, units). "live". "turned" and "turned sd", the mean and the spread
-    of what `r` is on average over the other networks when these are turned at random, over turns; "shuffled" and
-    "shuffled sd" when their rows are shuffled. "unexplained", what the best linear map from all units of another
+    of what `r` is on average over the other networks when these are turned at random, over turns; "either sign" and
+    "either sign sd", the same where a turned unit may also stand for its opposite; "shuffled" and "shuffled sd", where
+    rows are shuffled. "unexplained", what the best linear map from all units of another
     network leaves of the variance, from 0 to 1, and "unmatched", the share that partial soft matching leaves without a
     partner when half of the mass is matched, both means over the other networks. "rate", the share of rows in which
     the unit is active, "variance", and "mean".
@@ -88,23 +89,26 @@ class SharedUnits(Thing):
             }
             for name, value in of_net.items():
                 rows.setdefault(name, []).append(value)
-        nulls = {"turned": self._turned(pairs, blocks), "shuffled": self._shuffled(measured, blocks)}
+        nulls = {**self._turned(pairs, blocks), "shuffled": self._shuffled(measured, blocks)}
         for name, drawn in nulls.items():
             rows[name], rows[f"{name} sd"] = list(drawn.mean(0)), list(drawn.std(0))
         return {name: torch.stack(values) for name, values in rows.items()}
 
-    def _turned(self, pairs: dict[tuple[int, int], tuple[PairMoments, PairMoments]], blocks: list[str]) -> Tensor:
-        """Mean r over the other networks, each turned; (turns, nets, units)."""
+    def _turned(
+        self, pairs: dict[tuple[int, int], tuple[PairMoments, PairMoments]], blocks: list[str]
+    ) -> dict[str, Tensor]:
+        """Mean r over the other networks, each turned; (turns, nets, units), with its sign and with either."""
         nets, units = len(blocks), len(next(iter(pairs.values()))[0].mean_a)
-        found = torch.zeros(self.turns, nets, units, dtype=torch.float64)
-        for k in range(self.turns):
-            for j in range(nets):
-                turn = turn_of(pairs[0 if j else 1, j][0], self.seed + k * nets + j)
-                for i in range(nets):
-                    if i != j:
-                        both = tuple(turned(pair, turn) for pair in pairs[i, j])
-                        found[k, i] += found_again([both]).mean / (nets - 1)
-        return found
+        signed, either = torch.zeros(2, self.turns, nets, units, dtype=torch.float64)
+        for j in range(nets):
+            others = [i for i in range(nets) if i != j]
+            both = [_standing(pairs[i, j][part] for i in others) for part in (0, 1)]
+            for k in range(self.turns):
+                turn = turn_of(pairs[others[0], j][0], self.seed + k * nets + j)
+                fit, held = (across @ (turn / _deviation(within, turn)) for across, within in both)
+                for found, score, r in ((signed, fit, held), (either, fit.abs(), held * fit.sign())):
+                    found[k, others] += _read(score, fit, r).unflatten(0, (nets - 1, units)) / (nets - 1)
+        return {"turned": signed, "either sign": either}
 
     def _shuffled(self, measured: Measurement, blocks: list[str]) -> Tensor:
         """Mean r over the other networks, rows of each shuffled; (shuffles, nets, units)."""
@@ -115,13 +119,34 @@ class SharedUnits(Thing):
         for k in range(self.shuffles):
             for j, of_j in enumerate(rows):
                 dealt = _halves(of_j[torch.randperm(len(of_j), generator=generator)])
-                live = (dealt[0] != 0).any(0)
                 for i, own in enumerate(halves):
                     if i != j:
                         fit, held = (one.T @ other for one, other in zip(own, dealt, strict=True))
-                        partner = semi_matching(fit, live_b=live).index.clamp(min=0)
-                        found[k, i] += held.gather(1, partner[:, None])[:, 0] / (len(rows) - 1)
+                        found[k, i] += _read(fit, fit, held) / (len(rows) - 1)
         return found
+
+
+def _standing(pairs: Iterable[PairMoments]) -> tuple[Tensor, Tensor]:
+    """Covariances of the standardised units of several networks, one below another, with another's; and its own."""
+    pairs = list(pairs)
+    deviations = [pair.cov_aa.diagonal().sqrt() for pair in pairs]
+    across = [
+        pair.cov_ab / deviation.where(deviation > 0, 1.0)[:, None]
+        for pair, deviation in zip(pairs, deviations, strict=True)
+    ]
+    return torch.cat(across), pairs[0].cov_bb
+
+
+def _deviation(within: Tensor, turn: Tensor) -> Tensor:
+    """Of each turned unit (units,); 1 for a dead one, which has no covariance to divide."""
+    variance = (turn * (within @ turn)).sum(0).clamp(min=0)
+    return variance.sqrt().where(variance > 0, 1.0)
+
+
+def _read(score: Tensor, fit: Tensor, held: Tensor) -> Tensor:
+    """Of each unit what `held` says of the partner with the best score; of a dead unit of the other net `fit` has 0."""
+    partner = semi_matching(score, live_b=(fit != 0).any(0)).index.clamp(min=0)
+    return held.gather(1, partner[:, None])[:, 0]
 
 
 def _halves(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,10 @@ def texts(folder, n):
     return ["compare", "hf:one", "hf:other", "--data", "text:texts.txt", "--layers", "h.*"]
 
 
-COMMANDS = [("torchvision", pictures, 2000, 240), ("transformers", texts, 1000, 60)]
+COMMANDS = [
+    ("torchvision", pictures, 2000, 240),
+    pytest.param("transformers", texts, 1000, 60, marks=pytest.mark.networks),
+]
 
 
 @pytest.mark.parametrize(("library", "made", "n", "limit"), COMMANDS)

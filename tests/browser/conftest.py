@@ -2,7 +2,19 @@ import shutil
 
 import pytest
 
+from convergent_utils.paper.claims import build_folder
+
 BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def pictures(request):
+    """The folder for pictures of whole pages, where they are asked for."""
+    if not request.config.getoption("--pictures"):
+        return None
+    folder = build_folder() / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

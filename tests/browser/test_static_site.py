@@ -21,7 +21,7 @@ from convergent_utils.paper.claims import build_folder
 bs4 = pytest.importorskip("bs4", reason="reading the site's pages needs the extra `site`")
 pytestmark = [pytest.mark.slow, pytest.mark.site]
 BUILD = build_folder()
-SITE, PICTURES = BUILD / "site", BUILD / "screenshots"
+SITE = BUILD / "site"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in [*SITE.glob("*.html"), *SITE.glob("notebooks/*.html")])
 NOTEBOOKS = [f"notebooks/{name}.html" for name in notebook_names()]
 SOUPS, SECONDS = {}, {"http": [], "file": []}
@@ -347,16 +347,16 @@ def test_dark_and_light(chromium, addresses):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_page_in_pictures_and_on_a_telephone(chromium, addresses, name):
-    PICTURES.mkdir(parents=True, exist_ok=True)
+def test_the_page_in_light_and_dark_and_on_a_telephone(chromium, addresses, name, pictures):
     with looking(chromium, addresses["file"]) as page:
         for look, mode, size in (("light", "light", WIDE), ("dark", "dark", WIDE), ("telephone", "light", TELEPHONE)):
             page.emulate_media(color_scheme=mode)
             page.set_viewport_size(size)
             page.goto(addresses["file"] + name, wait_until="load")
             assert page.evaluate("document.documentElement.dataset.theme") == mode
-            picture = PICTURES / f"{name.removesuffix('.html').replace('/', '-')}-{look}.jpg"
-            page.screenshot(path=picture, full_page=True, type="jpeg", quality=70)
+            if pictures:  # to be looked at; they take most of the time
+                picture = pictures / f"{name.removesuffix('.html').replace('/', '-')}-{look}.jpg"
+                page.screenshot(path=picture, full_page=True, type="jpeg", quality=70)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{look}: scrolls sideways"
             cut = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).length"
             assert page.locator(".cell_input pre:visible").evaluate_all(cut) == 0, f"{look}: lines of code are cut off"
