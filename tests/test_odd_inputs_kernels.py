@@ -502,6 +502,19 @@ ROWS = [
     Row("BinEdges", "cuts of 300 bins", lambda: cu.BinEdges(torch.arange(299.0)[None], False), "cuts"),
     Row("CCAResult", "rho None", lambda: replace(FOUND, rho=None), "rho"),
     Row("MappingPath", "coefficients sparse", lambda: replace(PATH, coefficients=B.to_sparse()), "coefficients"),
+    *[
+        Row("sharedness", f"{what} in pairs", lambda v=v: cu.sharedness([PAIR, v]), "pairs")
+        for what, v in NO_PAIRS.items()
+    ],
+    *[
+        Row("sharedness", f"{what} in held", lambda v=v: cu.sharedness([PAIR], [v]), "held")
+        for what, v in NO_PAIRS.items()
+    ],
+    Row("sharedness", "one pair", lambda: cu.sharedness(PAIR), "pairs"),
+    Row("sharedness", "no pair", lambda: cu.sharedness([]), "pairs"),
+    Row("sharedness", "a text", lambda: cu.sharedness("pairs"), "pairs"),
+    Row("sharedness", "other units first", lambda: cu.sharedness([PAIR, PAIR.swap()]), "pairs"),
+    Row("sharedness", "fewer held", lambda: cu.sharedness([PAIR, PAIR], [PAIR]), "held"),
     *[Row(name, "not definite", partial(PAIRS[name], NOT_DEFINITE), "pair") for name in ("cca", "svcca", "pwcca")],
     Row("CCAResult", "rho above 1", lambda: replace(FOUND, rho=FOUND.rho + 1), "rho"),
     Row("CCAResult", "NaN", lambda: replace(FOUND, directions_b=FOUND.directions_b * math.nan), "directions_b"),

@@ -1177,7 +1177,7 @@ INTERVENTIONS = [
         "ablated",
         "units",
         with_values(
-            {**NO_NUMBERS, "beyond": [4], "twice": [1, 1], "negative": [-1]},
+            {**NO_NUMBERS, "a list": [0.5], "beyond": [4], "twice": [1, 1], "negative": [-1]},
             lambda v: cu.ablated(network(), "conv1", v, torch.zeros(4)).__enter__(),
         ),
         "units",

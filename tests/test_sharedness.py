@@ -90,7 +90,7 @@ def test_mistakes_are_one_sentence():
     for asked, said in [
         (lambda: cu.sharedness(pair), "pairs: expected moments with several"),
         (lambda: cu.sharedness([]), "pairs: expected moments with at least one"),
-        (lambda: cu.sharedness([a]), "pairs: expected moments, as pair_moments gives them"),
+        (lambda: cu.sharedness([a]), "pairs: expected PairMoments"),
         (lambda: cu.sharedness([pair, other]), "pairs: expected one network as the first"),
         (lambda: cu.sharedness([pair], [pair, pair]), "held: expected 1 moments"),
         (lambda: cu.sharedness([pair], [other]), "held: expected 1 moments"),

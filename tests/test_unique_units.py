@@ -231,3 +231,24 @@ def test_partial_correlations_are_those_of_what_is_left():
     assert unique.partial_correlation(x, x + 3, x) == 0
     assert unique.partial_correlation(np.ones(50), x) == 0
     assert abs(unique.partial_correlation(2 * z + w, z - w, z, w)) < 1e-6
+
+
+def test_effects_and_deviations_by_hand():
+    loss = torch.tensor([[0.3, -0.1], [-0.2, -0.4], [9.0, 9.0]]).double()
+    found = {"loss": loss, "right": torch.tensor([0.1, 0.0, 9.0]).double()}
+    known = {name: torch.tensor([[0.5, 0.2, 0.0]]).double() for name in ("rate", "variance", "mean")}
+    effects, looks = unique.effects(found, {**known, "live": torch.tensor([[True, True, False]])}, 0)
+    np.testing.assert_allclose(effects["loss added"], [0.1, -0.3])
+    np.testing.assert_allclose(effects["its size"], [0.1, 0.3])
+    np.testing.assert_allclose(effects["accuracy lost"], [0.1, 0.0])
+    np.testing.assert_allclose(effects["one class"], [1.0, 0.0])
+    np.testing.assert_allclose(looks, [[0.5, 0.2], np.log([0.5, 0.2]), np.log([0.5, 0.2])])
+    shared = torch.zeros(3, 3, 2).double()
+    shared[0, 1:], shared[1, 0], shared[2, 0] = 0.5, 0.2, 0.4
+    standing = {"shared": shared, "accuracy": torch.tensor([0.9, 0.8, 0.7]), "loss": torch.tensor([1.0, 2.0, 6.0])}
+    uniqueness, accuracy, loss = unique.deviations(standing, [0, 1, 2])
+    np.testing.assert_allclose(uniqueness, np.array([0.5, 0.9, 0.8]) - 2.2 / 3)
+    np.testing.assert_allclose(accuracy, [0.1, 0, -0.1], atol=1e-6)
+    np.testing.assert_allclose(loss, [-2, -1, 3])
+    np.testing.assert_allclose(unique.deviations(standing, [0, 2])[0], [-0.05, 0.05])
+    assert unique.deviations(standing, range(3), own_spread=True)[2].std(ddof=1) == pytest.approx(1)

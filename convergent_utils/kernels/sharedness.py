@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import as_list, as_live, form_of, require_fields
+from .checks import as_list, as_live, require_fields
 from .correlation import correlation
 from .matching import semi_matching
 from .moments import PairMoments, as_pair
@@ -98,10 +98,11 @@ def _as_pairs(value: object, name: str) -> list[PairMoments]:
     pairs = as_list(value, name, "moments of one network with each of the others")
     if not pairs:
         raise ValueError(f"{name}: expected moments with at least one other network, got none")
-    for pair in pairs:
-        if not isinstance(pair, PairMoments):
-            raise ValueError(f"{name}: expected moments, as pair_moments gives them, got {form_of(pair)}")
-    pairs = [as_pair(pair) for pair in pairs]
+    try:
+        first = as_pair(pairs[0])
+        pairs = [first, *(as_pair(pair, on=first.cov_ab.device) for pair in pairs[1:])]
+    except ValueError as error:
+        raise ValueError(f"{name}{str(error).removeprefix('pair')}") from error
     units = sorted({len(pair.mean_a) for pair in pairs})
     if len(units) > 1:
         raise ValueError(f"{name}: expected one network as the first of all pairs, got {units[0]} and {units[1]} units")

@@ -294,6 +294,43 @@ def keeping(of_net: Mapping[str, Tensor], within: Tensor, weight: Tensor, seed: 
     return {criterion: found[criterion] for criterion in CRITERIA}
 
 
+def effects(found: Mapping[str, Tensor], of_layer: Mapping[str, Tensor], net: int) -> tuple[dict, list[np.ndarray]]:
+    """What the ablation of each live unit does, and what else is known of it.
+
+    Args:
+        found: of `ablations`.
+        of_layer: of `SharedUnits`.
+        net: number of the network.
+
+    Returns:
+        "loss added", mean over classes; "its size", whatever its sign; "accuracy lost"; and "one class", the largest
+        class's share of the loss that is added, where classes whose loss falls count as 0; each (live units,). And the
+        unit's rate and the logarithms of its variance and mean.
+    """
+    live = of_layer["live"][net]
+    added = found["loss"][live].numpy()
+    grown, mean = np.clip(added, 0, None), added.mean(1)
+    share = grown.max(1) / np.clip(grown.sum(1), _ROUNDING, None)
+    looks = [of_layer["rate"][net][live].numpy()]
+    looks += [of_layer[name][net][live].abs().clamp(min=_ROUNDING).log().numpy() for name in ("variance", "mean")]
+    known = {"loss added": mean, "its size": np.abs(mean), "accuracy lost": found["right"][live].numpy()}
+    return known | {"one class": share}, looks
+
+
+def deviations(standing: Mapping[str, Tensor], kept: Sequence[int], *, own_spread: bool = False) -> list[np.ndarray]:
+    """Mean uniqueness, accuracy and loss of networks of a family (kept,), each less its mean over these.
+
+    Args:
+        standing: see `Standing`.
+        kept: numbers of the networks, which are unique among themselves.
+        own_spread: in standard deviations.
+    """
+    kept = list(kept)
+    uniqueness = 1 - standing["shared"][kept][:, kept].mean(-1).sum(1) / (len(kept) - 1)
+    values = [value.numpy() for value in (uniqueness, standing["accuracy"][kept], standing["loss"][kept])]
+    return [(value - value.mean()) / (value.std(ddof=1) if own_spread else 1) for value in values]
+
+
 def partial_correlation(x: Sequence[float], y: Sequence[float], *given: Sequence[float], ranks: bool = False) -> float:
     """Correlation of x and y once what is given is taken off both, by a linear fit; 0 where nothing of either is left.
 
