@@ -252,3 +252,32 @@ def test_effects_and_deviations_by_hand():
     np.testing.assert_allclose(loss, [-2, -1, 3])
     np.testing.assert_allclose(unique.deviations(standing, [0, 2])[0], [-0.05, 0.05])
     assert unique.deviations(standing, range(3), own_spread=True)[2].std(ddof=1) == pytest.approx(1)
+
+
+def test_turned_networks_are_those_whose_rows_are_turned():
+    """From moments as from rows: turned by the spread on one half, matched there, and read on the other half."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(400, 5, generator=generator, dtype=torch.float64).relu() for _ in range(3)]
+    first, second = slice(200), slice(200, 400)
+    pairs = {
+        (i, j): tuple(cu.pair_moments(rows[i][part], rows[j][part]) for part in (first, second))
+        for i in range(3)
+        for j in range(3)
+        if i != j
+    }
+    asked = SharedUnits(None, ("a", "b", "c"), (), turns=2, shuffles=0, seed=7)
+    found = asked._turned(pairs, ["a", "b", "c"])
+    for k in range(2):
+        for i in range(3):
+            signed, either = np.zeros((2, 5))
+            for j in (one for one in range(3) if one != i):
+                spread = rows[j][first].std(0, correction=0)
+                turned = rows[j] / spread @ cu.random_rotation(5, seed=7 + 3 * k + j)
+                fit, held = (
+                    np.corrcoef(rows[i][part].numpy().T, turned[part].numpy().T)[:5, 5:] for part in (first, second)
+                )
+                signed += held[np.arange(5), fit.argmax(1)] / 2
+                best = np.abs(fit).argmax(1)
+                either += held[np.arange(5), best] * np.sign(fit[np.arange(5), best]) / 2
+            np.testing.assert_allclose(found["turned"][k, i], signed, atol=1e-10)
+            np.testing.assert_allclose(found["either sign"][k, i], either, atol=1e-10)

@@ -102,7 +102,7 @@ class SharedUnits(Thing):
         signed, either = torch.zeros(2, self.turns, nets, units, dtype=torch.float64)
         for j in range(nets):
             others = [i for i in range(nets) if i != j]
-            both = [_standing(pairs[i, j][part] for i in others) for part in (0, 1)]
+            both = [_stacked(pairs[i, j][part] for i in others) for part in (0, 1)]
             for k in range(self.turns):
                 turn = turn_of(pairs[others[0], j][0], self.seed + k * nets + j)
                 fit, held = (across @ (turn / _deviation(within, turn)) for across, within in both)
@@ -126,7 +126,7 @@ class SharedUnits(Thing):
         return found
 
 
-def _standing(pairs: Iterable[PairMoments]) -> tuple[Tensor, Tensor]:
+def _stacked(pairs: Iterable[PairMoments]) -> tuple[Tensor, Tensor]:
     """Covariances of the standardised units of several networks, one below another, with another's; and its own."""
     pairs = list(pairs)
     deviations = [pair.cov_aa.diagonal().sqrt() for pair in pairs]
