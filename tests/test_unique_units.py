@@ -94,6 +94,31 @@ def test_a_network_and_its_copy_are_joined_without_loss(network, data, dropped):
     torch.testing.assert_close(found(images), network(images), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("criterion", joining.CUT_BY)
+def test_units_that_say_nothing_are_cut_first_and_cost_nothing(data, criterion):
+    """Half of a wide network's units are dead: cut in half, it says what it said."""
+    narrow = cu.train(cu.build_network("alexnet-narrow", seed=2), data, cu.Recipe(epochs=1), seed=2).network
+    silent = cu.build_network("alexnet-narrow", seed=3)
+    with torch.no_grad():
+        for value in silent.parameters():
+            value.zero_()
+    wide, _ = cu.permuted_copy(joining.joined(narrow, silent, {}, "none", seed=0), seed=1)
+    twin, _ = cu.permuted_copy(wide, seed=4)
+
+    class Made:
+        name = "wide 1"
+
+        def network(self, get):
+            return wide
+
+    both = cu.measure({"wide 1": wide, "wide 2": twin}, data.images, wide.layers[:-1], folds=2)
+    found = joining.CutBy(Made(), ("wide 1", "wide 2"), None, criterion).network(lambda thing: both)
+    assert found.configuration["width"] == 1.0
+    assert abs(cu.accuracy(found, data) - cu.accuracy(narrow, data)) <= 0.001
+    images = cu.normalise(data.images[:50])
+    torch.testing.assert_close(found(images), narrow(images) / 2, atol=1e-4, rtol=1e-4)
+
+
 def test_overlapping_units_are_cheaper_to_drop_than_unmatched_ones(network, data):
     """A network whose first half of units is in the other one, too: only those may be dropped without loss."""
     other = cu.train(cu.build_network("alexnet-narrow", width=0.5, seed=9), data, cu.Recipe(epochs=3), seed=9).network
