@@ -277,6 +277,8 @@ def test_effects_and_deviations_by_hand():
     np.testing.assert_allclose(loss, [-2, -1, 3])
     np.testing.assert_allclose(unique.deviations(standing, [0, 2])[0], [-0.05, 0.05])
     assert unique.deviations(standing, range(3), own_spread=True)[2].std(ddof=1) == pytest.approx(1)
+    alike = {**standing, "accuracy": torch.full((3,), 0.1)}
+    np.testing.assert_array_equal(unique.deviations(alike, range(3), own_spread=True)[1], 0)
 
 
 def test_turned_networks_are_those_whose_rows_are_turned():

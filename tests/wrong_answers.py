@@ -478,10 +478,6 @@ WRONG = {
                 "def held_out(fit, held):\n"
                 "    return np.take_along_axis(held, np.abs(fit).argmax(1)[:, None], axis=1)[:, 0]",
             ),
-            (
-                "the partner of each unit of the other network",
-                "def held_out(fit, held):\n    return held[fit.argmax(0), np.arange(held.shape[1])]",
-            ),
         ],
         [
             (

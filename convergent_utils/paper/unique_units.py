@@ -328,7 +328,8 @@ def deviations(standing: Mapping[str, Tensor], kept: Sequence[int], *, own_sprea
     kept = list(kept)
     uniqueness = 1 - standing["shared"][kept][:, kept].mean(-1).sum(1) / (len(kept) - 1)
     values = [value.numpy() for value in (uniqueness, standing["accuracy"][kept], standing["loss"][kept])]
-    return [(value - value.mean()) / (value.std(ddof=1) if own_spread else 1) for value in values]
+    spreads = [value.std(ddof=1) or 1.0 if own_spread else 1.0 for value in values]  # 1 where all are alike
+    return [(value - value.mean()) / spread for value, spread in zip(values, spreads, strict=True)]
 
 
 def partial_correlation(x: Sequence[float], y: Sequence[float], *given: Sequence[float], ranks: bool = False) -> float:
