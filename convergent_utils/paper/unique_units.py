@@ -162,11 +162,8 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     sizes, networks, nets = SIZES[setting.profile], setting.networks, tuple(setting.networks)
     found: dict[tuple, Thing] = {}
     options = {"layers": setting.layers[:-1], "seed": setting.seed}
-    for which in ("trained", "untrained"):
-        draws = (
-            {"turns": sizes.turns, "shuffles": sizes.shuffles} if which == "trained" else {"turns": 2, "shuffles": 2}
-        )
-        found["shared", which] = SharedUnits(setting.measured(which), nets, **draws, **options)
+    for which, turns, shuffles in (("trained", sizes.turns, sizes.shuffles), ("untrained", _FEW, _FEW)):
+        found["shared", which] = SharedUnits(setting.measured(which), nets, turns=turns, shuffles=shuffles, **options)
     found["planted",] = Found(_with_planted(setting), nets, PLANTED_IN, SET, setting.seed)
     fitted = setting.measured("training images")
     for net in nets:
