@@ -20,7 +20,7 @@ from ..nets.predicting import accuracy, predict
 from .families import CUT, LONGER, PRUNED, RANDOM, SIZES, SLOW, Member, families, width_name
 from .networks import Setting
 from .pwcca import things as of_families
-from .uniqueness import least_redundant, of_network
+from .uniqueness import least_redundant, live_first, of_network
 
 PART, JOINT = 0.5, 0.75  # widths of the networks that are joined, and of what comes of two
 CUT_BY = ("most shared", "most unique", "least redundant")
@@ -70,7 +70,7 @@ class CutBy:
                 continue
             found = of_network(measured, name, [one for one in self.family if one != name], layer)
             shared = found.mean if self.criterion == "most shared" else -found.mean
-            kept[layer] = shared.masked_fill(~found.live, -torch.inf).argsort(descending=True)[:half].sort().values
+            kept[layer] = live_first(shared, found.live)[:half].sort().values
         return with_units(wide, kept, width=1.0)
 
 

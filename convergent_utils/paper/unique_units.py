@@ -21,7 +21,7 @@ from ..nets.networks import Network, weighted
 from .joining import Joins, joins
 from .networks import Setting
 from .svcca import SPACES, Judge
-from .uniqueness import Found, Planted, SharedUnits, least_redundant
+from .uniqueness import Found, Planted, SharedUnits, least_redundant, live_first
 
 NOTEBOOK = "10_unique_units"
 ABLATED = ("conv3", "conv5", "fc6")
@@ -129,10 +129,9 @@ class Halves(Thing):
         networks = {name: declared.network(get).eval() for name, declared in self.networks}
         found: dict[str, list[float]] = {}
         for layer in self.layers:
-            first, second = (f"{name}.{layer}" for name in networks)
+            blocks = [f"{name}.{layer}" for name in networks]
             logits: dict[str, list[Tensor]] = {}
-            for name, network in networks.items():
-                own, other = f"{name}.{layer}", second if f"{name}.{layer}" == first else first
+            for network, own, other in zip(networks.values(), blocks, blocks[::-1], strict=True):
                 score = correlation(fitted.pair(own, other))
                 r = bipartite_matching(score.matrix, live_a=score.live_a, live_b=score.live_b).score
                 mean = fitted.mean_map(own) if layer.startswith("conv") else fitted.mean_activation(own)
@@ -283,9 +282,7 @@ def keeping(of_net: Mapping[str, Tensor], within: Tensor, weight: Tensor, seed: 
     drawn = torch.rand(len(shared), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     scores = {"most shared": shared, "most unique": -shared, "largest weights": size, "random": drawn}
     scores["largest variance"] = of_net["variance"]
-    orders = {
-        name: score.masked_fill(~of_net["live"], -torch.inf).argsort(descending=True) for name, score in scores.items()
-    }
+    orders = {name: live_first(score, of_net["live"]) for name, score in scores.items()}
     found = {name: (lambda count, order=order: order[:count]) for name, order in orders.items()}
     found["least redundant"] = lambda count: least_redundant(within, count)
     return {criterion: found[criterion] for criterion in CRITERIA}

@@ -34,10 +34,10 @@ class SharedUnits(Thing):
     in network j, 0 for i = j. The others are (nets, units). "live". "turned" and "turned sd", the mean and the spread
     of what `r` is on average over the other networks when these are turned at random, over turns; "either sign" and
     "either sign sd", the same where a turned unit may also stand for its opposite; "shuffled" and "shuffled sd", where
-    rows are shuffled. "unexplained", what the best linear map from all units of another
-    network leaves of the variance, from 0 to 1, and "unmatched", the share that partial soft matching leaves without a
-    partner when half of the mass is matched, both means over the other networks. "rate", the share of rows in which
-    the unit is active, "variance", and "mean".
+    rows are shuffled. "unexplained", what the best linear map from all units of another network leaves of the variance,
+    from 0 to 1, and "unmatched", the share that partial soft matching leaves without a partner when half of the mass is
+    matched, both means over the other networks. "rate", the share of rows in which the unit is active, "variance", and
+    "mean".
 
     Attributes:
         measured: where all networks meet, on several folds of images: partners are chosen on every second fold and
@@ -231,6 +231,11 @@ def found_again(pairs: Sequence[tuple[PairMoments, PairMoments]]) -> Sharedness:
 def of_network(measured: Measurement, net: str, others: Sequence[str], layer: str) -> Sharedness:
     """How far the units of a network are shared with others, partners chosen on one half of the folds."""
     return found_again([_fit_and_held(measured, f"{net}.{layer}", f"{other}.{layer}") for other in others])
+
+
+def live_first(score: Tensor, live: Tensor) -> Tensor:
+    """Numbers (units,) of units, those with the largest score first, dead ones last."""
+    return score.masked_fill(~live, -torch.inf).argsort(descending=True)
 
 
 def least_redundant(within: Tensor, keep: int) -> Tensor:
