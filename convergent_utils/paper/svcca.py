@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
@@ -39,15 +40,16 @@ NOTEBOOK = "06_svcca"
 
 LAYERS = ("conv3", "conv5", "fc6")
 MAPPED = "conv5"  # whose maps are compared whole
-KEPT = (1, 2, 4, 8, 16, 32, 64)  # directions or units that are kept
-FEW = (8, 10, 16, 25)  # directions at which rivals are compared
+KEPT = {"samples": (4, 8, 10, 16, 25, 32, 64), "units": (8, 16, 32)}  # directions or units, by space of projection
+FEW = (8, 10, 16, 25)  # of those in the space of samples, at which rivals are compared
+MADE_OF = (1, 2, 4, 8, 16, 32, 64)  # units, of which `DISTRIBUTED` directions are made up
 _READ = 500  # training images, on which it is found what the output reads
-SPACES = ("samples", "units")
 DISTRIBUTED = 8  # directions that are restricted to few units
 VARIANTS = ("all layers learn", "frozen, equal steps", "frozen, equal compute")
 SEEDS = (1, 2, 3)
 _BATCH = 500
 _SHARE = 4  # one in so many test images is judged after a projection
+_ROWS = {2: torch.contiguous_format, 4: torch.channels_last}  # how activations lie that are projected row by row
 
 
 @dataclass(frozen=True)
@@ -80,34 +82,15 @@ class Projected(Thing):
     networks: tuple[tuple[str, Declared], ...]
     layer: str
     fitted: Measured
+    train: Images
     test: Images
     seed: int
 
     def make(self, get: Get, report: Report) -> dict[tuple[str, str], Tensor]:
         """Project it."""
         networks = {name: declared.network(get) for name, declared in self.networks}
-        return projections(self.net, networks, self.layer, get(self.fitted), self.test.load(), seed=self.seed)
-
-
-@dataclass(frozen=True)
-class Rivals(Thing):
-    """Test accuracy of a network whose layer is left a few directions, shared or read by the output, see `rivals`."""
-
-    title, seconds, published = "comparing few directions", 6.0, True
-
-    net: str
-    networks: tuple[tuple[str, Declared], ...]
-    layer: str
-    fitted: Measured
-    train: Images
-    test: Images
-    seed: int
-
-    def make(self, get: Get, report: Report) -> dict[str, Tensor]:
-        """Compare them."""
-        networks = {name: declared.network(get) for name, declared in self.networks}
         images = self.train.load().images
-        return rivals(self.net, networks, self.layer, get(self.fitted), images, self.test.load(), seed=self.seed)
+        return projections(self.net, networks, self.layer, get(self.fitted), images, self.test.load(), seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -147,8 +130,7 @@ class Frozen(Thing):
 def things(setting: Setting) -> dict[tuple, Thing]:
     """What the notebook reads, by the names under which it asks.
 
-    Measurements; ("freezing", variant, number), ("projection", net, layer), ("rivals", net, layer) and ("dft", net a,
-    net b).
+    Measurements; ("freezing", variant, number), ("projection", net, layer) and ("dft", net a, net b).
     """
     networks, test, size = setting.networks, setting.test, SIZES[setting.profile]
     found: dict[tuple, Thing] = {
@@ -161,45 +143,12 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     fitted = setting.measured("training images")
     for layer, net in product(LAYERS, networks):
         declared, some = tuple(networks.items()), replace(setting.train, part=_READ)
-        found["projection", net, layer] = Projected(net, declared, layer, fitted, test, setting.seed)
-        found["rivals", net, layer] = Rivals(net, declared, layer, fitted, some, test, setting.seed)
+        found["projection", net, layer] = Projected(net, declared, layer, fitted, some, test, setting.seed)
     (a, first), (b, second) = list(networks.items())[:2]
     return {**found, ("dft", a, b): ByFrequency(first, second, test)}
 
 
 def projections(
-    name: str, networks: Mapping[str, Network], layer: str, fitted: Measurement, test_set: Dataset, *, seed: int
-) -> dict[tuple[str, str], Tensor]:
-    """Test accuracy of a network whose layer is projected on some of its directions or units.
-
-    Args:
-        name: of the network whose layer is projected; it is compared with all others by SVCCA.
-        networks: by name.
-        layer: name.
-        fitted: of all networks on training images, whence directions and means are taken.
-        test_set: on every fourth image of which accuracy is taken.
-        seed: of random directions and units.
-
-    Returns:
-        By (what is kept, the space of the projection), see `subspace_projection`, the accuracy (kept,) when the first
-        1, 2, 4, ... of them are kept, as far as there are so many. What is kept: "svcca NAME", the directions most
-        alike in the network of that name; "svcca NAME in few units", the first `DISTRIBUTED` of them made up of the
-        units that contribute most; "principal components", "random directions", "random units", "most active units".
-        Under ("everything", "") the accuracy of the network as it is.
-    """
-    pairs = {other: fitted.pair(f"{name}.{layer}", f"{other}.{layer}") for other in networks if other != name}
-    pair = next(iter(pairs.values()))
-    judge = Judge(networks[name], layer, test_set, pair)
-    found = {("everything", ""): torch.tensor(judge.accuracy(torch.eye(len(pair.mean_a))))}
-    for space in SPACES:
-        for kept, directions in {**_of_pairs(pairs), **_of_net(pair, seed)}.items():
-            found[kept, space] = judge.accuracies([directions[:, :k] for k in KEPT if k <= directions.shape[1]], space)
-    for other, shared in pairs.items():
-        found[f"svcca {other} in few units", "samples"] = judge.accuracies(_in_few_units(shared), "samples")
-    return found
-
-
-def rivals(
     name: str,
     networks: Mapping[str, Network],
     layer: str,
@@ -208,25 +157,39 @@ def rivals(
     test_set: Dataset,
     *,
     seed: int,
-) -> dict[str, Tensor]:
-    """Test accuracy of a network whose layer is left `FEW` directions, in the space of samples.
+) -> dict[tuple[str, str], Tensor]:
+    """Test accuracy of a network whose layer is projected on some of its directions or units.
 
     Args:
-        name, networks, layer, fitted, test_set, seed: see `projections`.
+        name: of the network whose layer is projected; it is compared with all others by SVCCA.
+        networks: by name.
+        layer: name.
+        fitted: of all networks on training images, whence directions and means are taken.
         images: of training, on which it is found what the output reads.
+        test_set: on every fourth image of which accuracy is taken.
+        seed: of random directions and units.
 
     Returns:
-        By what is kept, see `projections`, the accuracy (few,), with all directions where there are fewer; and "read by
-        the output", of `read_directions`.
+        By (what is kept, the space of the projection), see `subspace_projection`, the accuracy (kept,) when the first
+        of them are kept, as many as `KEPT` says, or all where there are fewer. What is kept: "svcca NAME", the
+        directions most alike in the network of that name; "principal components", "random directions", "random units",
+        "most active units"; and "read by the output", of `read_directions`, in the space of samples. As "svcca NAME in
+        few units" the first `DISTRIBUTED` directions, made up of the units that contribute most, as many as `MADE_OF`
+        says and as there are. Under ("everything", "") the accuracy of the network as it is.
     """
     pairs = {other: fitted.pair(f"{name}.{layer}", f"{other}.{layer}") for other in networks if other != name}
     pair = next(iter(pairs.values()))
     judge = Judge(networks[name], layer, test_set, pair)
+    found = {("everything", ""): torch.tensor(judge.whole)}
     compared = {**_of_pairs(pairs), **_of_net(pair, seed)}
-    compared["read by the output"] = read_directions(networks[name], layer, images, pair.cov_aa)
-    return {
-        kept: judge.accuracies([directions[:, :k] for k in FEW], "samples") for kept, directions in compared.items()
-    }
+    for space, counts in KEPT.items():
+        for kept, directions in compared.items():
+            found[kept, space] = judge.accuracies([directions[:, :k] for k in counts], space)
+    read = read_directions(networks[name], layer, images, pair.cov_aa)
+    found["read by the output", "samples"] = judge.accuracies([read[:, :k] for k in KEPT["samples"]], "samples")
+    for other, shared in pairs.items():
+        found[f"svcca {other} in few units", "samples"] = judge.accuracies(_in_few_units(shared), "samples")
+    return found
 
 
 def read_directions(network: Network, layer: str, images: Tensor, covariance: Tensor) -> Tensor:
@@ -291,7 +254,7 @@ def _in_few_units(pair: PairMoments) -> list[Tensor]:
     directions = svcca(pair).directions_a[:, :DISTRIBUTED]
     contribution = directions.square().sum(1) * pair.cov_aa.diagonal()
     order, restricted = contribution.argsort(descending=True), []
-    for m in KEPT:
+    for m in MADE_OF:
         if m <= len(order):
             restricted.append(torch.zeros_like(directions).index_copy_(0, order[:m], directions[order[:m]]))
     return restricted
@@ -305,19 +268,31 @@ class Judge:
         self.mean, self.covariance = pair.mean_a, pair.cov_aa
         self.labels = test_set.labels[::_SHARE]
         with torch.no_grad():
-            self.maps = [below(normalise(batch)) for batch in test_set.images[::_SHARE].split(_BATCH)]
+            maps = [below(normalise(batch)) for batch in test_set.images[::_SHARE].split(_BATCH)]
+        self.maps = [some.contiguous(memory_format=_ROWS[some.ndim]) for some in maps]
 
     def accuracies(self, directions: list[Tensor], space: str) -> Tensor:
-        """The accuracy when the layer is projected on each set of directions."""
-        covariance = self.covariance if space == "samples" else None
-        matrices = [subspace_projection(some, covariance=covariance) for some in directions]
-        return torch.tensor([self.accuracy(matrix) for matrix in matrices])
+        """The accuracy when the layer is projected on each set of directions; on as many as units it stays as it is."""
+        covariance, found = self.covariance if space == "samples" else None, []
+        for some in directions:
+            matrix = subspace_projection(some, covariance=covariance)
+            found.append(self.whole if some.shape[1] == len(matrix) and _is_identity(matrix) else self.accuracy(matrix))
+        return torch.tensor(found)
+
+    @cached_property
+    def whole(self) -> float:
+        """The accuracy of the network as it is."""
+        return self.accuracy(torch.eye(len(self.mean)))
 
     def accuracy(self, matrix: Tensor) -> float:
         """The accuracy when the layer is projected with this matrix."""
         with torch.no_grad():
             guesses = [self.above(project(maps, matrix, self.mean)).argmax(1) for maps in self.maps]
         return float((torch.cat(guesses) == self.labels).double().mean())
+
+
+def _is_identity(matrix: Tensor) -> bool:
+    return torch.allclose(matrix, torch.eye(len(matrix), dtype=matrix.dtype), atol=1e-9)
 
 
 def by_frequency(network_a: Network, network_b: Network, images: Tensor) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ from ..nets.interventions import split_after, without
 from ..nets.networks import Network, weighted
 from .joining import Joins, joins
 from .networks import Setting
-from .svcca import SPACES, Judge
+from .svcca import KEPT as PROJECTED
+from .svcca import Judge
 from .uniqueness import Found, Planted, SharedUnits, least_redundant, live_first
 
 NOTEBOOK = "10_unique_units"
@@ -28,7 +29,7 @@ ABLATED = ("conv3", "conv5", "fc6")
 PLANTED_IN = "fc6"
 SET = 8  # units that are ablated together
 DRAWS = 10  # sets of random units
-KEPT = (8, 16, 32)  # units that are kept; some of those of `svcca.KEPT`
+KEPT = (8, 16, 32)  # units that are kept; which `svcca.KEPT` has, too
 CRITERIA = ("most shared", "most unique", "least redundant", "largest weights", "largest variance", "random")
 _NEAR = 4  # units, of which one is drawn as like a unique one
 EVERY_ONE, EVERY_SET = 20, 4  # one in so many test images is judged after one unit, or a set of units, is ablated
@@ -92,7 +93,7 @@ class Ablated(Thing):
         judge = Judge(network, self.layer, test, pair)
         weight = weighted(network, self.layer).weight.detach().flatten(1).norm(dim=1)
         orders = keeping(of_net, correlation(pair).matrix, weight, self.seed)
-        for (criterion, order), space in product(orders.items(), SPACES):
+        for (criterion, order), space in product(orders.items(), PROJECTED):
             kept, basis = [order(min(count, len(weight))) for count in KEPT], torch.eye(len(weight)).double()
             found[f"kept, {criterion}, {space}"] = judge.accuracies([basis[:, some] for some in kept], space).double()
         return found
