@@ -32,6 +32,7 @@ from .kernels.neighbours import mutual_knn
 from .kernels.restricted import Rotation, best_rotation, matching_map, unshrunk
 from .kernels.rotation import random_rotation, rotated
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
+from .kernels.shared_space import SharedSpace, generalised_procrustes
 from .kernels.sharedness import Sharedness, sharedness
 from .kernels.soft_matching import SoftMatch, soft_matching
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
@@ -84,6 +85,7 @@ __all__ = [
     "Recipe",
     "Rotation",
     "SgdRun",
+    "SharedSpace",
     "Sharedness",
     "SoftMatch",
     "SpectralEmbedding",
@@ -109,6 +111,7 @@ __all__ = [
     "debiased_cka",
     "dft_cca",
     "freezing",
+    "generalised_procrustes",
     "groups_interval",
     "hierarchical_clustering",
     "label_chance",
