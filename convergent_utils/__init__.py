@@ -26,6 +26,7 @@ from .kernels.dft_cca import DFTCCA, dft_cca
 from .kernels.filters import spatial_frequency
 from .kernels.intervals import groups_interval, network_interval
 from .kernels.matching import Match, bipartite_matching, semi_matching
+from .kernels.maximum_match import MaximumMatch, maximum_match
 from .kernels.moments import Moments, PairMoments, pair_moments
 from .kernels.mutual_information import JointHistogram, mutual_information
 from .kernels.neighbours import mutual_knn
@@ -75,6 +76,7 @@ __all__ = [
     "JointHistogram",
     "MappingPath",
     "Match",
+    "MaximumMatch",
     "Measurement",
     "MergeTree",
     "Moments",
@@ -122,6 +124,7 @@ __all__ = [
     "load_dataset",
     "mapping_affinity",
     "matching_map",
+    "maximum_match",
     "measure",
     "multiply_adds",
     "mutual_information",

@@ -168,6 +168,7 @@ MASKED, SHOWN = (
     quietly(masked_tensor, A, spoilt(torch.ones_like(A, dtype=torch.bool), seen)) for seen in (False, True)
 )
 TURN = cu.best_rotation(PAIR)
+PARTS = cu.maximum_match(A, B)
 SPACE = cu.generalised_procrustes({("a", "b"): PAIR})
 CHANCE = cu.chance_level(mean_difference, A, B, n_shuffles=3)
 STILL = cu.pair_moments(0 * A, B)
@@ -193,6 +194,8 @@ ACTIVATIONS = [
     ("CCAResult", "acts_a", A, lambda x: FOUND.variates_a(x)),
     ("MappingPath", "acts_a", A, lambda x: PATH.predict(x)),
     ("Rotation", "acts_a", A, lambda x: TURN.predict(x)),
+    ("maximum_match", "acts_a", A, lambda x: cu.maximum_match(x, B).similarity),
+    ("maximum_match", "acts_b", A, lambda x: cu.maximum_match(B, x).similarity),
     ("SharedSpace", "acts", A, lambda x: SPACE.transform("a", x)),
     ("mutual_knn", "acts_a", A, lambda x: cu.mutual_knn(x, B, k=2)),
     ("mutual_knn", "acts_b", B, lambda x: cu.mutual_knn(A, x, k=2)),
@@ -261,6 +264,7 @@ NUMBERS = [
     ("best_subset_mapping", "k", lambda v: cu.best_subset_mapping(PAIR, v), "one list"),
     ("rotated", "seed", lambda v: cu.rotated(PAIR, seed=v), "one negative"),
     ("rotated", "share", lambda v: cu.rotated(PAIR, seed=0, share=v), "one None"),
+    ("maximum_match", "epsilon", lambda v: cu.maximum_match(A, B, epsilon=v), "one"),
     ("generalised_procrustes", "dimensions", lambda v: shared_by(PAIR, dimensions=v), "one None"),
     ("random_rotation", "units", lambda v: cu.random_rotation(v, seed=0), "one"),
     ("random_rotation", "seed", lambda v: cu.random_rotation(2, seed=v), "one negative"),
@@ -360,6 +364,9 @@ RESULTS = [
     ("chance_level", "similarity", lambda v: cu.chance_level(v, A, B)),
     ("label_chance", "statistic", lambda v: cu.label_chance(v, [A, A])),
     ("groups_interval", "statistic", lambda v: cu.groups_interval(v, [3])),
+    ("MaximumMatch", "in_a", lambda v: replace(PARTS, in_a=v)),
+    ("MaximumMatch", "in_b", lambda v: replace(PARTS, in_b=v)),
+    ("MaximumMatch", "similarity", lambda v: replace(PARTS, similarity="all" if isinstance(v, torch.Tensor) else v)),
     ("generalised_procrustes", "moments", cu.generalised_procrustes),
     ("SharedSpace", "maps", lambda v: replace(SPACE, maps=v)),
     ("SharedSpace", "means", lambda v: replace(SPACE, means=v)),

@@ -118,6 +118,7 @@ INVARIANT = {
     "linear CKA": (lambda a, b: cu.linear_cka(cu.pair_moments(a, b)), RIGID),
     "debiased CKA": (cu.debiased_cka, RIGID),
     "debiased CKA in groups": (in_groups, RIGID - {"order of the samples of both"}),
+    "maximum match": (lambda a, b: cu.maximum_match(a, b).similarity, SIGNED - {"shift"}),
     "Procrustes": (lambda a, b: cu.procrustes(cu.pair_moments(a, b)), RIGID),
     "one shared space": (in_one_space(None), RIGID),
     "one shared space of three dimensions": (in_one_space(3), RIGID),
