@@ -26,12 +26,14 @@ from .kernels.dft_cca import DFTCCA, dft_cca
 from .kernels.filters import spatial_frequency
 from .kernels.intervals import groups_interval, network_interval
 from .kernels.matching import Match, bipartite_matching, semi_matching
+from .kernels.maximum_match import MaximumMatch, maximum_match
 from .kernels.moments import Moments, PairMoments, pair_moments
 from .kernels.mutual_information import JointHistogram, mutual_information
 from .kernels.neighbours import mutual_knn
 from .kernels.restricted import Rotation, best_rotation, matching_map, unshrunk
 from .kernels.rotation import random_rotation, rotated
 from .kernels.sgd_mapping import SgdRun, sgd_mapping, sgd_mappings
+from .kernels.shared_space import SharedSpace, generalised_procrustes
 from .kernels.sharedness import Sharedness, sharedness
 from .kernels.soft_matching import SoftMatch, soft_matching
 from .kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares, sparse_mapping
@@ -74,6 +76,7 @@ __all__ = [
     "JointHistogram",
     "MappingPath",
     "Match",
+    "MaximumMatch",
     "Measurement",
     "MergeTree",
     "Moments",
@@ -84,6 +87,7 @@ __all__ = [
     "Recipe",
     "Rotation",
     "SgdRun",
+    "SharedSpace",
     "Sharedness",
     "SoftMatch",
     "SpectralEmbedding",
@@ -109,6 +113,7 @@ __all__ = [
     "debiased_cka",
     "dft_cca",
     "freezing",
+    "generalised_procrustes",
     "groups_interval",
     "hierarchical_clustering",
     "label_chance",
@@ -119,6 +124,7 @@ __all__ = [
     "load_dataset",
     "mapping_affinity",
     "matching_map",
+    "maximum_match",
     "measure",
     "multiply_adds",
     "mutual_information",

@@ -92,6 +92,10 @@ def compared(a, b):
     return cu.StreamingCKA({"a": 3, "b": 3}, rows=16).update({"a": a, "b": b}).cka("a", "b")
 
 
+def shared_by(pair, **options):
+    return cu.generalised_procrustes({("a", "b"): pair}, **options)
+
+
 class Unspeakable:
     """Nothing can be learnt of it."""
 
@@ -164,7 +168,10 @@ MASKED, SHOWN = (
     quietly(masked_tensor, A, spoilt(torch.ones_like(A, dtype=torch.bool), seen)) for seen in (False, True)
 )
 TURN = cu.best_rotation(PAIR)
+PARTS = cu.maximum_match(A, B)
+SPACE = cu.generalised_procrustes({("a", "b"): PAIR})
 CHANCE = cu.chance_level(mean_difference, A, B, n_shuffles=3)
+STILL = cu.pair_moments(0 * A, B)
 NOT_DEFINITE = replace(PAIR, cov_aa=2 * torch.eye(3).double() - 1)
 UNLINKED = replace(EMBEDDING, degree=EMBEDDING.degree * 0)
 
@@ -187,6 +194,9 @@ ACTIVATIONS = [
     ("CCAResult", "acts_a", A, lambda x: FOUND.variates_a(x)),
     ("MappingPath", "acts_a", A, lambda x: PATH.predict(x)),
     ("Rotation", "acts_a", A, lambda x: TURN.predict(x)),
+    ("maximum_match", "acts_a", A, lambda x: cu.maximum_match(x, B).similarity),
+    ("maximum_match", "acts_b", A, lambda x: cu.maximum_match(B, x).similarity),
+    ("SharedSpace", "acts", A, lambda x: SPACE.transform("a", x)),
     ("mutual_knn", "acts_a", A, lambda x: cu.mutual_knn(x, B, k=2)),
     ("mutual_knn", "acts_b", B, lambda x: cu.mutual_knn(A, x, k=2)),
 ]
@@ -254,6 +264,8 @@ NUMBERS = [
     ("best_subset_mapping", "k", lambda v: cu.best_subset_mapping(PAIR, v), "one list"),
     ("rotated", "seed", lambda v: cu.rotated(PAIR, seed=v), "one negative"),
     ("rotated", "share", lambda v: cu.rotated(PAIR, seed=0, share=v), "one None"),
+    ("maximum_match", "epsilon", lambda v: cu.maximum_match(A, B, epsilon=v), "one"),
+    ("generalised_procrustes", "dimensions", lambda v: shared_by(PAIR, dimensions=v), "one None"),
     ("random_rotation", "units", lambda v: cu.random_rotation(v, seed=0), "one"),
     ("random_rotation", "seed", lambda v: cu.random_rotation(2, seed=v), "one negative"),
     ("mutual_knn", "k", lambda v: cu.mutual_knn(A, B, k=v), "one"),
@@ -305,6 +317,9 @@ ODD_NUMBERS = {
 }
 # Options that are one of several words.
 WORDS = [
+    ("SharedSpace", "name", lambda v: SPACE.transform(v, A)),
+    ("SharedSpace", "a", lambda v: SPACE.between(v, "a")),
+    ("SharedSpace", "b", lambda v: SPACE.between("a", v)),
     ("svcca", "rule", lambda v: cu.svcca(PAIR, rule=v)),
     ("sparse_mapping", "solver", lambda v: cu.sparse_mapping(PAIR, [0.1], solver=v)),
     ("bin_edges", "binning", lambda v: cu.bin_edges(A, binning=v)),
@@ -349,6 +364,12 @@ RESULTS = [
     ("chance_level", "similarity", lambda v: cu.chance_level(v, A, B)),
     ("label_chance", "statistic", lambda v: cu.label_chance(v, [A, A])),
     ("groups_interval", "statistic", lambda v: cu.groups_interval(v, [3])),
+    ("MaximumMatch", "in_a", lambda v: replace(PARTS, in_a=v)),
+    ("MaximumMatch", "in_b", lambda v: replace(PARTS, in_b=v)),
+    ("MaximumMatch", "similarity", lambda v: replace(PARTS, similarity="all" if isinstance(v, torch.Tensor) else v)),
+    ("generalised_procrustes", "moments", cu.generalised_procrustes),
+    ("SharedSpace", "maps", lambda v: replace(SPACE, maps=v)),
+    ("SharedSpace", "means", lambda v: replace(SPACE, means=v)),
     ("sgd_mappings", "runs", lambda v: cu.sgd_mappings(A, B, v)),
 ]
 NO_RESULTS = {
@@ -510,6 +531,15 @@ ROWS = [
         Row("sharedness", f"{what} in held", lambda v=v: cu.sharedness([PAIR], [v]), "held")
         for what, v in NO_PAIRS.items()
     ],
+    *[
+        Row("generalised_procrustes", f"{what} as a pair", lambda v=v: shared_by(v), "moments")
+        for what, v in NO_PAIRS.items()
+    ],
+    Row("generalised_procrustes", "names of no text", lambda: cu.generalised_procrustes({(1, 2): PAIR}), "moments"),
+    Row(
+        "generalised_procrustes", "a long name", lambda: cu.generalised_procrustes({("a" * 999, "b"): STILL}), "moments"
+    ),
+    Row("generalised_procrustes", "dead units alone", lambda: shared_by(STILL), "moments"),
     Row("sharedness", "one pair", lambda: cu.sharedness(PAIR), "pairs"),
     Row("sharedness", "no pair", lambda: cu.sharedness([]), "pairs"),
     Row("sharedness", "a text", lambda: cu.sharedness("pairs"), "pairs"),

@@ -59,6 +59,11 @@ def along_the_largest_covariance(a, b):
     return cu.partial_least_squares(cu.pair_moments(a, b)).correlation[0]
 
 
+def in_one_space(dimensions):
+    """Agreement of the nets in a space of so many dimensions."""
+    return lambda a, b: cu.generalised_procrustes({("a", "b"): cu.pair_moments(a, b)}, dimensions=dimensions).agreement
+
+
 def in_groups(a, b):
     """Debiased CKA summed over groups of ten samples, which another order of the samples makes anew."""
     return cu.StreamingCKA({"a": a.shape[1], "b": b.shape[1]}, rows=10).update({"a": a, "b": b}).cka("a", "b")
@@ -113,7 +118,10 @@ INVARIANT = {
     "linear CKA": (lambda a, b: cu.linear_cka(cu.pair_moments(a, b)), RIGID),
     "debiased CKA": (cu.debiased_cka, RIGID),
     "debiased CKA in groups": (in_groups, RIGID - {"order of the samples of both"}),
+    "maximum match": (lambda a, b: cu.maximum_match(a, b).similarity, SIGNED - {"shift"}),
     "Procrustes": (lambda a, b: cu.procrustes(cu.pair_moments(a, b)), RIGID),
+    "one shared space": (in_one_space(None), RIGID),
+    "one shared space of three dimensions": (in_one_space(3), RIGID),
     "partial least squares": (along_the_largest_covariance, RIGID),
 }
 
