@@ -10,6 +10,7 @@ from .compare.comparison import Comparison, compare
 from .kernels.affinities import correlation_affinity, mapping_affinity, subspace_affinity, subspace_overlap
 from .kernels.alignment import PartialLeastSquares, debiased_cka, linear_cka, partial_least_squares, procrustes
 from .kernels.binning import BinEdges, bin_edges
+from .kernels.calibrated import CalibratedMap, calibrated_map
 from .kernels.cca import CCAResult, CorrelationCount, cca, pwcca, significant_correlations, svcca
 from .kernels.chance import Chance, Interval, chance_level, label_chance
 from .kernels.clustering import (
@@ -66,6 +67,7 @@ __all__ = [
     "DFTCCA",
     "BinEdges",
     "CCAResult",
+    "CalibratedMap",
     "Chance",
     "Comparison",
     "Correlation",
@@ -103,6 +105,7 @@ __all__ = [
     "bin_edges",
     "bipartite_matching",
     "build_network",
+    "calibrated_map",
     "cca",
     "chance_level",
     "cluster_composition",

@@ -96,6 +96,11 @@ def shared_by(pair, **options):
     return cu.generalised_procrustes({("a", "b"): pair}, **options)
 
 
+def calibrated(**options):
+    given = {"layers_a": [A], "layers_b": [B], "n_shuffles": 2}
+    return cu.calibrated_map(mean_difference, **{**given, **options})
+
+
 class Unspeakable:
     """Nothing can be learnt of it."""
 
@@ -168,6 +173,7 @@ MASKED, SHOWN = (
     quietly(masked_tensor, A, spoilt(torch.ones_like(A, dtype=torch.bool), seen)) for seen in (False, True)
 )
 TURN = cu.best_rotation(PAIR)
+MAP = calibrated()
 PARTS = cu.maximum_match(A, B)
 SPACE = cu.generalised_procrustes({("a", "b"): PAIR})
 CHANCE = cu.chance_level(mean_difference, A, B, n_shuffles=3)
@@ -194,6 +200,8 @@ ACTIVATIONS = [
     ("CCAResult", "acts_a", A, lambda x: FOUND.variates_a(x)),
     ("MappingPath", "acts_a", A, lambda x: PATH.predict(x)),
     ("Rotation", "acts_a", A, lambda x: TURN.predict(x)),
+    ("calibrated_map", "layers_a", A, lambda x: calibrated(layers_a=[A, x]).score),
+    ("calibrated_map", "layers_b", A, lambda x: calibrated(layers_b={"one": B, "two": x}).score),
     ("maximum_match", "acts_a", A, lambda x: cu.maximum_match(x, B).similarity),
     ("maximum_match", "acts_b", A, lambda x: cu.maximum_match(B, x).similarity),
     ("SharedSpace", "acts", A, lambda x: SPACE.transform("a", x)),
@@ -264,6 +272,10 @@ NUMBERS = [
     ("best_subset_mapping", "k", lambda v: cu.best_subset_mapping(PAIR, v), "one list"),
     ("rotated", "seed", lambda v: cu.rotated(PAIR, seed=v), "one negative"),
     ("rotated", "share", lambda v: cu.rotated(PAIR, seed=0, share=v), "one None"),
+    ("calibrated_map", "n_shuffles", lambda v: calibrated(n_shuffles=v), "one"),
+    ("calibrated_map", "seed", lambda v: calibrated(seed=v), "one negative"),
+    ("calibrated_map", "alpha", lambda v: calibrated(alpha=v), ""),
+    ("calibrated_map", "limit", lambda v: calibrated(limit=v), "one negative"),
     ("maximum_match", "epsilon", lambda v: cu.maximum_match(A, B, epsilon=v), "one"),
     ("generalised_procrustes", "dimensions", lambda v: shared_by(PAIR, dimensions=v), "one None"),
     ("random_rotation", "units", lambda v: cu.random_rotation(v, seed=0), "one"),
@@ -364,6 +376,10 @@ RESULTS = [
     ("chance_level", "similarity", lambda v: cu.chance_level(v, A, B)),
     ("label_chance", "statistic", lambda v: cu.label_chance(v, [A, A])),
     ("groups_interval", "statistic", lambda v: cu.groups_interval(v, [3])),
+    ("calibrated_map", "similarity", lambda v: cu.calibrated_map(v, [A], [B])),
+    ("calibrated_map", "layers_a", lambda v: calibrated(layers_a=v)),
+    ("calibrated_map", "layers_b", lambda v: calibrated(layers_b=v)),
+    ("CalibratedMap", "score", lambda v: replace(MAP, score=v)),
     ("MaximumMatch", "in_a", lambda v: replace(PARTS, in_a=v)),
     ("MaximumMatch", "in_b", lambda v: replace(PARTS, in_b=v)),
     ("MaximumMatch", "similarity", lambda v: replace(PARTS, similarity="all" if isinstance(v, torch.Tensor) else v)),
@@ -388,6 +404,7 @@ NO_RESULTS = {
 WHOLE = [
     ("cluster_composition", "labels", lambda v: cu.cluster_composition(v, 2)),
     ("chance_level", "images", lambda v: cu.chance_level(mean_difference, A[:5], B[:5], images=v, n_shuffles=2)),
+    ("calibrated_map", "images", lambda v: calibrated(layers_a=[A[:5]], layers_b=[B[:5]], images=v)),
     ("sgd_mapping", "images", lambda v: cu.sgd_mapping(A[:5], B[:5], images=v, steps=1, batch=1)),
     ("subspace_overlap", "units_a", lambda v: cu.subspace_overlap(PAIR, v, [0])),
 ]
@@ -510,6 +527,12 @@ ROWS = [
     Row("label_chance", "statistic text", lambda: cu.label_chance(lambda g: "x", [A, A]), "statistic"),
     Row("chance_level", "similarity None", lambda: cu.chance_level(lambda a, b: None, A, B), "similarity"),
     Row("chance_level", "similarity empty", lambda: cu.chance_level(lambda a, b: torch.ones(0), A, B), "similarity"),
+    Row("calibrated_map", "similarity a vector", lambda: cu.calibrated_map(lambda a, b: a[0], [A], [B]), "similarity"),
+    Row("calibrated_map", "similarity text", lambda: cu.calibrated_map(lambda a, b: "x", [A], [B]), "similarity"),
+    Row("calibrated_map", "one layer alone", lambda: cu.calibrated_map(mean_difference, A, [B]), "layers_a"),
+    Row("calibrated_map", "no layers", lambda: cu.calibrated_map(mean_difference, [A], {}), "layers_b"),
+    Row("calibrated_map", "other samples", lambda: cu.calibrated_map(mean_difference, [A, A[:9]], [B]), "layers_a"),
+    Row("calibrated_map", "a long name", lambda: cu.calibrated_map(mean_difference, {"a" * 999: 3}, [B]), "layers_a"),
     Row("label_chance", "statistic empty", lambda: cu.label_chance(lambda g: [], [A, A]), "statistic"),
     Row("groups_interval", "statistic text", lambda: cu.groups_interval(lambda n: "1", [3]), "statistic"),
     Row("groups_interval", "statistic None", lambda: cu.groups_interval(lambda n: None, [3]), "statistic"),

@@ -1,7 +1,7 @@
 """How large would the number be by chance?"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -96,15 +96,20 @@ class Chance:
         limit = read.detach().to(self.observed.device, torch.float64)
         if self.null.shape[1:] != self.observed.shape or not len(self.null):
             raise ValueError(f"null: expected shuffles of {tuple(self.observed.shape)}, got {form_of(self.null)}")
-        together = torch.cat([self.observed[None], self.null])
-        power = power_of_two(torch.maximum(together.abs().amax(0), limit.abs())) * 2  # so that no difference overflows
-        rank = math.ceil(round((1 - alpha) * len(together), 9))
-        tau = (together / power).kthvalue(max(1, rank), dim=0).values
-        room = limit / power - tau
-        found = torch.where(room > 0, (self.observed / power - tau) / room.where(room > 0, 1.0), 0.0).clamp(min=0)
-        if not found.isfinite().all():
-            raise ValueError("limit: expected one that chance does not come so near to, got a score above all floats")
-        return found
+        return above_chance(self.observed, self.observed, self.null, limit, alpha)[0]
+
+
+def above_chance(values: Tensor, observed: Tensor, null: Tensor, limit: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Calibrated scores of values on the scale of one observed value and its shuffles, and tau; float64."""
+    together = torch.cat([observed[None], null])
+    power = power_of_two(torch.maximum(together.abs().amax(0), limit.abs())) * 2  # so that no difference overflows
+    rank = math.ceil(round((1 - alpha) * len(together), 9))
+    tau = (together / power).kthvalue(max(1, rank), dim=0).values
+    room = limit / power - tau
+    found = torch.where(room > 0, (values / power - tau) / room.where(room > 0, 1.0), 0.0).clamp(min=0)
+    if not found.isfinite().all():
+        raise ValueError("limit: expected one that chance does not come so near to, got a score above all floats")
+    return found, tau * power
 
 
 def chance_level(
@@ -146,16 +151,11 @@ def chance_level(
     require_same_samples(acts_a, acts_b)
     require_finite(acts_a, "acts_a")
     require_finite(acts_b, "acts_b")
-    n_shuffles = as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
-    if images is not None and places is not None:
-        raise ValueError("places: expected images or places, not both; images are exchanged with all their places")
-    rows, groups = rows_of_images(images, len(acts_b)), _groups_of(places, len(acts_b))
-    generator = torch.Generator().manual_seed(as_seed(seed))
-    observed = _finite(similarity(acts_a, acts_b), "similarity")
+    orders = shuffles(len(acts_b), images, places, n_shuffles=n_shuffles, seed=seed)
+    observed = finite_of(similarity(acts_a, acts_b), "similarity")
     null = []
-    for _ in range(n_shuffles):
-        order = _dealt(rows, groups, generator)
-        null.append(_finite(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity", observed))
+    for order in orders:
+        null.append(finite_of(similarity(acts_a, acts_b[order.to(acts_b.device)]), "similarity", observed))
     return _beside(observed, null)
 
 
@@ -191,11 +191,21 @@ def label_chance(
     groups, n_shuffles = _checked_groups(groups), as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
     generator, pooled = torch.Generator().manual_seed(as_seed(seed)), torch.cat(groups)
     sizes = [len(group) for group in groups]
-    observed, null = _finite(statistic(list(pooled.split(sizes))), "statistic"), []
+    observed, null = finite_of(statistic(list(pooled.split(sizes))), "statistic"), []
     for _ in range(n_shuffles):
         dealt = pooled[torch.randperm(len(pooled), generator=generator).to(pooled.device)].split(sizes)
-        null.append(_finite(statistic(dealt), "statistic", observed))
+        null.append(finite_of(statistic(dealt), "statistic", observed))
     return _beside(observed, null)
+
+
+def shuffles(n_samples: int, images: object, places: object, *, n_shuffles: object, seed: object) -> Iterator[Tensor]:
+    """Orders (samples,) of the rows, as many as there are shuffles, once all arguments are checked."""
+    n_shuffles = as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
+    if images is not None and places is not None:
+        raise ValueError("places: expected images or places, not both; images are exchanged with all their places")
+    rows, groups = rows_of_images(images, n_samples), _groups_of(places, n_samples)
+    generator = torch.Generator().manual_seed(as_seed(seed))
+    return (_dealt(rows, groups, generator) for _ in range(n_shuffles))
 
 
 def _groups_of(places: Tensor | None, n_samples: int) -> Tensor | None:
@@ -220,7 +230,7 @@ def _dealt(rows: Tensor, groups: Tensor | None, generator: torch.Generator) -> T
 
 def _beside(observed: Tensor, shuffled: Sequence[Tensor]) -> Chance:
     """The observed value beside those of the shuffles, all of the types that the similarity returned."""
-    ties = max(map(_ties, {value.dtype for value in (observed, *shuffled)}))
+    ties = ties_of([observed, *shuffled])
     observed, null = observed.double(), torch.stack([value.double() for value in shuffled])
     reached = null >= observed - ties * observed.abs()
     p_value = (1 + reached.sum(0)).double() / (1 + len(null))
@@ -238,13 +248,14 @@ def _percentiles(null: Tensor) -> Tensor:
     return torch.cat(found, 1).reshape(2, *null.shape[1:])
 
 
-def _ties(dtype: torch.dtype) -> float:
-    """The share of a value of that type that is rounding; halves are summed in float32, and rounded once."""
-    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
-    return max(_TIES * min(eps, torch.finfo(torch.float32).eps), 2 * eps)
+def ties_of(values: Iterable[Tensor]) -> float:
+    """The share of a value that is rounding, of the coarsest type; halves are summed in float32, and rounded once."""
+    kinds = {value.dtype if value.is_floating_point() else torch.float64 for value in values}
+    steps = [torch.finfo(kind).eps for kind in kinds]
+    return max(max(_TIES * min(eps, torch.finfo(torch.float32).eps), 2 * eps) for eps in steps)
 
 
-def _finite(value: Tensor | float, argument: str, like: Tensor | None = None) -> Tensor:
+def finite_of(value: Tensor | float, argument: str, like: Tensor | None = None) -> Tensor:
     """The number or vector, in its own type; nothing reaches NaN, which would have the smallest of p values."""
     read = tensor_of(value, lists=True)
     if read is None or read.is_complex():
