@@ -1,0 +1,139 @@
+"""What 11_shared_spaces reads: embeddings that are compared, exchanged, and brought into one space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+
+from ..making.things import Thing
+from ..nets.datasets import Dataset
+from ..nets.declared import Declared, Images
+from .agreement import agreement
+from .architectures import SIZES as DEEP_SIZES
+from .architectures import blocks, kinds
+from .architectures import things as of_architectures
+from .consensus import federations
+from .embeddings import Alike, Embedded
+from .exchange import Exchanged, OneSpace
+from .families import LABELS, Member, families, width_name
+from .families import SIZES as FAMILY_SIZES
+from .joining import Scores
+from .maps import around
+from .networks import Setting
+
+NOTEBOOK = "11_shared_spaces"
+_EMBEDDED = 2500  # images, about
+_SEED = 5000  # of networks that are trained for this notebook, and more for each
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is run.
+
+    Attributes:
+        per_family: networks of each family whose embeddings are compared.
+        shuffles: how often the images of two networks are shuffled against each other.
+        anchors: images on which maps are fitted.
+        gallery: images of each class that are searched.
+        blind: networks that are trained without half of the classes.
+        federations: of five clients each.
+    """
+
+    per_family: int = 4
+    shuffles: int = 19
+    anchors: tuple[int, ...] = (16, 64, 256, 1024)
+    gallery: int = 200
+    blind: int = 4
+    federations: int = 4
+
+
+SIZES = {
+    "smoke": Sizes(per_family=2, anchors=(16, 64, 160), gallery=25, blind=3, federations=3),
+    "paper": Sizes(),
+    "full": Sizes(per_family=8, blind=8, federations=8),
+}
+
+
+@dataclass(frozen=True)
+class OfClasses:
+    """The images of some classes among others."""
+
+    images: Images
+    classes: tuple[int, ...]
+
+    def load(self) -> Dataset:
+        """The images."""
+        data = self.images.load()
+        index = torch.isin(data.labels, torch.tensor(self.classes))
+        return replace(data, images=data.images[index], labels=data.labels[index])
+
+    def __len__(self) -> int:
+        return len(self.images) * len(self.classes) // self.images.classes
+
+
+def things(setting: Setting) -> dict[tuple, Thing]:
+    """What the notebook reads, by the names under which it asks.
+
+    ("ability",), the accuracy of networks of `kinds_of` by name, and ("alike",), see `Alike`, of the same networks in
+    the same order; ("exchanged", "trained", "untrained", "across" or "blind"), see `Exchanged`; ("one space",), see
+    `OneSpace`; ("federation", "alike" or "skewed", k), see `Federation`; and ("agreement",), see `Agreement`.
+    """
+    sizes, images = SIZES[setting.profile], replace(setting.test, every=max(1, len(setting.test) // _EMBEDDED))
+    half = -(-setting.classes // 2)
+    splits = tuple(range(half)), tuple(range(half, setting.classes))
+    options = {"anchors": sizes.anchors, "gallery": sizes.gallery}
+    both = {"splits": (splits, splits[::-1]), **options}
+    of_kinds = [one for of in kinds_of(setting).values() for one in of]
+    every = Embedded(tuple(of_kinds), images)
+    found: dict[tuple, Thing] = {
+        ("ability",): Scores(tuple((name, declared) for name, declared, _ in of_kinds), setting.test),
+        ("alike",): Alike(every, sizes.shuffles, setting.seed),
+    }
+    top, nets = setting.layers[-2], tuple(setting.networks)
+    untrained = Embedded(tuple((net, setting.at(net, 0.0), top) for net in nets), images)
+    found["exchanged", "trained"] = Exchanged(every, tuple(around(nets)), **both)
+    found["exchanged", "untrained"] = Exchanged(untrained, tuple(around(nets)), **both)
+    found["one space",] = OneSpace(found["exchanged", "trained"])
+    across = {**both, "anchors": sizes.anchors[-1:]}
+    found["exchanged", "across"] = Exchanged(every, unlike(setting), **across)
+    blind = _blind(setting, splits[0], sizes.blind)
+    of_blind = Embedded(tuple((one.name, one, top) for one in blind), images)
+    ring = tuple(around(tuple(one.name for one in blind)))
+    found["exchanged", "blind"] = Exchanged(of_blind, ring, splits=(splits,), **options)
+    return found | federations(setting, sizes.federations) | {("agreement",): agreement(setting)}
+
+
+def kinds_of(setting: Setting) -> dict[str, list[tuple[str, Declared, str]]]:
+    """Networks with the layer that is read, by family: alike in all but their seeds."""
+    sizes, top = SIZES[setting.profile], setting.layers[-2]
+    found = {"eight networks": [(net, one, top) for net, one in setting.networks.items()]}
+    made, asked = families(setting, FAMILY_SIZES[setting.profile]), FAMILY_SIZES[setting.profile].widths
+    for family in (*map(width_name, asked), *LABELS):
+        found[family] = [(one.name, one, top) for one in made[family][: sizes.per_family]]
+    deep, deep_sizes = of_architectures(setting), DEEP_SIZES[setting.profile]
+    for kind, depth in kinds(deep_sizes):
+        of = [deep["deep", kind, depth, k] for k in range(1, min(sizes.per_family, deep_sizes.per_kind) + 1)]
+        found[f"{kind} {depth}"] = [(one.name, one, blocks(depth)[-1]) for one in of]
+    return found
+
+
+def unlike(setting: Setting) -> tuple[tuple[str, str], ...]:
+    """Pairs of networks of unlike architecture, both ways: the first of each kind, then the second, and so on."""
+    found, depth = kinds_of(setting), DEEP_SIZES[setting.profile].compared
+    chosen = [found[name] for name in ("eight networks", width_name(1), f"plain {depth}", f"residual {depth}")]
+    return tuple(
+        (one[0], other[0]) for of in zip(*chosen, strict=False) for one, other in product(of, of) if one != other
+    )
+
+
+def _blind(setting: Setting, classes: tuple[int, ...], count: int) -> list[Member]:
+    """Narrow networks that never saw the other classes."""
+    sizes, found = FAMILY_SIZES[setting.profile], []
+    images = OfClasses(replace(setting.train, part=sizes.images), classes)
+    for k in range(1, count + 1):
+        seed = setting.seed + _SEED + k
+        start = setting.start(seed, structure="alexnet-narrow", scaled=True)
+        found.append(Member(start, images, setting.test, sizes.recipe, seed, f"half of the classes {k}"))
+    return found
