@@ -229,7 +229,7 @@ def pwcca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResul
     Source: Morcos, Raghu and Bengio 2018, which does not say what to do about unequal widths.
 
     Example:
-        >>> pwcca(pair_moments(torch.eye(9)[:, :2] * torch.tensor([9, 1]), torch.eye(9)[:, ::2])).weights.round(decimals=1)
+        >>> pwcca(pair_moments(torch.eye(9, 2) * torch.tensor([9, 1]), torch.eye(9)[:, ::2])).weights.round(decimals=1)
         tensor([0.9000, 0.1000], dtype=torch.float64)
     """
     found = _compared(as_pair(pair), _inverse_deviation, rank_tolerance)
