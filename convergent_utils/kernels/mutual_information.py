@@ -52,7 +52,7 @@ def mutual_information(
     .. math:: I = \sum_{xy} p_{xy} \log \frac{p_{xy}}{p_x p_y} + \frac{(K_x - 1) + (K_y - 1) - (K_{xy} - 1)}{2 n}
 
     with :math:`p` the shares of samples in the bins and :math:`K` the numbers of bins, and of pairs of bins, that hold
-    any. The second term (Miller and Madow) takes off what independent units have, about :math:`(K_x - 1)(K_y - 1) / 2n`.
+    any. The second term (Miller, Madow) takes off what independent units have, about :math:`(K_x - 1)(K_y - 1) / 2n`.
 
     Args:
         acts_a: (samples, units_a) float tensor or NumPy array, any device.
