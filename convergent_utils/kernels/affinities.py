@@ -36,6 +36,14 @@ def correlation_affinity(pair: PairMoments) -> Tensor:
     see them behind a factor that all units share, as when every unit of a layer fires more on a bright image;
     `subspace_affinity` does.
     Source: ours.
+
+    Example:
+        >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        >>> correlation_affinity(pair_moments(a, a[:, [1, 0]])).round().int()
+        tensor([[0, 0, 0, 1],
+                [0, 0, 1, 0],
+                [0, 1, 0, 0],
+                [1, 0, 0, 0]], dtype=torch.int32)
     """
     return _joint_correlation(as_pair(pair)).abs().clamp(max=1).fill_diagonal_(0)
 
@@ -60,6 +68,15 @@ def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
     nets: chance is this affinity on structureless maps, not 1/2. `correlation_affinity` and `subspace_affinity` have
     links within nets.
     Source: Li et al. 2016, many-to-many; the paper gives no formula, so this is reconstructed.
+
+    Example:
+        >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        >>> pair = pair_moments(a, a[:, [1, 0]])
+        >>> mapping_affinity(sparse_mapping(pair, [0.5]), sparse_mapping(pair.swap(), [0.5])).round(decimals=2)
+        tensor([[0.0000, 0.0000, 0.0000, 0.5000],
+                [0.0000, 0.0000, 0.5000, 0.0000],
+                [0.0000, 0.5000, 0.0000, 0.0000],
+                [0.5000, 0.0000, 0.0000, 0.0000]], dtype=torch.float64)
     """
     for name, path in (("a_to_b", a_to_b), ("b_to_a", b_to_a)):
         if not isinstance(path, MappingPath):
@@ -106,6 +123,14 @@ def subspace_affinity(pair: PairMoments, *, ridge: float = 0.3) -> Tensor:
 
     Source: the shape interaction matrix of Costeira and Kanade 1998, made soft by the ridge as in the least squares
     regression of Lu et al. 2012, who take absolute values where we take squares.
+
+    Example:
+        >>> a = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        >>> turn = torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
+        >>> b = torch.cat([a[:, :2] @ turn, a[:, 2:] @ turn], dim=1)
+        >>> subspace_affinity(pair_moments(a, b))[0].round(decimals=1)
+        tensor([0.0000, 0.0000, 0.0000, 0.0000, 0.1000, 0.1000, 0.0000, 0.0000],
+               dtype=torch.float64)
     """
     ridge = as_number(ridge, "ridge", "a positive number", lambda number: number > 0)
     joint = _joint_correlation(as_pair(pair))
@@ -139,6 +164,12 @@ def subspace_overlap(
 
     With few samples for the units it is large by chance: compare with random groups of the same sizes.
     Source: Björck and Golub 1973, through second moments.
+
+    Example:
+        >>> a = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        >>> b = a[:, :2] @ torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
+        >>> subspace_overlap(pair_moments(a, b), [0, 1], [0, 1]).round(decimals=3)
+        tensor([1., 1.], dtype=torch.float64)
     """
     pair = as_pair(pair)
     a, b = _members(units_a, pair.cov_aa, "units_a"), _members(units_b, pair.cov_bb, "units_b")

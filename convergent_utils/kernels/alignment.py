@@ -29,6 +29,12 @@ class PartialLeastSquares:
         correlation: (min(units_a, units_b),) float64 in [0, 1], of the same scores; not sorted.
         directions_a, directions_b: (units, min(units_a, units_b)) float64, orthonormal columns; the scores of net a are
             `(acts_a - mean_a) @ directions_a`. The largest entry of each column of directions_a is positive.
+
+    Example:
+        >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0])
+        >>> partial_least_squares(pair_moments(a, a[:, [1, 0]])).directions_a.abs().round()
+        tensor([[0., 1.],
+                [1., 0.]], dtype=torch.float64)
     """
 
     covariance: Tensor
@@ -54,6 +60,11 @@ def linear_cka(pair: PairMoments) -> Tensor:
     With few samples it is large by chance, about :math:`u / (u + n)` for u independent units in each net and n samples;
     `debiased_cka` is not.
     Source: Kornblith et al. 2019.
+
+    Example:
+        >>> a = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> linear_cka(pair_moments(a, 2 * a @ random_rotation(3, seed=1).float())).round(decimals=4)
+        tensor(1., dtype=torch.float64)
     """
     pair, _, _ = as_pair(pair).at_common_scale()
     own = pair.cov_aa.norm() * pair.cov_bb.norm()
@@ -85,6 +96,11 @@ def debiased_cka(acts_a: Tensor, acts_b: Tensor) -> Tensor:
     Everything is computed in float64, a chunk of rows at a time: where few samples hold most of the variance, float32
     would have no digits left once their products with themselves are taken away.
     Source: Song et al. 2012 for the estimate; H(X, X) is a sum of squares (Székely and Rizzo 2014), never negative.
+
+    Example:
+        >>> a, b = torch.randn(2, 50, 100, generator=torch.Generator().manual_seed(0))
+        >>> linear_cka(pair_moments(a, b)) > 0.5, debiased_cka(a, b).abs() < 0.1
+        (tensor(True), tensor(True))
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
@@ -137,6 +153,11 @@ def procrustes(pair: PairMoments) -> Tensor:
     Of nets as they are it leaves the mean square
     :math:`\operatorname{tr} \Sigma_{aa} + \operatorname{tr} \Sigma_{bb} - 2 \|\Sigma_{ab}\|_*`.
     Source: Schönemann 1966; Williams et al. 2021.
+
+    Example:
+        >>> a = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> procrustes(pair_moments(a, 2 * a @ random_rotation(3, seed=1).float())).round(decimals=4)
+        tensor(1., dtype=torch.float64)
     """
     pair, _, _ = as_pair(pair).at_common_scale()
     own = pair.cov_aa.trace().sqrt() * pair.cov_bb.trace().sqrt()
@@ -162,6 +183,12 @@ def partial_least_squares(pair: PairMoments, *, rank_tolerance: float = 1e-7) ->
     Canonical correlations are the largest that any directions have; these are correlations of directions with much
     variance in both nets, so few samples for the units harm them less.
     Source: Tucker 1958; Wegelin 2000. The symmetric variant, in which neither net predicts the other.
+
+    Example:
+        >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0])
+        >>> found = partial_least_squares(pair_moments(a, a))
+        >>> found.covariance > 50, found.correlation.round(decimals=4)
+        (tensor([ True, False]), tensor([1., 1.], dtype=torch.float64))
     """
     require_share(rank_tolerance, "rank_tolerance")
     pair, scale_a, scale_b = as_pair(pair).at_common_scale()

@@ -34,6 +34,11 @@ class BinEdges:
             cuts[k - 1] <= x < cuts[k]; the first and the last bin are open. Where bins were merged, the rest of the row
             is +infinity, which no activation reaches.
         zero_bin: exact zeros have a bin of their own, in front of the others, wherever the cuts lie.
+
+    Example:
+        >>> edges = bin_edges(torch.tensor([[0.0], [0.0], [1.0], [2.0], [3.0], [4.0]]), bins=2)
+        >>> edges.codes(torch.tensor([[0.0], [1.5], [9.0]]))
+        tensor([[0, 1, 2]], dtype=torch.uint8)
     """
 
     cuts: Tensor
@@ -100,6 +105,10 @@ def bin_edges(acts: Tensor | np.ndarray, *, bins: int = 10, binning: str = "relu
     Cuts of quantiles are activations of the unit, never means of two, so that a strictly increasing map of the unit
     (for "relu-quantile" one that keeps 0 and only 0 at 0) moves no sample to another bin.
     Source: Li et al. 2016, mutual information ("relu-quantile").
+
+    Example:
+        >>> bin_edges(torch.tensor([[0.0], [0.0], [1.0], [2.0], [3.0], [4.0]]), bins=2).cuts
+        tensor([[3.]])
     """
     acts = as_activations(acts, "acts")
     if len(acts) < 2:

@@ -50,8 +50,7 @@ class CCAResult:
             zeros. `variates_a` and `variates_b` apply them.
         mean_a, mean_b: (units_a,), (units_b,) means of the units.
         rank_a, rank_b: how many directions of each net were compared.
-        coverage: 0-d, the share of what all rank_a variates weigh that the k compared ones do: 1 but for `pwcca` of
-            a net that has more directions than the other.
+        coverage: 0-d, the share of what all rank_a variates weigh that the k compared do; below 1 for `pwcca` alone.
         rank_tolerance: directions with less than this share of the largest eigenvalue were left out.
         n_samples: number of samples of the moments.
     """
@@ -106,8 +105,7 @@ class CCAResult:
             pair: moments of the same units over other samples, such as the other fold.
 
         Returns:
-            (k,) float64 in [-1, 1], no longer sorted; 0 for a pair of which a variate has less than `rank_tolerance`
-            of the variance there that it had in the fit.
+            (k,) float64 in [-1, 1], not sorted; 0 where a variate keeps less than `rank_tolerance` of its variance.
 
         Raises:
             ValueError: other numbers of units.
@@ -147,11 +145,10 @@ def cca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResult:
 
     Args:
         pair: moments of a and b.
-        rank_tolerance: directions of the *correlation* matrix of a net with less than this share of its largest
-            eigenvalue count as absent, so the scales of units do not matter. None follows the `resolution` of the
-            moments: 1e-10 for float64 rows, else 1e-5, which leaves out directions with singular values below .3 % of
-            the largest. Moments of 512 float32 units blur eigenvalues by up to 2e-6 of the largest, so copies and sums
-            of other units are never counted.
+        rank_tolerance: directions of a net's *correlation* matrix with less than this share of its largest eigenvalue
+            count as absent, so the scales of units do not matter. None follows the `resolution` of the moments: 1e-10
+            for float64 rows, else 1e-5, singular values below .3 % of the largest. Moments of 512 float32 units blur
+            eigenvalues by up to 2e-6 of the largest, so copies and sums of other units are never counted.
 
     Returns:
         CCAResult. Symmetric, and invariant to any invertible map of either net.
@@ -160,10 +157,14 @@ def cca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResult:
         ValueError: rank_tolerance is not between 0 and 1.
 
     Dead units are left out; with no live unit in a net rho is empty and the similarity 0. Where a spectrum falls
-    without a gap the ranks depend on the tolerance: both are in the result. Where rho are tied the variates are not
-    unique. With fewer samples than directions in both nets together some rho are 1 whatever the data: a warning, also
-    where one net alone has as many directions as its samples can have and only some of them are kept.
+    without a gap the ranks depend on the tolerance: both are in the result. Of tied rho the variates are not unique.
+    With fewer samples than directions of both nets some rho are 1 whatever the data: a warning, also where one net
+    alone has as many directions as its samples can have and only some are kept.
     Source: Hotelling 1936; Björck and Golub 1973, through second moments.
+
+    Example:
+        >>> cca(pair_moments(torch.eye(9, 2), torch.eye(9, 2) @ torch.tensor([[1.0, 5], [0, 1]]))).rho.round(decimals=4)
+        tensor([1., 1.], dtype=torch.float64)
     """
     return _compared(as_pair(pair), _inverse_deviation, rank_tolerance)
 
@@ -173,15 +174,13 @@ def svcca(
 ) -> CCAResult:
     r"""CCA of the largest principal directions of each net.
 
-    .. math:: \text{the fewest } n \text{ with } \sum_{i \le n} \lambda_i^p \geq \text{keep} \sum_i \lambda_i^p, \quad
-        \alpha_i = 1 / k
+    .. math:: \min n \text{ with } \sum_{i \le n} \lambda_i^p \geq \text{keep} \sum_i \lambda_i^p, \; \alpha_i = 1 / k
 
     Args:
         pair: moments of a and b.
         keep: share that the kept directions reach, above 0 and at most 1; of each net for itself.
         rule: "variance" counts the eigenvalues of the covariance (p = 1), "singular" their roots (p = 1/2).
-        rank_tolerance: directions with less than this share of the largest eigenvalue of the *covariance* count as
-            absent, in the sums as well. None as in `cca`.
+        rank_tolerance: as in `cca`, but of the *covariance*; what counts as absent does so in the sums as well.
 
     Returns:
         CCAResult; rank_a and rank_b are the numbers kept. Symmetric, and invariant to rotations and to a common scale
@@ -193,6 +192,10 @@ def svcca(
     Source: Raghu et al. 2017. Its text keeps a share of the variance, its appendix A one of the singular values. Its
     text divides the sum of rho by the width of the layer, so that a truncated layer differs from itself; we divide by
     the directions compared, and give the other as `similarity_by_width`.
+
+    Example:
+        >>> svcca(pair_moments(torch.eye(9, 3), torch.eye(9, 3) * torch.tensor([1.0, 1.0, 0.01]))).rank_b
+        2
     """
     require_known(rule, _POWERS, "rule")
     keep = as_number(keep, "keep", "a share above 0 and at most 1", lambda share: 0 < share <= 1)
@@ -224,6 +227,10 @@ def pwcca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResul
     others are counted along their principal axes, which are unique, and `coverage` is the partners' share of the whole.
     Where rho are tied, as at 1 for what both nets share without noise, the variates and so the weights are not unique.
     Source: Morcos, Raghu and Bengio 2018, which does not say what to do about unequal widths.
+
+    Example:
+        >>> pwcca(pair_moments(torch.eye(9, 2) * torch.tensor([9, 1]), torch.eye(9)[:, ::2])).weights.round(decimals=1)
+        tensor([0.9000, 0.1000], dtype=torch.float64)
     """
     found = _compared(as_pair(pair), _inverse_deviation, rank_tolerance)
     projection = pair.cov_aa @ found.directions_a  # <h_i, z_j> / n_samples, (units_a, k)
@@ -249,8 +256,7 @@ def significant_correlations(
 
     Args:
         found: of any of the three; what `svcca` keeps of a net does not depend on the other.
-        n_samples: number of *independent* samples, None for that of the moments. The positions of an image are not
-            independent: pass the number of images.
+        n_samples: number of *independent* samples, such as images, not positions; None for that of the moments.
         level: below which a p value is significant.
 
     Returns:
@@ -263,6 +269,10 @@ def significant_correlations(
     Assumes normal activations. On independent ones it keeps its level with ten samples for each direction of both nets
     together; with two and a half it finds something in 20 % of cases where 5 % are promised.
     Source: Bartlett 1938, 1947; Lawley 1959 for the sum of inverse squares.
+
+    Example:
+        >>> significant_correlations(cca(pair_moments(torch.eye(20, 3), torch.eye(20)[:, 2:5]))).count
+        1
     """
     if not isinstance(found, CCAResult):
         raise ValueError(f"found: expected a CCAResult, got {came(found)}; did you mean cca(pair)?")
@@ -285,7 +295,6 @@ def _axes(
     covariance: Tensor, weigh: Callable[[Tensor], Tensor], rank_tolerance: float, keep: float = 1.0, power: float = 1.0
 ) -> tuple[Tensor, int]:
     """Axes (units, rank) with variance 1: principal directions of the weighted units, the largest first.
-
     Those above the relative cut, whose number is returned as well; of them the fewest that make up the share `keep`. A
     unit of weight 0 is left out.
     """
@@ -371,7 +380,6 @@ def _variates(acts: Tensor | np.ndarray, mean: Tensor, directions: Tensor, name:
 
 def _near_one(directions: Tensor, covariance: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Directions (units, k) over units of about variance 1, and near 1 themselves, the units and the least variances.
-
     All by powers of two, which round nothing: activations of other samples may have any scale.
     """
     variance = covariance.diagonal()

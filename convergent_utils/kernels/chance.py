@@ -37,6 +37,11 @@ class Interval:
         estimate, low, high: finite numbers.
         without: where it was found by leaving out one network at a time, the number without each network of each group.
         scale: on which it was made then, see `network_interval`.
+
+    Example:
+        >>> found = network_interval(torch.tensor([[1.0, 0.6, 0.7], [0.6, 1.0, 0.8], [0.7, 0.8, 1.0]]))
+        >>> found.low < found.estimate < found.high
+        True
     """
 
     estimate: float
@@ -56,6 +61,12 @@ class Chance:
         mean, low, high: mean and 2.5 and 97.5 percentiles of the null.
         p_value: (1 + shuffles that reach the observed value, but for rounding) / (1 + n_shuffles). Rounding is that of
             the type that the similarity returned: 1.2e-5 of the value for float32, 2.2e-14 for float64.
+
+    Example:
+        >>> a, b = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0))
+        >>> chance = chance_level(debiased_cka, a, a + b, n_shuffles=19)
+        >>> chance.observed > chance.high
+        tensor(True)
     """
 
     observed: Tensor
@@ -86,6 +97,12 @@ class Chance:
         Similarities grow by themselves with width; calibrated ones do not. Where many pairs of layers are compared and
         the largest is read, let the similarity return that largest one.
         Source: Gröger et al. 2026.
+
+        Example:
+            >>> a, b = torch.randn(2, 50, 100, generator=torch.Generator().manual_seed(0))
+            >>> chance = chance_level(lambda x, y: linear_cka(pair_moments(x, y)), a, b, n_shuffles=19)
+            >>> chance.observed > 0.5, chance.calibrated() < 0.1
+            (tensor(True), tensor(True))
         """
         alpha = as_number(alpha, "alpha", "a share between 0 and 1", lambda share: 0 < share < 1)
         read = tensor_of(limit, lists=True)
@@ -145,6 +162,12 @@ def chance_level(
             similarity that is not finite.
 
     Source: Fisher 1935, the test by permutation; Phipson and Smyth 2010, why p counts the observed value, too.
+
+    Example:
+        >>> a = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+        >>> chance = chance_level(mutual_knn, a, 2 * a, n_shuffles=19)
+        >>> chance.p_value
+        tensor(0.0500, dtype=torch.float64)
     """
     require_callable(similarity, "similarity")
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
@@ -186,6 +209,11 @@ def label_chance(
             statistic that is not finite.
 
     Source: Fisher 1935; Phipson and Smyth 2010.
+
+    Example:
+        >>> groups = [torch.arange(10.0), torch.arange(10.0) + 8]
+        >>> label_chance(lambda two: two[1].mean() - two[0].mean(), groups).p_value < 0.05
+        tensor(True)
     """
     require_callable(statistic, "statistic")
     groups, n_shuffles = _checked_groups(groups), as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)

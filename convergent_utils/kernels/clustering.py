@@ -51,6 +51,11 @@ class SpectralEmbedding:
         vectors: (units, n_components) float64, orthonormal eigenvectors as columns; rows of isolated units are 0.
         eigenvalues: (n_components,) float64 in [0, 2], rising; the graph has as many zeros as unconnected parts.
         degree: (units,) float64, the sum of each unit's links.
+
+    Example:
+        >>> links = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        >>> spectral_embedding(links, 1).isolated
+        tensor([False, False,  True])
     """
 
     vectors: Tensor
@@ -90,6 +95,11 @@ class MergeTree:
         units: (n_live,) int64, the unit that each leaf is, in the order of their degree, so that the order in which
             units came decides nothing; isolated units are left out.
         n_units: of both nets, isolated ones included.
+
+    Example:
+        >>> links = torch.tensor([[0.0, 4.0, 1.0], [4.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+        >>> hierarchical_clustering(spectral_embedding(links, 2)).leaf_merges
+        tensor([[0, 1]])
     """
 
     merges: Tensor
@@ -156,6 +166,11 @@ def spectral_embedding(affinity: Tensor | np.ndarray, n_components: int) -> Spec
     all parts, in the order of their weight; units of one part then share one place. Up to 2,048 units the others come
     from LAPACK, beyond from ARPACK (scipy's `eigsh`, fixed start vector), which may miss other repeated eigenvalues.
     Source: Ng, Jordan and Weiss 2001.
+
+    Example:
+        >>> links = torch.eye(2).repeat(2, 2)
+        >>> spectral_embedding(links, 4).eigenvalues.round(decimals=4)
+        tensor([0., 0., 2., 2.], dtype=torch.float64)
     """
     return _embedding(affinity, n_components, "n_components")
 
@@ -176,6 +191,12 @@ def spectral_clustering(affinity: Tensor | np.ndarray, n_clusters: int, *, seed:
         ValueError: as in `spectral_embedding`.
 
     Source: Ng, Jordan and Weiss 2001.
+
+    Example:
+        >>> links = torch.eye(2).repeat(2, 2) + 0.25
+        >>> labels = spectral_clustering(links, 2)
+        >>> labels[:2].equal(labels[2:]), bool(labels[0] != labels[1])
+        (True, True)
     """
     from sklearn.cluster import KMeans  # takes as long to import as all the rest, and few need it
 
@@ -206,6 +227,12 @@ def hierarchical_clustering(embedding: SpectralEmbedding, *, linkage: str = "ave
     Units in the same place merge first, at a distance of zero. Copies of each other should; but units of one part of a
     graph with as many parts as components share a place too, and the order of their merges says nothing: a warning.
     Source: Li et al. 2016, many-to-many; linkage and number of components are not printed there.
+
+    Example:
+        >>> links = torch.eye(2).repeat(2, 2) + 0.25
+        >>> tree = hierarchical_clustering(spectral_embedding(links, 2))
+        >>> tree.labels(2)
+        tensor([0, 1, 0, 1])
     """
     require_known(linkage, _LINKAGES, "linkage")
     if not isinstance(embedding, SpectralEmbedding):
@@ -236,6 +263,11 @@ def crossing_share(tree: MergeTree, units_a: int) -> Tensor:
         ValueError: units_a is not between 0 and the number of units.
 
     Source: Li et al. 2016, many-to-many.
+
+    Example:
+        >>> links = torch.eye(2).repeat(2, 2) + 0.25
+        >>> crossing_share(hierarchical_clustering(spectral_embedding(links, 2)), 2)
+        tensor(1., dtype=torch.float64)
     """
     if not isinstance(tree, MergeTree):
         raise ValueError(
@@ -260,6 +292,11 @@ def cluster_composition(labels: Tensor, units_a: int) -> Tensor:
         ValueError: labels that are not a row of integers of at least -1, units_a not between 0 and their number.
 
     Source: Li et al. 2016, many-to-many.
+
+    Example:
+        >>> cluster_composition(torch.tensor([0, 0, 1, 0, 1, -1]), 3)
+        tensor([[2, 1],
+                [1, 1]])
     """
     labels = as_whole(labels, "labels", what="a row of integers of at least -1")
     if (labels < -1).any() or (labels >= _MOST_CLUSTERS).any():

@@ -14,6 +14,11 @@ class Correlation:
     Attributes:
         matrix: (units_a, units_b) float64 in [-1, 1]; rows and columns of dead units are 0.
         live_a, live_b: (units_a,), (units_b,) bool, False for a unit that never changes.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
+        >>> correlation(pair_moments(a, a)).live_a
+        tensor([ True, False])
     """
 
     matrix: Tensor
@@ -33,6 +38,11 @@ def correlation(pair: PairMoments) -> Correlation:
         Correlation, signed, on the device of the moments. A dead unit has correlation 0 and is masked, never NaN.
 
     Source: Li et al. 2016, section 2 (within-net and between-net correlation).
+
+    Example:
+        >>> a = torch.tensor([[1.0], [2.0], [3.0]])
+        >>> correlation(pair_moments(a, torch.cat([a, -a], dim=1))).matrix.round(decimals=4)
+        tensor([[ 1., -1.]], dtype=torch.float64)
     """
     pair = as_pair(pair)
     deviation_a = pair.cov_aa.diagonal().clamp(min=0).sqrt()

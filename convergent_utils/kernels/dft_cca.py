@@ -26,6 +26,12 @@ class DFTCCA:
         similarity: 0-d float64, the sum of rho over the sum of ranks; 0 where all ranks are 0.
         off_diagonal_a, off_diagonal_b: 0-d float64 in [0, 1], the share of the squared covariance of the flattened maps
             that lies between different frequencies, which the comparison leaves out.
+
+    Example:
+        >>> maps = torch.randn(40, 6, 6, 2, generator=torch.Generator().manual_seed(0))
+        >>> found = dft_cca(maps, maps)
+        >>> found.rho.shape, found.rank.unique()
+        (torch.Size([6, 6, 2]), tensor([2]))
     """
 
     rho: Tensor
@@ -68,6 +74,11 @@ def dft_cca(maps_a: Tensor, maps_b: Tensor, *, rank_tolerance: float = 1e-7) -> 
     covariance of the images *as they are*, about the mean of each channel, the shifts wash out. As in `debiased_cka` no
     image is compared with itself: a few images of independent pixels would seem to have most of it off the diagonal.
     Source: Raghu et al. 2017, convolutional layers; off_diagonal is ours.
+
+    Example:
+        >>> maps = torch.randn(40, 6, 6, 2, generator=torch.Generator().manual_seed(0))
+        >>> dft_cca(maps, maps.roll(1, dims=2)).similarity.round(decimals=4)
+        tensor(1., dtype=torch.float64)
     """
     require_share(rank_tolerance, "rank_tolerance")
     maps_a, maps_b = _as_maps(maps_a, "maps_a"), _as_maps(maps_b, "maps_b")

@@ -29,6 +29,11 @@ def spatial_frequency(filters: Tensor) -> Tensor:
 
     Scale and sign of a filter do not matter, nor where in the window its pattern lies.
     Source: ours.
+
+    Example:
+        >>> flat, chequered = torch.ones(2, 2), torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+        >>> spatial_frequency(torch.stack([flat, chequered])[:, None]).round(decimals=1)
+        tensor([0.2000, 0.5000], dtype=torch.float64)
     """
     read = tensor_of(filters)
     if read is None or read.ndim != 4 or 0 in read.shape or max(read.shape[2:]) > _GRID or not read.is_floating_point():

@@ -72,6 +72,11 @@ def network_interval(values: Tensor | np.ndarray, *, level: float = 0.95, scale:
             level outside (0, 1), an unknown scale, a mean out of its range.
 
     Source: Tukey 1958, the jackknife.
+
+    Example:
+        >>> found = network_interval(torch.tensor([[1.0, 0.6, 0.7], [0.6, 1.0, 0.8], [0.7, 0.8, 1.0]]), scale="logit")
+        >>> round(found.low, 2), round(found.estimate, 2), round(found.high, 2)
+        (0.17, 0.7, 0.96)
     """
     values = _between_networks(values)
     n = values.shape[0] if values.ndim else 0
@@ -124,6 +129,12 @@ def groups_interval(
     for counts and other numbers that move in steps the interval is wider. Give a number that cannot leave a range,
     such as a correlation, its scale, or the interval may.
     Source: Tukey 1958, the jackknife; Welch 1938 and Satterthwaite 1946, the degrees of freedom.
+
+    Example:
+        >>> deep, shallow = torch.tensor([0.7, 0.8, 0.9]), torch.tensor([0.3, 0.4, 0.5])
+        >>> found = groups_interval(lambda i, j: deep[i].mean() - shallow[j].mean(), [3, 3])
+        >>> round(found.estimate, 2), found.low > 0
+        (0.4, True)
     """
     require_callable(statistic, "statistic")
     n_networks = as_whole(n_networks, "n_networks", what="a row of whole numbers, one for each group").tolist()

@@ -19,6 +19,11 @@ class Match:
     Attributes:
         index: (units_a,) int64, the partner's place in b; -1 for a dead or unmatched unit.
         score: (units_a,) the score of each pair, the dtype of the score matrix; 0 where index is -1.
+
+    Example:
+        >>> found = bipartite_matching(torch.tensor([[0.9], [0.5]]))
+        >>> found.index, found.mean
+        (tensor([ 0, -1]), tensor(0.9000))
     """
 
     index: Tensor
@@ -59,6 +64,10 @@ def semi_matching(score: Tensor, *, live_a: Tensor | None = None, live_b: Tensor
 
     Two units of a may share a partner; `bipartite_matching` forbids it.
     Source: Li et al. 2016, one-to-one alignment.
+
+    Example:
+        >>> semi_matching(torch.tensor([[0.9, 0.8], [0.7, 0.2]])).index
+        tensor([0, 0])
     """
     score = as_score(score)
     live_a, live_b = as_live(live_a, len(score), "live_a", score), as_live(live_b, score.shape[1], "live_b", score)
@@ -84,6 +93,10 @@ def bipartite_matching(score: Tensor, *, live_a: Tensor | None = None, live_b: T
         ValueError: `score` is not a finite matrix, or a mask does not fit it.
 
     Source: Li et al. 2016, one-to-one alignment; Crouse 2016 for the solver.
+
+    Example:
+        >>> bipartite_matching(torch.tensor([[0.9, 0.8], [0.7, 0.2]])).index
+        tensor([1, 0])
     """
     score = as_score(score)
     live_a, live_b = as_live(live_a, len(score), "live_a", score), as_live(live_b, score.shape[1], "live_b", score)

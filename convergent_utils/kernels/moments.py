@@ -72,6 +72,10 @@ class PairMoments:
             and half precisions, 2.2e-16 for float64. Moments of unknown rows count as of float32.
 
     A unit that never changes has a variance of exactly zero.
+
+    Example:
+        >>> pair_moments(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [8.0]])).swap().mean_a
+        tensor([4.], dtype=torch.float64)
     """
 
     n_samples: int
@@ -110,6 +114,13 @@ class Moments:
     `update` merges one batch in place, `merge` makes a new object from two, `pair` reads the moments out. State is
     float64 on the device of the rows (on the CPU where that device has no float64). Laws: an empty part is the
     identity, merging commutes and is associative to rounding, and any split of the rows equals one batch.
+
+    Example:
+        >>> moments = Moments({"a": 1, "b": 1})
+        >>> for rows in torch.arange(6.0)[:, None].split(2):
+        ...     moments.update({"a": rows, "b": 2 * rows})
+        >>> moments.n_samples("a"), moments.pair("a", "b").mean_b
+        (6, tensor([5.], dtype=torch.float64))
     """
 
     def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
@@ -306,6 +317,10 @@ def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
             complex types, float64 activations whose variance float64 cannot hold.
 
     Source: Chan, Golub and LeVeque 1979, the merge of the parts.
+
+    Example:
+        >>> pair_moments(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [8.0]])).cov_ab
+        tensor([[4.]], dtype=torch.float64)
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)

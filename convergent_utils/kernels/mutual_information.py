@@ -1,12 +1,10 @@
 r"""Mutual information of every unit of net a with every unit of net b, from histograms of two units at a time.
 
-Each unit is cut into bins of its own. From the counts :math:`c_{xy}` of a pair's joint histogram over n samples, with
-margins :math:`c_x` and :math:`c_y`,
+Each unit has bins of its own. From the counts :math:`c_{xy}` of a pair over n samples, of margins :math:`c_x, c_y`,
 
 .. math:: I = \log n + \frac1n \Bigl(\sum_{xy} c_{xy} \log c_{xy} - \sum_x c_x \log c_x - \sum_y c_y \log c_y\Bigr).
 
-Counting is nearly all of the work. On the CPU compiled loops do it (numba, pairs shared among threads), elsewhere
-products of indicator matrices; both count exactly.
+Counting is nearly all of the work: compiled loops on the CPU (numba, in threads), products of indicators elsewhere.
 """
 
 from __future__ import annotations
@@ -54,18 +52,15 @@ def mutual_information(
     .. math:: I = \sum_{xy} p_{xy} \log \frac{p_{xy}}{p_x p_y} + \frac{(K_x - 1) + (K_y - 1) - (K_{xy} - 1)}{2 n}
 
     with :math:`p` the shares of samples in the bins and :math:`K` the numbers of bins, and of pairs of bins, that hold
-    any sample. The second term is the correction of Miller and Madow: without it, n samples of independent units have
-    about :math:`(K_x - 1)(K_y - 1) / 2n`.
+    any. The second term (Miller, Madow) takes off what independent units have, about :math:`(K_x - 1)(K_y - 1) / 2n`.
 
     Args:
         acts_a: (samples, units_a) float tensor or NumPy array, any device.
         acts_b: (samples, units_b), the same samples in the same order.
-        bins: how many bins a unit has, see `bin_edges`.
-        binning: "relu-quantile", "quantile" or "uniform", see `bin_edges`.
+        bins, binning: how many bins a unit has, and "relu-quantile", "quantile" or "uniform", see `bin_edges`.
         correction: "miller-madow", or None for the plug-in value.
-        method: how pairs are counted, all to the same counts. "numba": compiled loops, on the CPU. "scatter": torch,
-            one sample of a pair after another. "product": torch, products of indicator matrices. "auto": "numba" on the
-            CPU, "product" elsewhere.
+        method: how pairs are counted, all to the same counts. "numba": compiled loops, on the CPU. "scatter": by torch,
+            one sample at a time. "product": by torch, of indicators. "auto": "numba" on the CPU, else "product".
 
     Returns:
         (units_a, units_b) float64 in nats, at most the logarithm of the number of bins (before the correction). Pairs
@@ -75,15 +70,19 @@ def mutual_information(
         ValueError: shapes that do not pair, fewer than 2 samples, bins out of range, unknown binning, correction or
             method, NaN or infinity (naming the unit), integer or complex types.
 
-    Dead and constant units have 0 with every unit, and a unit has its own entropy with itself and with a copy of
-    itself. The corrected value may lie below 0, where units are close to independent; it is not clipped, for its mean
-    would then be above 0.
+    Dead and constant units have 0 with every unit; a unit has its own entropy with itself and with a copy. Near
+    independence the corrected value may lie below 0; it is not clipped, for its mean would then be above 0.
 
     Warns where there are fewer than 5 samples for each cell of the joint table of the two units with most bins. The
     correction takes rows to be independent, which cannot be checked here: neighbouring places of one image are not.
     Use one place per image, or report the excess over `chance_level` with whole images shuffled.
     Source: Li et al. 2016; Miller 1955. Li et al.'s own correction mixes bits and nats and counts
     :math:`K_x K_y` where :math:`(K_x - 1)(K_y - 1)` is right; it is not offered.
+
+    Example:
+        >>> a = torch.arange(-50.0, 50.0)[:, None]
+        >>> mutual_information(a, a**2, bins=4, binning="quantile").exp().round()
+        tensor([[2.]], dtype=torch.float64)
     """
     acts_a, acts_b = as_activations(acts_a, "acts_a"), as_activations(acts_b, "acts_b")
     require_same_samples(acts_a, acts_b)
@@ -109,14 +108,11 @@ def mutual_information(
 def matched_information(
     acts_a: Tensor, acts_b: Tensor, index: Tensor, *, bins: int = 10, binning: str = "relu-quantile"
 ) -> Tensor:
-    """Mutual information of units with one partner each, so that few histograms are counted.
+    """Mutual information (matched,) float64 of units that have one partner each, so that few histograms are counted.
 
     Args:
         acts_a, acts_b, bins, binning: as in `mutual_information`, on the CPU.
-        index: (units_a,) int64, the partner of each unit among those of b, or -1 for none.
-
-    Returns:
-        (matched,) float64, of the units that have a partner, in their order.
+        index: (units_a,) int64, the partner of each unit among those of b, or -1 for none: such are left out.
     """
     units = (index >= 0).nonzero()[:, 0]
     if not len(units):
@@ -138,8 +134,7 @@ class JointHistogram:
         method: see `mutual_information`.
 
     Attributes:
-        counts: (units_a, units_b, bins_a, bins_b) int32, samples in each pair of bins; with "relu-quantile" the first
-            bin is that of the zeros.
+        counts: (units_a, units_b, bins_a, bins_b) int32, samples in each pair of bins; that of zeros comes first.
         n_samples: number of samples so far.
 
     Raises:
@@ -147,6 +142,13 @@ class JointHistogram:
 
     `update` counts one batch in place, `merge` makes a new histogram from two. Laws, all exact: an empty part is the
     identity, merging commutes and is associative, and any split of the rows equals one batch.
+
+    Example:
+        >>> acts, edges = torch.arange(40.0)[:, None], BinEdges(torch.tensor([[30.0]]), zero_bin=False)
+        >>> found = JointHistogram(edges, edges)
+        >>> found.update(acts, acts)
+        >>> found.counts.flatten()
+        tensor([30,  0,  0, 10], dtype=torch.int32)
     """
 
     @ordinary_tensors()
@@ -172,9 +174,8 @@ class JointHistogram:
         """Count a batch: (samples, units_a) and (samples, units_b), the same samples.
 
         Raises:
-            ValueError: unequal samples, wrong widths, integer or complex types, more than 2^31 - 1 samples in all; NaN
-                or infinity (on the CPU at once and nothing is counted; elsewhere when the information is read, since
-                looking would stall the device).
+            ValueError: unequal samples, wrong widths, integer or complex types, over 2^31 - 1 samples in all; NaN or
+                infinity (on the CPU at once, nothing is counted; elsewhere once it is read: looking stalls the device).
         """
         a, b = as_activations(a, "a"), as_activations(b, "b")
         require_units(a, self.edges_a, "a")
@@ -312,7 +313,6 @@ def _resolved(method: str, device: torch.device) -> str:
 
 def _count_compiled(counts: Tensor, codes_a: Tensor, codes_b: Tensor) -> None:
     """In compiled loops, where it pays two units of b at a time.
-
     One pass then fills a table of three units (bins_a, bins_b, bins_b), and summing it over either unit of b gives two
     pairs: half the steps, once samples far outnumber the cells of that table.
     """

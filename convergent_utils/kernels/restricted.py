@@ -29,6 +29,13 @@ class Rotation(MappingPath):
     Attributes:
         matrix: (units_a, units_b) float64, from standardised units of a to those of b: orthonormal rows or columns (the
             fewer of them) over live units; zeros for dead ones. The coefficients are its columns times a slope each.
+
+    Example:
+        >>> a = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> b = a[:, [2, 0, 1]]
+        >>> found = best_rotation(pair_moments(a[:250], b[:250]))
+        >>> found.correlation_on(pair_moments(a[250:], b[250:])).round(decimals=4)
+        tensor([1., 1., 1.], dtype=torch.float64)
     """
 
     matrix: Tensor
@@ -122,6 +129,13 @@ def matching_map(pair: PairMoments, match: Match | SoftMatch) -> MappingPath:
         ValueError: the match is of other numbers of units, or its scores are not finite.
 
     Source: Li et al. 2016, one-to-one alignment, as the map with the least freedom (Kapoor et al. 2025).
+
+    Example:
+        >>> a = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> pair = pair_moments(a, 2 * a[:, [2, 0, 1]] + 1)
+        >>> match = bipartite_matching(correlation(pair).matrix)
+        >>> matching_map(pair, match).r2.round(decimals=4)
+        tensor([[1., 1., 1.]], dtype=torch.float64)
     """
     pair = as_pair(pair)
     units_a, units_b = pair.cov_ab.shape

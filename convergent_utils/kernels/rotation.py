@@ -76,6 +76,12 @@ def rotated(pair: PairMoments, *, seed: int, share: float | None = None, whiten:
     with the absolute scores of the turned net.
     Source: Khosla et al. 2024 and Gurnee et al. 2024, a random rotation as the null of unit matching. `share` and
     `whiten` are milder and stricter forms of it.
+
+    Example:
+        >>> a = torch.randn(500, 20, generator=torch.Generator().manual_seed(0))
+        >>> turned = rotated(pair_moments(a, a), seed=0)
+        >>> cca(turned).similarity > 0.99, semi_matching(correlation(turned).matrix).mean < 0.7
+        (tensor(True), tensor(True))
     """
     pair, seed = as_pair(pair), as_seed(seed)
     share = None if share is None else as_share(share, "share", "a share of variance from 0 to 1")

@@ -23,6 +23,12 @@ class Sharedness:
             samples on which the partner was not chosen; 0 for a dead unit.
         partner: (nets, units_a) int64, the partner's place; -1 for a dead unit, and where a net has dead units alone.
         live: (units_a,) bool, whether the unit varies.
+
+    Example:
+        >>> acts = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> found = sharedness([pair_moments(acts, acts[:, [2, 0, 1]])])
+        >>> found.partner, found.mean.round(decimals=4)
+        (tensor([[1, 2, 0]]), tensor([1., 1., 1.], dtype=torch.float64))
     """
 
     r: Tensor

@@ -26,6 +26,11 @@ class SoftMatch:
         mean: 0-d float64, the mean score over all shares; 0 where nothing is matched.
         unmatched_a, unmatched_b: (units_a,), (units_b,) float64 in [0, 1], the share of each unit that has no partner;
             1 for a dead one.
+
+    Example:
+        >>> found = soft_matching(torch.tensor([[0.9], [0.1]]), mass=0.5)
+        >>> found.unmatched_a.round(decimals=4)
+        tensor([0., 1.], dtype=torch.float64)
     """
 
     plan: Tensor

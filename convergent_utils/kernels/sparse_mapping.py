@@ -49,6 +49,12 @@ class MappingPath:
         duality_gap: (penalties, units_b) over the objective: by how much it could still fall at most. None where the
             mapping does not come from `sparse_mapping`.
         mean_a, mean_b, scale_a, scale_b: means and standard deviations that the units were standardised by.
+
+    Example:
+        >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        >>> mapping = least_squares(pair_moments(a, 3 * a + 1))
+        >>> torch.allclose(mapping.predict(a)[0], 3 * a + 1, atol=1e-3)
+        True
     """
 
     penalties: Tensor
@@ -79,6 +85,12 @@ class MappingPath:
 
         Raises:
             ValueError: other numbers of units, moments of which float64 cannot hold the R^2.
+
+        Example:
+            >>> a, b = torch.randn(2, 100, 40, generator=torch.Generator().manual_seed(0))
+            >>> found = least_squares(pair_moments(a[:50], b[:50]))
+            >>> found.r2.mean() > 0.5, found.r2_on(pair_moments(a[50:], b[50:])).mean() < 0
+            (tensor(True), tensor(True))
         """
         pair = as_pair(pair, on=self.coefficients.device)
         if pair.cov_ab.shape != self.coefficients.shape[1:]:
@@ -158,6 +170,13 @@ def sparse_mapping(
     other the coefficients are not unique; objective and R^2 are.
     Source: Tibshirani 1996; Li et al. 2016, few-to-one mappings. Friedman et al. 2010 (coordinate descent), Beck and
     Teboulle 2009 (FISTA), O'Donoghue and Candes 2015 (its restart).
+
+    Example:
+        >>> a = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> pair = pair_moments(a, a[:, :1] + 0.3 * a[:, 1:2])
+        >>> sparse_mapping(pair, [0.1, 0.5]).n_predictors
+        tensor([[2],
+                [1]])
     """
     pair = as_pair(pair)
     penalties = as_numbers(
@@ -205,6 +224,13 @@ def least_squares(
 
     Without a ridge, R^2 on *other* data may be far below 0, where units fire rarely.
     Source: Penrose 1956 for the minimum norm, Hoerl and Kennard 1970 for the ridge.
+
+    Example:
+        >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        >>> pair = pair_moments(a, a[:, :1] - 2 * a[:, 1:])
+        >>> least_squares(pair).weights_and_offsets()[0].round(decimals=3)
+        tensor([[[ 1.],
+                 [-2.]]], dtype=torch.float64)
     """
     pair = as_pair(pair)
     ridges = as_numbers(ridge, "ridge", "a number of at least 0, or several", lambda number: number >= 0, alone=True)
@@ -235,6 +261,13 @@ def best_subset_mapping(pair: PairMoments, k: int | Sequence[int]) -> MappingPat
         ValueError: k below 1 or above units_a, or none at all.
 
     Source: forward selection by orthogonalisation (Miller 1984), here on second moments.
+
+    Example:
+        >>> a = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> pair = pair_moments(a, a[:, :1] + 0.3 * a[:, 1:2])
+        >>> best_subset_mapping(pair, [1, 2]).r2 > 0.99
+        tensor([[False],
+                [ True]])
     """
     gram, cross, _, _ = standardised(as_pair(pair))
     units_a, units_b = cross.shape

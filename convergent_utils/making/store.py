@@ -40,6 +40,13 @@ def save(obj: object, path: str | Path) -> None:
 
     Raises:
         ValueError: an object that `load` could not make again, or a file that cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save({"layer": "conv1", "scores": [0.9, 0.8]}, f"{folder}/found.safetensors")
+        ...     load(f"{folder}/found.safetensors")
+        {'layer': 'conv1', 'scores': [0.9, 0.8]}
     """
     path = _as_path(path)
     try:
@@ -54,6 +61,13 @@ def load(path: str | Path) -> object:
     Raises:
         ValueError: the file is missing, cannot be read, or is not one of this package.
         DamagedFile: it is truncated or altered (its checksum does not fit), or not one of this package; a ValueError.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save(semi_matching(torch.eye(2)), f"{folder}/match.safetensors")
+        ...     load(f"{folder}/match.safetensors").index
+        tensor([0, 1])
     """
     path = _as_path(path)
     if not os.path.isfile(path):  # false, too, of a path too long
@@ -75,6 +89,14 @@ class Store:
     Each file carries its configuration and a checksum, so there is no index that could disagree with it. Any number of
     runs may share a store: a file is replaced or removed only by who holds its lock, and the system takes the lock from
     a process that ends, however it ends. Nothing depends on the time of a file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     store = Store(folder)
+        ...     path = store.keep("mean", {"layer": "conv1"}, 0.5)
+        ...     store.find("mean", {"layer": "conv1"}), store.find("mean", {"layer": "conv2"})
+        (0.5, None)
     """
 
     def __init__(self, path: str | Path | None = None):

@@ -79,6 +79,13 @@ def record(
 
     Modes and gradients are as before afterwards, and no hook is left behind, whatever happened in between. One thread
     at a time can be at work with a network, or with two that share modules; the others are refused.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())
+        >>> with record(network, "1") as rows:
+        ...     output = network(torch.zeros(2, 1, 8, 8))
+        >>> rows["1"].shape
+        torch.Size([72, 4])
     """
     positions, layers = as_positions(positions), as_layers(layers)
     rows: dict[str, Tensor] = {}

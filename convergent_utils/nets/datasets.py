@@ -38,6 +38,12 @@ class Dataset:
 
     Raises:
         ValueError: an attribute of another form, or another number of labels than of images.
+
+    Example:
+        >>> images = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
+        >>> dataset = Dataset(images, torch.tensor([0, 0, 1, 1]), ("cat", "dog"), "mine")
+        >>> len(dataset), dataset.part(2).labels
+        (4, tensor([0, 1]))
     """
 
     images: Tensor
@@ -87,6 +93,11 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
 
     Raises:
         ValueError: unknown name or split, a file that is missing, altered or of another form.
+
+    Example:
+        >>> dataset = load_dataset("fashion-mnist", split="test", limit=5)
+        >>> dataset.images.shape, dataset.classes[0]
+        (torch.Size([5, 28, 28, 1]), 'T-shirt')
     """
     require_known(split, ("train", "test"), "split")
     _require_positive(limit)
@@ -113,6 +124,10 @@ def normalise(images: Tensor) -> Tensor:
 
     Raises:
         ValueError: images of another shape or type.
+
+    Example:
+        >>> normalise(torch.tensor([[0], [255]], dtype=torch.uint8).reshape(1, 1, 2, 1))
+        tensor([[[[-1.,  1.]]]])
     """
     return _as_images(images).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
 

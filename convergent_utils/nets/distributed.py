@@ -46,6 +46,12 @@ def all_reduce(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         ValueError: in every process, when one of them gives no such state, or one of other blocks or pairs.
 
     NaN and infinity stay in the units that have them and are reported when a pair is read, as in a single process.
+
+    Example:
+        >>> moments = Moments({"a": 1, "b": 1})
+        >>> moments.update({"a": torch.ones(5, 1), "b": torch.ones(5, 1)})
+        >>> Moments.from_state(all_reduce(moments.state())).n_samples("a")
+        5
     """
     with same_fate():
         shapes, moments = _shapes(state), _moments(state)

@@ -36,6 +36,12 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
     Raises:
         ValueError: a layer that the network lacks; a compiled or traced network, which would pass over the block; when
             it is called, other numbers of units.
+
+    Example:
+        >>> network, onto = torch.nn.Sequential(torch.nn.Identity()), subspace_projection(torch.tensor([[1.0], [1.0]]))
+        >>> with projected(network, "0", onto, torch.zeros(2)):
+        ...     network(torch.tensor([[3.0, 1.0]])).round()
+        tensor([[2., 2.]])
     """
     require_hooks(network)
     modules = dict(network.named_modules())
@@ -74,6 +80,12 @@ def ablated(network: nn.Module, layer: str, units: Sequence[int] | Tensor, mean:
 
     With the mean, and not with zero, what follows loses what the unit tells of the input and nothing else.
     Source: Morcos et al. 2018, ablation of single units (there to zero, and to the mean).
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Identity())
+        >>> with ablated(network, "0", [1], torch.tensor([0.5, 0.5, 0.5])):
+        ...     network(torch.ones(1, 3))
+        tensor([[1.0000, 0.5000, 1.0000]])
     """
     require_hooks(network)
     modules = dict(network.named_modules())
@@ -120,6 +132,12 @@ def split_after(network: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.S
 
     Raises:
         ValueError: a network that is no chain, a layer that the network lacks.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+        >>> below, above = split_after(network, "1")
+        >>> below(torch.ones(1, 3)).shape, above(below(torch.ones(1, 3))).equal(network(torch.ones(1, 3)))
+        (torch.Size([1, 5]), True)
     """
     if not isinstance(network, nn.Sequential) or type(network).forward is not nn.Sequential.forward:
         raise ValueError(f"network: expected a chain of modules (nn.Sequential), got {type(network).__name__}")
@@ -150,6 +168,13 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
             numbers of units; a mean beyond what the type of the weights can hold.
 
     Source: Raghu et al. 2017, compression by projection.
+
+    Example:
+        >>> network, directions, mean = build_network("alexnet-narrow", seed=0), torch.eye(64)[:, :10], torch.zeros(64)
+        >>> smaller, images = truncated(network, "fc6", directions, mean), torch.ones(2, 1, 28, 28)
+        >>> with projected(network, "fc6", subspace_projection(directions), mean):
+        ...     torch.allclose(network(images), smaller(images), atol=1e-4)
+        True
     """
     require_alexnet(network)
     names = list(dict(network.named_children()))
@@ -190,6 +215,10 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
 
     Raises:
         ValueError: images that the network cannot take; a compiled or traced network, whose modules are not seen.
+
+    Example:
+        >>> multiply_adds(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3)), (1, 8, 8))
+        {'0': 1296}
     """
     require_hooks(network)
     if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
@@ -239,6 +268,12 @@ def freezing(schedule: Mapping[str, float]) -> Callable[[nn.Module, float], None
         ValueError: a share that is not from 0 to 1, here or in training; in training, a layer that the network lacks.
 
     Source: Raghu et al. 2017, freeze training, where layer i of L is frozen after i / L of training.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        >>> freezing({"0": 0.5})(network, 0.6)
+        >>> network[0].weight.requires_grad, network[1].weight.requires_grad
+        (False, True)
     """
     schedule = _as_schedule(schedule)
 
@@ -265,6 +300,10 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
 
     A layer costs its multiply-adds once forward, once for the gradient of its weights while it learns, and once for
     the gradient of its inputs while anything below it learns. The time of the optimiser's own steps is left out.
+
+    Example:
+        >>> training_cost({"conv1": 100, "fc2": 100}, {"conv1": 0.5})
+        0.8
     """
     forward, schedule = _as_costs(forward), _as_schedule(schedule)
     for layer in schedule:

@@ -40,6 +40,12 @@ class Measurement:
     `merge` makes the measurement of two parts, of other images. Laws: it commutes and is associative to rounding, and
     any split of the images equals one measurement; samples and strongest stimuli exactly, where a network gives an
     image the same numbers whatever others are in its batch.
+
+    Example:
+        >>> images = torch.arange(32.0).reshape(16, 2)
+        >>> measured = measure({"net": torch.nn.Sequential(torch.nn.Identity())}, images, "0")
+        >>> measured.blocks, measured.mean_activation("net.0")
+        ({'net.0': 2}, tensor([15., 16.], dtype=torch.float64))
     """
 
     networks: dict[str, str]
@@ -238,6 +244,12 @@ class Measurement:
 
         Raises:
             ValueError: unknown blocks or fold, a pair that was not measured.
+
+        Example:
+            >>> network, images = torch.nn.Sequential(torch.nn.Identity()), torch.arange(32.0).reshape(16, 2)
+            >>> measured = measure({"net": network}, images, "0")
+            >>> measured.pair("net.0", "net.0", fold=1).mean_a
+            tensor([16., 17.], dtype=torch.float64)
         """
         self._require_block(a, "a")
         self._require_block(b, "b")

@@ -117,6 +117,13 @@ def measure(
         ValueError: unknown layers or blocks, inputs of another form or that a network cannot take, fewer than 2 inputs
             per fold, NaN or infinity, layers whose outputs are of other inputs, or share no places; a module that
             cannot draw its weights anew for `untrained`.
+
+    Example:
+        >>> networks = {name: build_network("alexnet-narrow", seed=k) for k, name in enumerate("ab")}
+        >>> images = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        >>> measured = measure(networks, images, ["conv1", "fc6"])
+        >>> measured.pair("a.fc6", "b.fc6").cov_ab.shape
+        torch.Size([64, 64])
     """
     asked = {
         "pairs": pairs, "positions": positions, "axes": axes, "prepare": prepare, "mask": mask, "output": output,

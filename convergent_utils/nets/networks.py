@@ -37,6 +37,10 @@ class Network(nn.Sequential):
     Attributes:
         configuration: the arguments of `build_network` that made it.
         layers: names of its layers from bottom to top: conv1 to fc8; or stem, block1 and so on, fc.
+
+    Example:
+        >>> build_network("alexnet-narrow").layers
+        ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
     """
 
     def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, object]):
@@ -211,6 +215,13 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
 
     Raises:
         ValueError: another kind of network, or one that was changed, as with another module, attribute or a hook.
+
+    Example:
+        >>> network = build_network("alexnet-narrow", seed=0)
+        >>> images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        >>> shuffled, permutations = permuted_copy(network, seed=1)
+        >>> torch.allclose(shuffled(images), network(images), atol=1e-4), len(permutations["conv1"])
+        (True, 16)
     """
     require_as_built(network)
     generator, permutations = torch.Generator().manual_seed(as_seed(seed)), {}
@@ -233,6 +244,12 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
     Raises:
         ValueError: another kind of network, one that was changed, a hidden layer that is left out, units that the
             network does not have, or another number of them than that width has.
+
+    Example:
+        >>> network, halves = build_network("alexnet-narrow"), (8, 12, 16, 16, 12, 32, 32)
+        >>> units = dict(zip(network.layers, map(torch.arange, halves)))
+        >>> with_units(network, units, width=0.5).fc6[0].out_features
+        32
     """
     require_alexnet(network)
     units = _as_units(network, units)

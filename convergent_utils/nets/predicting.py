@@ -23,6 +23,12 @@ def accuracy(network: nn.Module, dataset: Dataset) -> float:
         ValueError: no images; see `predict`; labels that the network has no output for.
 
     Logits are compared in their own type: of float64 and whole numbers no digit is dropped.
+
+    Example:
+        >>> images = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8).reshape(2, 1, 2, 1)
+        >>> dataset = Dataset(images, torch.tensor([0, 1]), ("left", "right"), "two pixels")
+        >>> accuracy(torch.nn.Flatten(), dataset)
+        1.0
     """
     return share_right(network, dataset, "dataset")
 
@@ -42,6 +48,13 @@ def predict(network: nn.Module, dataset: Dataset, *, batch: int = 250) -> Tensor
     Raises:
         ValueError: no images, or images that the network cannot take; logits of another form, complex, NaN or
             infinite, in float32, too.
+
+    Example:
+        >>> images = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8).reshape(2, 1, 2, 1)
+        >>> dataset = Dataset(images, torch.tensor([0, 1]), ("left", "right"), "two pixels")
+        >>> predict(torch.nn.Flatten(), dataset)
+        tensor([[ 1., -1.],
+                [-1.,  1.]])
     """
     logits = predicted(network, dataset, "dataset", min(as_count(batch, "batch"), _LARGEST_BATCH)).float()
     if not logits.isfinite().all():

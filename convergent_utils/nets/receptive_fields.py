@@ -29,6 +29,11 @@ class ReceptiveField:
 
     At place (y, x) of the map it covers rows from `start + y * step` to `start + y * step + size`, columns likewise;
     parts outside the image are padding. All in pixels.
+
+    Example:
+        >>> field = ReceptiveField(size=5, step=2, start=-2)
+        >>> [field.start + y * field.step for y in range(3)]
+        [-2, 0, 2]
     """
 
     size: int
@@ -52,6 +57,10 @@ def receptive_field(network: nn.Sequential, layer: str) -> ReceptiveField | None
         ValueError: `network` is not such a chain, has no such layer, or a module on the way there is none of those
             whose windows are known: windowed (convolution, pooling), at one place (batch norm, dropout, activation
             functions) or over all places (linear, group and instance norm, layer norm of whole maps).
+
+    Example:
+        >>> receptive_field(build_network("alexnet-narrow"), "conv2")
+        ReceptiveField(size=14, step=2, start=-6)
     """
     if not _is_chain(network):
         raise ValueError(f"network: expected a chain of modules (nn.Sequential), got {type(network).__name__}")
@@ -94,6 +103,11 @@ def patch(images: Tensor, field: ReceptiveField | None, place: tuple[int, int]) 
 
     Raises:
         ValueError: images of another shape, no place, or one whose window lies outside the images.
+
+    Example:
+        >>> images = torch.arange(16).reshape(1, 4, 4, 1)
+        >>> patch(images, ReceptiveField(size=2, step=1, start=0), (1, 2)).flatten()
+        tensor([ 6,  7, 10, 11])
     """
     read = tensor_of(images) if isinstance(images, Tensor) else None
     if read is None or read.ndim != 4:

@@ -31,6 +31,11 @@ def subspace_projection(directions: Tensor, *, covariance: Tensor | None = None)
             symmetric, or a variance is negative in some direction (beyond rounding in float32).
 
     Source: Raghu et al. 2017, section 2.1, which projects in the space of samples. For principal components both agree.
+
+    Example:
+        >>> subspace_projection(torch.tensor([[2.0], [2.0]])).round(decimals=4)
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]], dtype=torch.float64)
     """
     directions = as_floats(directions, "directions", "floating (units, k)")
     if directions.ndim != 2 or len(directions) == 0:
@@ -58,6 +63,11 @@ def project(acts: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
 
     Raises:
         ValueError: activations that are not floating or not finite, other numbers of units.
+
+    Example:
+        >>> onto = subspace_projection(torch.tensor([[2.0], [0.0]]))
+        >>> project(torch.tensor([[3.0, 1.0]]), onto, torch.tensor([0.0, 5.0])).round(decimals=4)
+        tensor([[3., 5.]])
     """
     acts = as_acts(acts)
     moved = mapped(acts, *as_map(matrix, mean))

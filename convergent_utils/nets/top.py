@@ -16,6 +16,13 @@ class Top:
         value: (units, top) activation.
         image: (units, top) int64 number of the image.
         place: (units, top, 2) int64 row and column on the map; 0 where rows have no place (positions="mean").
+
+    Example:
+        >>> place = torch.zeros(1, 2, 2, dtype=torch.int64)
+        >>> one = Top(torch.tensor([[0.9, 0.5]]), torch.tensor([[3, 1]]), place)
+        >>> other = Top(torch.tensor([[0.7, 0.6]]), torch.tensor([[8, 9]]), place)
+        >>> one.merge(other, 2).image
+        tensor([[3, 8]])
     """
 
     value: Tensor

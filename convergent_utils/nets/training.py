@@ -35,7 +35,6 @@ _MOST = 1e9  # epochs, or any rate: beyond it no step can be counted
 @dataclass(frozen=True)
 class Recipe:
     """How to train: AdamW with decoupled weight decay, its rate rising over the first quarter and falling to zero.
-
     Its first momentum goes the other way, from .95 to .85 and back (the one-cycle schedule).
 
     Attributes:
@@ -46,6 +45,10 @@ class Recipe:
 
     Raises:
         ValueError: an attribute out of range.
+
+    Example:
+        >>> Recipe(epochs=1)
+        Recipe(epochs=1, batch=64, rate=0.002, weight_decay=0.1)
     """
 
     epochs: float = 6
@@ -69,10 +72,9 @@ class History:
     """Learning curves, one entry before training and one after each epoch.
 
     Attributes:
-        loss: (epochs + 1,) mean cross-entropy in nats over the epoch's training images; at first over test images, all
-            or those of the curve, see `train`.
-        test_accuracy: (epochs + 1,) share of test images classified rightly, the last one of all of them, the others
-            perhaps of some, see `train`; NaN where no test images were given.
+        loss: (epochs + 1,) mean cross-entropy in nats over the epoch's training images, the first over test images.
+        test_accuracy: (epochs + 1,) share of test images classified rightly. The last is of all of them, the others,
+            and the first loss, perhaps of some, see `train`; NaN where no test images were given.
     """
 
     loss: Tensor
@@ -93,8 +95,7 @@ class Trained:
     """A trained network, its learning curves, and its weights on the way.
 
     Attributes:
-        network: in eval mode.
-        history: learning curves.
+        network, history: the network in eval mode, its learning curves.
         checkpoints: weights by share of training done, such as 0, .35, .75 and 1.
 
     Raises:
@@ -151,26 +152,26 @@ def train(
     Args:
         network: takes normalised images, in the type of its weights, and returns logits (n, classes). Modules in eval
             mode within a network in training mode, as frozen batch norm, stay so.
-        dataset: training images.
-        recipe: how.
+        dataset, recipe: training images, and how to train.
         seed: of the order of the images; the initial weights are the network's own.
         test: images for the learning curve; they are not trained on.
         curve: on how many of them, spread evenly, the network is judged before the end; in the end it is on all.
             Default: on all each time, which costs a sixth of training where there are half as many as are learned.
-        rate: by the share of training done, as a share of the recipe's, with AdamW's first momentum at .9 throughout;
-            None: both rise and fall as `Recipe` says.
+        rate: by share of training done, a share of the recipe's, first momentum .9 throughout; None: as `Recipe` says.
         intervene: called before each step with the network and the share of training done, as `freezing` makes it;
             parameters that it freezes are free again in the end.
         report: called with the share of training done, now and then.
         keep: shares of training after which weights are kept, see `Trained`; those at the start and in the end always.
 
-    Returns:
-        Trained.
-
     Raises:
-        ValueError: fewer images than one batch, images that the network cannot take, labels that it has no output
-            for, a curve without test images, a network with nothing to learn, or training that diverges: a loss or
-            weight is NaN or infinite.
+        ValueError: fewer images than one batch, images that the network cannot take, labels without an output, a curve
+            without test images, nothing to learn, training that diverges (a loss or weight is NaN or infinite).
+
+    Example:
+        >>> dataset = load_dataset("fashion-mnist", split="test", limit=64)
+        >>> trained = train(build_network("alexnet-narrow", width=0.2), dataset, Recipe(epochs=5, batch=32), seed=0)
+        >>> trained.history.loss[5] < trained.history.loss[1]
+        tensor(True)
     """
     _require_functions(rate=rate, intervene=intervene, report=report)
     recipe, generator = _as_recipe(recipe), torch.Generator().manual_seed(as_seed(seed))
