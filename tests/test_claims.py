@@ -278,6 +278,7 @@ def test_seven_claims_are_primary():
     assert {row["id"] for row in rows if row["check"]} == {
         "02.shuffle-undone", "03.copy-found", "04.copy-found", "05.copy-found", "06.copy-same", "07.copy-same",
         "07.toy", "08.copy-stitched", "09.copy-found", "10.planted-in-copy", "10.copy-joined", "10.by-hand",
+        "11.turned-found", "11.unrelated-not-found", "11.one-place",
         "12.copy-exact", "12.padding", "12.noise-calibrated",
     }  # fmt: skip
 

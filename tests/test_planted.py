@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import nbformat
+import numpy as np
 import planted_run
 import pytest
 import torch
@@ -19,7 +20,7 @@ from convergent_utils.cli import main
 from convergent_utils.edition.places import RESULTS, ROOT
 from convergent_utils.making.store import Store
 from convergent_utils.nets.declared import Learned
-from convergent_utils.paper import sparse_mapping, svcca
+from convergent_utils.paper import agreement, shared_spaces, sparse_mapping, svcca
 from convergent_utils.paper.prepare import _prepared, _require_accuracy, _require_live_units, notebooks, prepare
 
 
@@ -97,7 +98,7 @@ def test_smoke_networks_are_what_they_are_said_to_be(planted):
 @pytest.mark.slow
 def test_damaged_results_are_named_and_rebuilt(planted, capfd):
     kinds = {thing.kind: thing for thing in (*planted.things.values(), *planted.setting.learned.values())}
-    assert len(kinds) == 29
+    assert len(kinds) == 33
     damaged = [planted.store.file(thing.kind, thing.configuration) for thing in kinds.values()]
     verbs = [f"{thing.title} {thing.name}" if isinstance(thing, Learned) else thing.title for thing in kinds.values()]
     whole = {path: path.read_bytes() for path in damaged}
@@ -251,3 +252,40 @@ def test_networks_that_did_not_learn_are_refused(planted):
     damaged.network.fc6[0].bias.data[:40] = -1e6
     with pytest.raises(ValueError, match=r"net1\.fc6 is damaged: 3\d% of its units never fire, at most 25% may"):
         _require_live_units(cu.measure({"net1": damaged.network}, planted.test_set, planted.layers))
+
+
+@pytest.mark.slow
+def test_a_copy_agrees_with_its_network_by_every_similarity(planted):
+    """net2 is net1 in another order; net3 is another network."""
+    found = planted["agreement"]
+    of = planted.thing("agreement").meeting
+    assert set(found) == {*agreement.SIMILARITIES, "image"}
+    copy, other = of.index(("net1", "net2")), of.index(("net1", "net3"))
+    for name, values in found.items():
+        if name == "matched beyond turned":
+            assert (values[copy] > values[other]).all()
+        elif name != "image":
+            assert values[copy].min() > 0.99, name
+            assert values[other].max() < 0.999, name
+    assert found["image"][copy].min() > 0.95, "some images are there twice"
+
+
+@pytest.mark.slow
+def test_federations_on_the_planted_profile(planted):
+    one = planted["federation", "skewed", 1]
+    assert set(one) >= {"alone", "majority", "ensemble", "central", "one head", "distilled head, corrected", "shuffled"}
+    assert all(0 <= value <= 1 for name, value in one.items() if name != "dimensions")
+    assert one["pixels, space"] < one["pixels, best"]
+    clients = planted.thing("federation", "skewed", 1).clients
+    networks = [client.network.network(planted.shelf) for _, client in clients]
+    test = planted.test_set
+    few = replace(test, images=test.images[::4], labels=test.labels[::4])
+    assert one["alone"] == pytest.approx(np.mean([cu.accuracy(network, few) for network in networks]), abs=0.01)
+
+
+@pytest.mark.slow
+def test_embeddings_and_abilities_are_of_the_same_networks(planted):
+    names = [name for of in shared_spaces.kinds_of(planted.setting).values() for name, *_ in of]
+    assert names == list(planted["ability"]) == [name for name, *_ in planted.thing("alike").embedded.networks]
+    assert planted["alike"]["CKA"].shape == (len(names), len(names))
+    assert planted["ability"]["net1"] == pytest.approx(cu.accuracy(planted.networks["net1"], planted.test_set))

@@ -395,6 +395,7 @@ def test_from_what_is_published_notebooks_that_would_train_are_left_out_by_name(
         "06",
         "08",
         "10",
+        "11",
         "12",
     ]
     said = capfd.readouterr().err

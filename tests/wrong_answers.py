@@ -497,6 +497,48 @@ WRONG = {
             ),
         ],
     ],
+    "11_shared_spaces": [
+        [
+            ("the most there are", "answer = sizes.anchors[-1]"),
+            ("the fewest there are", "answer = sizes.anchors[0]"),
+            ("the share, not the number of anchors", "answer = 0.9"),
+        ],
+        [
+            (
+                "an image is its own neighbour",
+                "def shared_neighbours(a, b, k):\n"
+                "    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b)]\n"
+                "    near = [np.argsort(-(rows @ rows.T), axis=1)[:, :k] for rows in unit]\n"
+                "    return float(np.mean([len(set(x) & set(y)) / k for x, y in zip(*near)]))",
+            ),
+            (
+                "by distance, not by angle",
+                "def shared_neighbours(a, b, k):\n"
+                "    near = []\n"
+                "    for rows in (a, b):\n"
+                "        distance = np.linalg.norm(rows[:, None] - rows, axis=2)\n"
+                "        np.fill_diagonal(distance, np.inf)\n"
+                "        near.append(np.argsort(distance, axis=1)[:, :k])\n"
+                "    return float(np.mean([len(set(x) & set(y)) / k for x, y in zip(*near)]))",
+            ),
+            (
+                "the number, not the share",
+                "def shared_neighbours(a, b, k):\n"
+                "    return k * float(cu.mutual_knn(torch.from_numpy(a), torch.from_numpy(b), k=k))",
+            ),
+        ],
+        [
+            (
+                "the other way round",
+                "def rotation(a, b):\n    left, _, right = np.linalg.svd(a.T @ b)\n    return left @ right",
+            ),
+            (
+                "least squares, no rotation",
+                "def rotation(a, b):\n    return np.linalg.lstsq(b, a + 0.1 * a**2, rcond=None)[0]",
+            ),
+            ("the left factor alone", "def rotation(a, b):\n    return np.linalg.svd(b.T @ a)[0]"),
+        ],
+    ],
     "12_your_networks": [
         [
             ("the layer with the highest match", 'answer = by_layer.loc["found"].idxmax()'),

@@ -39,7 +39,7 @@ class Agreement(Thing):
     Of `SIMILARITIES` the first five are read on images that the maps were not fitted on. "image" is how often, of a
     thousand images, the one is found that an embedding belongs to, when embeddings of one network are turned into the
     space of the other, mean of both ways; there, in k-NN, and where units are compared by the rows of the sample, a
-    layer's embedding is its mean over places. Pairs are as `itertools.combinations` has them.
+    layer's embedding is its mean over places. Pairs are those of `meeting`.
 
     Attributes:
         measured: networks at all places.
@@ -56,10 +56,14 @@ class Agreement(Thing):
     layers: tuple[str, ...]
     seed: int
 
+    @property
+    def meeting(self) -> list[tuple[str, str]]:
+        """The pairs of networks, as they follow each other."""
+        return list(combinations(self.nets, 2))
+
     def make(self, get: Get, report: Report) -> dict[str, Tensor]:
         """Compare them."""
-        measured, means = get(self.measured), get(self.means)
-        meeting = list(combinations(self.nets, 2))
+        measured, means, meeting = get(self.measured), get(self.means), self.meeting
         found: dict[str, Tensor] = {}
         for row, pair in enumerate(meeting):
             for column, layer in enumerate(self.layers):

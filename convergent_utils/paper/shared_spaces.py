@@ -21,6 +21,7 @@ from .families import LABELS, Member, families, width_name
 from .families import SIZES as FAMILY_SIZES
 from .joining import Scores
 from .maps import around
+from .maps import things as of_maps
 from .networks import Setting
 
 NOTEBOOK = "11_shared_spaces"
@@ -50,7 +51,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(per_family=2, anchors=(16, 64, 160), gallery=25, blind=3, federations=3),
+    "smoke": Sizes(per_family=3, anchors=(16, 64, 160), gallery=25, blind=3, federations=3),
     "paper": Sizes(),
     "full": Sizes(per_family=8, blind=8, federations=8),
 }
@@ -78,7 +79,8 @@ def things(setting: Setting) -> dict[tuple, Thing]:
 
     ("ability",), the accuracy of networks of `kinds_of` by name, and ("alike",), see `Alike`, of the same networks in
     the same order; ("exchanged", "trained", "untrained", "across" or "blind"), see `Exchanged`; ("one space",), see
-    `OneSpace`; ("federation", "alike" or "skewed", k), see `Federation`; and ("agreement",), see `Agreement`.
+    `OneSpace`; ("federation", "alike" or "skewed", k), see `Federation`; ("agreement",), see `Agreement`;
+    and ("joined", net a, net b) of 08_maps.
     """
     sizes, images = SIZES[setting.profile], replace(setting.test, every=max(1, len(setting.test) // _EMBEDDED))
     half = -(-setting.classes // 2)
@@ -102,6 +104,7 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     of_blind = Embedded(tuple((one.name, one, top) for one in blind), images)
     ring = tuple(around(tuple(one.name for one in blind)))
     found["exchanged", "blind"] = Exchanged(of_blind, ring, splits=(splits,), **options)
+    found |= {name: thing for name, thing in of_maps(setting).items() if name[0] == "joined"}
     return found | federations(setting, sizes.federations) | {("agreement",): agreement(setting)}
 
 
