@@ -34,8 +34,7 @@ def made(kind, n=10_000):
     return nets
 
 
-@pytest.mark.parametrize("kind", ["strangers", "alike"])
-@pytest.mark.parametrize(("k", "most"), [(1, 1.0), (10, 1.0), (100, 1.2)])
+@pytest.mark.parametrize(("kind", "k", "most"), [("strangers", 10, 1.0), ("alike", 10, 1.0), ("strangers", 100, 1.2)])
 def test_shared_neighbours_against_brute_force(kind, k, most):
     nets = made(kind)
     found = ratio(lambda: cu.mutual_knn(*nets, k=k), lambda: by_scikit_learn(nets, k), rounds=3)
@@ -62,9 +61,8 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("kind", ["strangers", "rows of zeros"])
-@pytest.mark.parametrize("k", [10, 100])
-def test_memory_of_shared_neighbours(k, kind):
+@pytest.mark.parametrize(("kind", "k"), [("strangers", 10), ("strangers", 100), ("rows of zeros", 10)])
+def test_memory_of_shared_neighbours(kind, k):
     done = subprocess.run([sys.executable, "-c", MEMORY, str(k), kind], capture_output=True, text=True, check=True)
     print(f"\nextra memory of {k} neighbours at 20,000 x 512, {kind}: {float(done.stdout):.0f} MB")
     assert float(done.stdout) < 300
