@@ -34,6 +34,13 @@ class CalibratedMap:
         tau: 0-d float64, the threshold.
         p_value: (layers_a, layers_b) float64, (1 + shuffles whose largest reaches the observed value, but for rounding)
             / (1 + n_shuffles): the chance that any of the map would be as large. The smallest is that of the map.
+
+    Example:
+        >>> acts = torch.randn(3, 200, 4, generator=torch.Generator().manual_seed(0))
+        >>> found = calibrated_map(mutual_knn, acts[:2], acts[1:])
+        >>> found.score.round(decimals=2)  # the second layer of one net is the first of the other
+        tensor([[0., 0.],
+                [1., 0.]], dtype=torch.float64)
     """
 
     score: Tensor

@@ -27,6 +27,12 @@ class MaximumMatch:
         in_a, in_b: (units_a,), (units_b,) bool, the units that belong to the match; dead ones never do.
         similarity: 0-d float64 in [0, 1], the share of the live units of both nets that do.
         rounds: how many times units were looked at until all that were left belonged.
+
+    Example:
+        >>> a = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+        >>> b = torch.stack([a[:, 0] + a[:, 1], a[:, 0] - a[:, 1]], 1)
+        >>> float(maximum_match(a, b).similarity)  # two of three units, and two of two
+        0.8
     """
 
     in_a: Tensor

@@ -37,6 +37,13 @@ class SharedSpace:
         means: by net (units,) float64, what is taken off activations first.
         agreement: 0-d float64 in [0, 1], how alike the nets are in the space, see `generalised_procrustes`.
         rounds: how many times all maps were made anew until none moved.
+
+    Example:
+        >>> acts = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        >>> twin = 3 * acts[:, [2, 0, 1, 3]] + 1
+        >>> space = generalised_procrustes({("a", "b"): pair_moments(acts, twin)})
+        >>> torch.allclose(space.transform("a", acts), space.transform("b", twin), atol=1e-5)
+        True
     """
 
     maps: Maps
