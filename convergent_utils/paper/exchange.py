@@ -180,8 +180,9 @@ def searched(queries: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
     same = labels[:, None] == labels
     itself = torch.eye(len(labels), dtype=torch.bool)
     of_class = (labels[likeness.masked_fill(itself, -torch.inf).argmax(1)] == labels).double().mean()
-    unlike = likeness[~same]
-    if not len(unlike):
+    alike, unlike = same & ~itself, int((~same).sum())
+    if not unlike:
         return torch.stack([image, of_class, torch.ones_like(image)])
-    threshold = unlike.kthvalue(max(1, int((1 - FALSE_ACCEPTS) * len(unlike)))).values
-    return torch.stack([image, of_class, (likeness[same & ~itself] > threshold).double().mean()])
+    rank = int(same.sum()) + max(1, int((1 - FALSE_ACCEPTS) * unlike))  # below all others are the pairs of one class
+    threshold = float(np.partition(likeness.masked_fill(same, -torch.inf).flatten().numpy(), rank - 1)[rank - 1])
+    return torch.stack([image, of_class, ((likeness > threshold) & alike).sum() / alike.sum().double()])
