@@ -115,10 +115,13 @@ def test_exchanged_reads_classes_anchors_and_gallery_as_declared(space):
     found = asked.make(lambda thing: acts, lambda share: None)
     assert {name: value.shape for name, value in found.items()} == dict.fromkeys(exchange.MAPS, (3, 2, 2, 3))
     assert (found["orthogonal"][:, :, :, 0] == 1).all()
-    few = exchange.anchors_of(labels, halves[0], 12)
+    held = exchange.gallery(labels, halves[1], 20)
+    few = exchange.anchors_of(labels, halves[0], 12, without=held)
     assert len(few) == 12
     assert set(labels[few].tolist()) == set(halves[0])
-    held = exchange.gallery(labels, halves[1], 20)
+    met = exchange.anchors_of(labels, halves[1], 1000, without=held)
+    assert len(met) == 50
+    assert not set(met.tolist()) & set(held.tolist())
     assert labels[held].bincount().tolist() == [0] * 5 + [20] * 5
     one = exchange.OneSpace(asked).make(lambda thing: acts, lambda share: None)
     assert (one["one space"][:, :, 0] == 1).all()

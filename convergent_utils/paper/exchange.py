@@ -42,7 +42,7 @@ class Exchanged(Thing):
     Attributes:
         embedded: by which networks, of which images.
         pairs: names of networks.
-        splits: classes for the anchors and classes of the gallery.
+        splits: classes for the anchors and classes of the gallery; where they are the same, of other images.
         anchors, gallery: see `Sizes`.
     """
 
@@ -63,7 +63,7 @@ class Exchanged(Thing):
             for j, (fitted, judged) in enumerate(self.splits):
                 held = gallery(labels, judged, self.gallery)
                 for k, count in enumerate(self.anchors):
-                    few = anchors_of(labels, fitted, count)
+                    few = anchors_of(labels, fitted, count, without=held)
                     rows = [acts[net][which].double() for net in (a, b) for which in (few, held)]
                     for name, (queries, targets) in exchanges(*rows).items():
                         found[name][i, j, k] = searched(queries, targets, labels[held])
@@ -95,7 +95,8 @@ class OneSpace(Thing):
         found = {name: torch.zeros(len(of.pairs), len(of.splits), len(MEASURES)).double() for name in names}
         spaces = []
         for j, (fitted, judged) in enumerate(of.splits):
-            few, held = anchors_of(labels, fitted, of.anchors[-1]), gallery(labels, judged, of.gallery)
+            held = gallery(labels, judged, of.gallery)
+            few = anchors_of(labels, fitted, of.anchors[-1], without=held)
             fit = {net: every[net][few].double() for net in nets}
             moments = Moments({net: rows.shape[1] for net, rows in fit.items()})
             moments.update(fit)
@@ -115,9 +116,11 @@ class OneSpace(Thing):
         return {**found, "agreement": torch.stack([space.agreement for space in spaces])}
 
 
-def anchors_of(labels: Tensor, classes: Sequence[int], count: int) -> Tensor:
-    """The numbers of so many images of these classes, evenly, or of all."""
-    some = torch.isin(labels, torch.tensor(classes)).nonzero()[:, 0]
+def anchors_of(labels: Tensor, classes: Sequence[int], count: int, *, without: Tensor) -> Tensor:
+    """The numbers of so many images of these classes, evenly, or of all, but for those that are searched."""
+    chosen = torch.isin(labels, torch.tensor(classes))
+    chosen[without] = False
+    some = chosen.nonzero()[:, 0]
     return some[torch.linspace(0, len(some) - 1, min(count, len(some))).long()]
 
 

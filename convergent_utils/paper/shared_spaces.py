@@ -25,7 +25,7 @@ from .maps import things as of_maps
 from .networks import Setting
 
 NOTEBOOK = "11_shared_spaces"
-_EMBEDDED = 2500  # images, about
+_COMPARED, _SEARCHED = 1000, 5000  # images, about
 _SEED = 5000  # of networks that are trained for this notebook, and more for each
 
 
@@ -78,34 +78,49 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     """What the notebook reads, by the names under which it asks.
 
     ("ability",), the accuracy of networks of `kinds_of` by name, and ("alike",), see `Alike`, of the same networks in
-    the same order; ("exchanged", "trained", "untrained", "across" or "blind"), see `Exchanged`; ("one space",), see
-    `OneSpace`; ("federation", "alike" or "skewed", k), see `Federation`; ("agreement",), see `Agreement`;
-    and ("joined", net a, net b) of 08_maps.
+    the same order; ("exchanged", "trained", "untrained", "across", "blind", "blind, untrained" or "met"), see
+    `Exchanged`, the last with anchors of the classes that are searched; ("one space",), see `OneSpace`; ("federation",
+    "alike" or "skewed", k), see `Federation`; ("agreement",), see `Agreement`; and ("joined", net a, net b) of 08_maps.
     """
-    sizes, images = SIZES[setting.profile], replace(setting.test, every=max(1, len(setting.test) // _EMBEDDED))
-    half = -(-setting.classes // 2)
-    splits = tuple(range(half)), tuple(range(half, setting.classes))
-    options = {"anchors": sizes.anchors, "gallery": sizes.gallery}
-    both = {"splits": (splits, splits[::-1]), **options}
-    of_kinds = [one for of in kinds_of(setting).values() for one in of]
-    every = Embedded(tuple(of_kinds), images)
+    sizes, of_kinds = SIZES[setting.profile], [one for of in kinds_of(setting).values() for one in of]
+    compared = Embedded(tuple(of_kinds), _some(setting, _COMPARED))
     found: dict[tuple, Thing] = {
         ("ability",): Scores(tuple((name, declared) for name, declared, _ in of_kinds), setting.test),
-        ("alike",): Alike(every, sizes.shuffles, setting.seed),
+        ("alike",): Alike(compared, sizes.shuffles, setting.seed),
     }
-    top, nets = setting.layers[-2], tuple(setting.networks)
-    untrained = Embedded(tuple((net, setting.at(net, 0.0), top) for net in nets), images)
-    found["exchanged", "trained"] = Exchanged(every, tuple(around(nets)), **both)
-    found["exchanged", "untrained"] = Exchanged(untrained, tuple(around(nets)), **both)
+    found |= {("exchanged", which): one for which, one in _exchanges(setting, sizes).items()}
     found["one space",] = OneSpace(found["exchanged", "trained"])
-    across = {**both, "anchors": sizes.anchors[-1:]}
-    found["exchanged", "across"] = Exchanged(every, unlike(setting), **across)
-    blind = _blind(setting, splits[0], sizes.blind)
-    of_blind = Embedded(tuple((one.name, one, top) for one in blind), images)
-    ring = tuple(around(tuple(one.name for one in blind)))
-    found["exchanged", "blind"] = Exchanged(of_blind, ring, splits=(splits,), **options)
     found |= {name: thing for name, thing in of_maps(setting).items() if name[0] == "joined"}
     return found | federations(setting, sizes.federations) | {("agreement",): agreement(setting)}
+
+
+def _some(setting: Setting, count: int) -> Images:
+    """Test images, evenly, about so many."""
+    return replace(setting.test, every=max(1, len(setting.test) // count))
+
+
+def _exchanges(setting: Setting, sizes: Sizes) -> dict[str, Exchanged]:
+    """What is exchanged: see `things`."""
+    images, top, nets = _some(setting, _SEARCHED), setting.layers[-2], tuple(setting.networks)
+    half = -(-setting.classes // 2)
+    one, other = tuple(range(half)), tuple(range(half, setting.classes))
+    options = {"splits": ((one, other), (other, one)), "anchors": sizes.anchors, "gallery": sizes.gallery}
+    pairs = unlike(setting)
+    known = {name: (name, *rest) for of in kinds_of(setting).values() for name, *rest in of}
+    asked = dict.fromkeys((*nets, *(name for pair in pairs for name in pair)))
+    trained = Embedded(tuple(known[name] for name in asked), images)
+    untrained = Embedded(tuple((net, setting.at(net, 0.0), top) for net in nets), images)
+    blind, most = _blind(setting, one, sizes.blind), {**options, "anchors": sizes.anchors[-1:]}
+    ring, of_blind = tuple(around(tuple(member.name for member in blind))), {**most, "splits": ((one, other),)}
+    states = {"blind": [(member.name, member, top) for member in blind]}
+    states["blind, untrained"] = [(member.name, member.start, top) for member in blind]
+    return {
+        "trained": Exchanged(trained, tuple(around(nets)), **options),
+        "untrained": Exchanged(untrained, tuple(around(nets)), **options),
+        "met": Exchanged(trained, tuple(around(nets)), **{**most, "splits": ((one, one), (other, other))}),
+        "across": Exchanged(trained, pairs, **most),
+        **{state: Exchanged(Embedded(tuple(of), images), ring, **of_blind) for state, of in states.items()},
+    }
 
 
 def kinds_of(setting: Setting) -> dict[str, list[tuple[str, Declared, str]]]:
