@@ -28,6 +28,7 @@ OF_RUNGS = {
 SIMILARITIES = (
     *OF_RUNGS, "matched beyond turned", *OF_MOMENTS, "Procrustes", "debiased CKA", "k-NN", "maximum match",
 )  # fmt: skip
+EPSILONS = (0.1, 0.2, 0.3)  # smaller errors that units may have in a maximum match
 _TURNS = 5
 _ROWS, _GALLERY = 2000, 1000
 
@@ -39,7 +40,7 @@ class Agreement(Thing):
     Of `SIMILARITIES` the first five are read on images that the maps were not fitted on. "image" is how often, of a
     thousand images, the one is found that an embedding belongs to, when embeddings of one network are turned into the
     space of the other, mean of both ways; there, in k-NN, and where units are compared by the rows of the sample, a
-    layer's embedding is its mean over places. Pairs are those of `meeting`.
+    layer's embedding is its mean over places. "maximum match, 0.1" and so on are that of smaller errors. Pairs are those of `meeting`.
 
     Attributes:
         measured: networks at all places.
@@ -81,7 +82,6 @@ class Agreement(Thing):
                 for some in ((fit, held), (fit.swap(), held.swap()))]  # fmt: skip
         climbed = {name: np.mean([one[name] for one in both]) for name in both[0]}
         pair, rows = measured.pair(a, b), [means.sample(block)[:_ROWS].double() for block in (a, b)]
-        match = maximum_match(*rows)
         return {
             **{name: climbed[rung] for name, rung in OF_RUNGS.items()},
             "matched beyond turned": climbed["best unit"] - climbed["best unit, rotated"],
@@ -89,7 +89,8 @@ class Agreement(Thing):
             "Procrustes": float(procrustes(pair)),
             "debiased CKA": float(debiased_cka(*(measured.sample(block)[:_ROWS] for block in (a, b)))),
             "k-NN": float(mutual_knn(*(some[:_GALLERY] for some in rows))),
-            "maximum match": float(match.similarity),
+            "maximum match": float(maximum_match(*rows).similarity),
+            **{f"maximum match, {k}": float(maximum_match(*rows, epsilon=k).similarity) for k in EPSILONS},
             "image": np.mean([image_found(*rows), image_found(*rows[::-1])]),
         }
 
