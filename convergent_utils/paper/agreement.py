@@ -40,7 +40,8 @@ class Agreement(Thing):
     Of `SIMILARITIES` the first five are read on images that the maps were not fitted on. "image" is how often, of a
     thousand images, the one is found that an embedding belongs to, when embeddings of one network are turned into the
     space of the other, mean of both ways; there, in k-NN, and where units are compared by the rows of the sample, a
-    layer's embedding is its mean over places. "maximum match, 0.1" and so on are that of smaller errors. Pairs are those of `meeting`.
+    layer's embedding is its mean over places. "maximum match, 0.1" and so on are that of smaller errors. Pairs are
+    those of `meeting`.
 
     Attributes:
         measured: networks at all places.
