@@ -125,3 +125,11 @@ def test_settings_of_the_caller_do_not_matter(generator):
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_that_are_multiples_of_each_other_are_as_near_as_equal_ones(dtype):
+    multiples = torch.tensor([[1.0, 1], [3, 3], [5, 5]], dtype=dtype)
+    assert cu.mutual_knn(multiples, torch.tensor([[1.0, 0], [0, 1], [1, 1]], dtype=dtype), k=1) == 0
+    rows = torch.tensor([[1.0, 1], [1, 1], [1, 1], [0, 1]], dtype=dtype)
+    assert cu.mutual_knn(rows, rows * torch.tensor([[1.0], [3], [1], [1]], dtype=dtype), k=1) == 1

@@ -140,8 +140,10 @@ def _require_one_set_of_samples(layers_a: list[Tensor], layers_b: list[Tensor]) 
         for acts in layers:
             if acts.device != layers_a[0].device:
                 raise ValueError(f"{name}: expected layers on {layers_a[0].device} as the first, got {acts.device}")
-            if len(acts) != len(layers_a[0]) or len(acts) < 2:
-                samples = f"{len(layers_a[0])} samples as in the first layer, and at least 2"
+            if len(acts) < 2:
+                raise ValueError(f"{name}: expected at least 2 samples, got {len(acts)}")
+            if len(acts) != len(layers_a[0]):
+                samples = f"{len(layers_a[0])} samples as in the first layer"
                 raise ValueError(f"{name}: expected {samples}, got {len(acts)}")
 
 
@@ -150,5 +152,5 @@ def _each_two(similarity: Callable, layers_a: list[Tensor], layers_b: list[Tenso
     found = [finite_of(similarity(a, b), "similarity") for a in layers_a for b in layers_b]
     for value in found:
         if value.numel() != 1:
-            raise ValueError(f"similarity: expected one number for two layers, got {tuple(value.shape)}")
+            raise ValueError(f"similarity: expected one number for two layers, got {tuple(value.shape)} of them")
     return [value.reshape(()) for value in found]

@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from .checks import as_activations, as_count, require_finite, require_same_samples
 from .precision import full_precision, power_of_two
 
-_ROUNDING = 2.0**-40  # of a distance: others that differ by less are as far
+_ROUNDING = 2.0**-40  # of a squared distance: others that differ by less are as far
+_NONE = 2.0**-98  # a squared distance of rows of length 1 that is rounding alone
 _CHUNK_ENTRIES = 1 << 21  # of the table of distances that are had at once: 8 MB
 _MORE = 16  # candidates that are looked at beside twice as many as are asked for
 
@@ -136,14 +137,16 @@ def _nearest_of_all(acts: Tensor, index: Tensor, k: int) -> Tensor:
 def _smallest(distance: Tensor, k: int) -> Tensor:
     """The k smallest in each row, as a mask with k True in each row; of those as large the first."""
     furthest = distance.topk(k, dim=1, largest=False).values[:, -1:]
-    nearer, as_far = distance < furthest * (1 - _ROUNDING), (distance - furthest).abs() <= furthest * _ROUNDING
+    doubt = furthest * _ROUNDING + _NONE
+    nearer, as_far = distance < furthest - doubt, (distance - furthest).abs() <= doubt
     return nearer | (as_far & (as_far.cumsum(1) <= k - nearer.sum(1, keepdim=True)))
 
 
 def _unit(acts: Tensor) -> Tensor:
     """Rows brought to length 1, but for those of zeros, in float64."""
     rows = acts.double()
-    rows = rows / power_of_two(rows.abs().amax(1, keepdim=True))
+    most = rows.abs().amax(1, keepdim=True)
+    rows = rows / most.where(most > 0, 1.0)  # so that multiples of a row become the same, bit by bit
     length = rows.norm(dim=1, keepdim=True)
     return rows / length.where(length > 0, 1.0)
 
@@ -151,4 +154,7 @@ def _unit(acts: Tensor) -> Tensor:
 def _all_alike(acts: Tensor) -> bool:
     """Whether all rows of length 1 are the same."""
     first = _unit(acts[:1])
-    return all(bool((_unit(part) == first).all()) for part in acts.split(max(1, _CHUNK_ENTRIES // acts.shape[1])))
+    return all(
+        bool(((_unit(part) - first).square().sum(1) <= _NONE).all())
+        for part in acts.split(max(1, _CHUNK_ENTRIES // acts.shape[1]))
+    )

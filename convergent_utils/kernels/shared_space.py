@@ -20,7 +20,7 @@ from .products import connected
 _TOLERANCE = 1e-10  # by which the last round moves what the maps are made of, as a share of it
 _ROUNDING = 1e-14  # of a sum
 _MOST_ROUNDS = 2000
-_LONGEST = 240  # characters of what another check said
+_LONGEST = 150  # characters of what another check said
 
 Cross = dict[tuple[str, str], Tensor]
 Maps = dict[str, Tensor]
@@ -142,9 +142,10 @@ def generalised_procrustes(
     The order of nets changes nothing, but for rounding. It begins with the leading eigenvectors of all :math:`C_{kl}`
     side by side, without those of a net with itself, or with nets joined one after another, whichever is better; then
     each map in turn is the best for what the others are, by a singular value decomposition, until none moves or 2,000
-    rounds are over. The sum never falls, but it need not be the largest of all. Directions that hold little more than
-    noise move last, and are known less well than the agreement. Where pairs of a net are of other samples, its mean,
-    variance and scale are those of its pairs on average.
+    rounds are over; nets of noise alone take the most, four of 256 units half a minute. The sum never falls, but it
+    need not be the largest of all. Directions that hold little more than noise move last, and are known less well than
+    the agreement. Where pairs of a net are of other samples, its mean, variance and scale are those of its pairs on
+    average.
     Source: Gower 1975; ten Berge 1977, the rounds; O'Donoghue and Candès 2015, how they are made fewer.
 
     Example:
@@ -230,7 +231,7 @@ def _pairs_of(moments: object) -> Iterator[tuple[str, str, PairMoments]]:
             pair = as_pair(moments.pair(a, b) if given[a, b] is None else given[a, b])
         except ValueError as error:
             said = in_one_line(str(error).removeprefix("pair: "), _LONGEST)
-            raise ValueError(f"moments: {said}") from error
+            raise ValueError(f"moments: of {came(a, 60)} and {came(b, 60)}: {said}") from error
         yield (a, b, pair) if a < b else (b, a, pair.swap())
 
 

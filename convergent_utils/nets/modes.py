@@ -25,6 +25,13 @@ _LOOKING = threading.RLock()  # a generator may be collected, and so left, while
 _AT_WORK: weakref.WeakKeyDictionary[nn.Module, tuple[int, int, bool | None]] = weakref.WeakKeyDictionary()
 
 
+def layout_of(network: nn.Module) -> torch.memory_format:
+    """How the weights of convolutions lie, and so the maps that they make: channels last, or one after another."""
+    weights = [weight for weight in network.parameters() if weight.ndim == 4]
+    is_last = not all(map(Tensor.is_contiguous, weights))
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Within it the network is in eval mode; then each of its modules is in its own mode again, whatever happened.

@@ -25,7 +25,7 @@ from ..kernels.checks import (
     tensor_of,
 )
 from .datasets import Dataset
-from .modes import in_one_line, input_like, require_module
+from .modes import in_one_line, input_like, layout_of, require_module
 from .predicting import NoNumbers, logits_of, predicted, require_data, require_labels, share_right
 
 CHECKPOINTS = (0.0, 0.35, 0.75, 1.0)
@@ -175,7 +175,7 @@ def train(
     """
     _require_functions(rate=rate, intervene=intervene, report=report)
     recipe, generator = _as_recipe(recipe), torch.Generator().manual_seed(as_seed(seed))
-    network = _copied(network)
+    start, network = network, _copied(network)
     require_data(dataset, "dataset")
     some = _of_the_curve(test, curve)
     _require_trainable(network, recipe)
@@ -192,7 +192,7 @@ def train(
     for parameter in trainable:
         parameter.requires_grad_(True)
     history = History(torch.tensor(loss, dtype=torch.float64), torch.tensor(accuracy, dtype=torch.float64))
-    return Trained(network.eval(), history, run.checkpoints)
+    return Trained(network.eval().to(memory_format=layout_of(start)), history, run.checkpoints)
 
 
 def _of_the_curve(test: Dataset | None, curve: int | None) -> Dataset | None:
@@ -328,9 +328,9 @@ class _Largest:
 
 
 def _copied(network: nn.Module) -> nn.Module:
-    """A copy that learns: in training mode, if it is not already."""
+    """A copy that learns: in training mode, if it is not already; in one layout, on which the last bits depend."""
     require_module(network)
-    network = _deep_copy(network)
+    network = _deep_copy(network).to(memory_format=torch.contiguous_format)
     return network if network.training else network.train()
 
 
