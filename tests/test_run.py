@@ -444,3 +444,20 @@ def test_networks_that_are_the_published_ones_to_the_last_bit_are_known(tmp_path
         next(trained.network.parameters()).view(-1)[0] += 1e-6
     paper.store.keep(learned.kind, learned.configuration, trained)
     assert not run.networks_as_published(paper)
+
+
+def test_a_notebook_of_networks_from_elsewhere_is_judged_as_on_another_machine(monkeypatch, capsys):
+    """Its claims may come out undecided where the published networks are the same; a contradiction fails as before."""
+    row = {"id": "02.a", "notebook": "02_m", "ours": 0.1, "interval": [0, 1], "rule": "above 0"}
+    monkeypatch.setattr(run, "read_rows", lambda path: [{**row, "holds": "holds"}])
+    monkeypatch.setattr(run, "networks_as_published", lambda prepared: True)
+    for elsewhere, holds, failed in (
+        ({}, "imprecise", 1), ({"02_m": "another"}, "imprecise", 0), ({"02_m": "another"}, "does not hold", 1),
+    ):  # fmt: skip
+        monkeypatch.setattr(run, "published_elsewhere", lambda elsewhere=elsewhere: elsewhere)
+        assert run._gate([{**row, "holds": holds}], None, places.DEFAULTS, ["02_m"]) == failed
+        assert "02.a" in capsys.readouterr().out
+
+
+def test_what_was_trained_elsewhere_is_written_beside_the_machine():
+    assert set(run.published_elsewhere()) <= {path.stem for path in places.NOTEBOOKS.glob("*.ipynb")}

@@ -214,7 +214,7 @@ def test_each_client_of_few_classes_answers_all_with_the_one_head(made):
     own = {name: values[kept[name]] for name, values in own.items()}
     places = consensus.in_one_space(few, corrected=False, seed=None)
     heads = consensus.with_heads(places, own, taught, labels)
-    alone = consensus.votes(list(consensus.heads_of_their_own(few, own).values()), labels)["alone"]
+    alone = consensus.votes(consensus.heads_of_their_own(few, own), labels)["alone"]
     assert alone < 0.6 < 0.75 < heads["alone, one head"]
 
 
@@ -223,7 +223,7 @@ def test_a_client_of_one_class_says_that_class(made):
     own = {name: torch.zeros_like(values) for name, values in own.items()}
     own["c"] = torch.full_like(own["c"], 3)
     heads = consensus.heads_of_their_own(made, own)
-    assert [int(said.argmax(1).unique()) for said in heads.values()] == [0, 0, 3]
+    assert [int(said.argmax(1).unique()) for said in heads] == [0, 0, 3]
 
 
 def test_a_decoder_tells_what_is_there_and_no_more_than_the_best(generator):
@@ -237,6 +237,9 @@ def test_a_decoder_tells_what_is_there_and_no_more_than_the_best(generator):
     assert found["pixels, space"] == pytest.approx(found["pixels, best"], abs=0.01)
     assert found["pixels, best"] > 0.4
     assert abs(found["pixels, embedding"]) < 0.05
+    means = torch.stack([rows["pool"][pool.labels == k].mean(0) for k in range(10)])[test.labels]
+    spread = (rows["test"] - rows["pool"].mean(0)).square().sum()
+    assert found["pixels, class"] == pytest.approx(float(1 - (rows["test"] - means).square().sum() / spread))
 
 
 def test_tau_is_scipys_and_none_where_nothing_differs(generator):

@@ -47,5 +47,5 @@ def machine() -> dict[str, str]:
         described = []
     names = [line.partition(":")[2].strip() for line in described if line.startswith("model name")]
     packages = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
-    way = "one way on all x86 processors with AVX2" if one_way_of_computing() else "its own way"
+    way = "one way on most x86 processors with AVX2" if one_way_of_computing() else "its own way"
     return {"processor": (names or [platform.processor() or platform.machine()])[0], "trains in": way, **packages}

@@ -144,7 +144,8 @@ def _gate(rows: list[dict], prepared: Prepared, settings: dict[str, object], not
     """
     published = read_rows(RESULTS / "claims.json")
     same = settings == DEFAULTS and networks_as_published(prepared)
-    failures, notes = differences(rows, published, notebooks, same=same)
+    of_here = set(notebooks) - set(published_elsewhere()) if same else ()
+    failures, notes = differences(rows, published, notebooks, same=of_here)
     if settings != DEFAULTS:
         failures, notes = [], failures + notes
     elif not same:
@@ -168,9 +169,22 @@ def networks_as_published(prepared: Prepared) -> bool:
 
 def published_on() -> str:
     """The processor that trained what is published."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # it is only said
-        return json.loads((RESULTS / "machine.json").read_text(encoding="utf-8"))["processor"]
+    with suppress(KeyError, TypeError):  # it is only said
+        return _published_machine()["processor"]
     return "that of the published run"
+
+
+def published_elsewhere() -> dict[str, str]:
+    """Notebooks of which some networks were trained on another processor than the published ones, and on which."""
+    with suppress(KeyError, TypeError, ValueError):
+        return dict(_published_machine()["elsewhere"])
+    return {}
+
+
+def _published_machine() -> object:
+    with suppress(OSError, ValueError):
+        return json.loads((RESULTS / "machine.json").read_text(encoding="utf-8"))
+    return None
 
 
 def _execute_all(jobs: dict[str, dict[str, object]], folder: Path) -> list[Outcome]:

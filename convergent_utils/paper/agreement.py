@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.alignment import debiased_cka, procrustes
+from ..kernels.alignment import debiased_cka, linear_cka, procrustes
 from ..kernels.maximum_match import maximum_match
 from ..kernels.moments import pair_moments
 from ..kernels.neighbours import mutual_knn
@@ -26,7 +26,8 @@ OF_RUNGS = {
     "matched": "best unit", "one to one": "bipartite", "rotation": "best rotation", "linear map": "linear",
 }  # fmt: skip
 SIMILARITIES = (
-    *OF_RUNGS, "matched beyond turned", *OF_MOMENTS, "Procrustes", "debiased CKA", "k-NN", "maximum match",
+    *OF_RUNGS, "matched beyond turned", *OF_MOMENTS, "Procrustes", "debiased CKA", "CKA of means", "k-NN",
+    "maximum match",
 )  # fmt: skip
 EPSILONS = (0.1, 0.2, 0.3)  # smaller errors that units may have in a maximum match
 _TURNS = 5
@@ -39,9 +40,8 @@ class Agreement(Thing):
 
     Of `SIMILARITIES` the first five are read on images that the maps were not fitted on. "image" is how often, of a
     thousand images, the one is found that an embedding belongs to, when embeddings of one network are turned into the
-    space of the other, mean of both ways; there, in k-NN, and where units are compared by the rows of the sample, a
-    layer's embedding is its mean over places. "maximum match, 0.1" and so on are that of smaller errors. Pairs are
-    those of `meeting`.
+    space of the other, mean of both ways; there, in "CKA of means", "k-NN" and "maximum match", a layer is read by its
+    means over places. "maximum match, 0.1" and so on are that of smaller errors. Pairs are those of `meeting`.
 
     Attributes:
         measured: networks at all places.
@@ -89,6 +89,7 @@ class Agreement(Thing):
             **{name: similarity(pair) for name, similarity in OF_MOMENTS.items()},
             "Procrustes": float(procrustes(pair)),
             "debiased CKA": float(debiased_cka(*(measured.sample(block)[:_ROWS] for block in (a, b)))),
+            "CKA of means": float(linear_cka(pair_moments(*rows))),
             "k-NN": float(mutual_knn(*(some[:_GALLERY] for some in rows))),
             "maximum match": float(maximum_match(*rows).similarity),
             **{f"maximum match, {k}": float(maximum_match(*rows, epsilon=k).similarity) for k in EPSILONS},

@@ -119,7 +119,9 @@ class Federation(Thing):
     "alone" is the mean over clients; "majority" the class that most say (of equals the one with more confidence);
     "ensemble" the largest mean of their probabilities; "central" the mean of networks of the same architectures that
     learned all clients' images. "alone, new head" and "ensemble, new heads" are the first and the third where each
-    client's last layer is fitted anew, as heads are below, to what it makes of its own images.
+    client's last layer is fitted anew, as heads are below, to what it makes of its own images. "alone, taught head" is
+    the mean of heads that each client fits to what it makes of the pool and to what the ensemble says of it, without
+    any space.
 
     In the space of `generalised_procrustes`, learned from the pool: "one head" reads the mean of all clients' places,
     and was fitted on what each client makes of its own images, with their labels; "mean of heads" is the mean of heads
@@ -127,12 +129,12 @@ class Federation(Thing):
     ensemble says of it, so that no label is shown; "alone, one head" is the mean over clients of what the head says of
     one client's place. Each also "corrected": every client's map is then fitted anew, by ridge regression to the mean
     of all clients' places. "shuffled" is "one head" where each client saw the pool in another order, so that the space
-    means nothing.
+    means nothing, and "shuffled, distilled head" the distilled one there.
 
     And what the places tell of an image: the share of variance over its pixels that a linear decoder explains, fitted
     on the pool, from one client's place in the space, "pixels, space"; from its whole embedding, "pixels, embedding";
     and from as many principal components of the image itself, "pixels, best", the most that so many numbers can tell to
-    such a decoder. "dimensions" is how many numbers a place has.
+    such a decoder; and from the true class alone, "pixels, class". "dimensions" is how many numbers a place has.
 
     Attributes:
         clients: by name.
@@ -160,12 +162,18 @@ class Federation(Thing):
             taught.append(predict(network, pool).double().softmax(1))
         central = [_right(predict(client.central.network(get), test), test.labels) for _, client in self.clients]
         found = {**votes(logits, test.labels), "central": float(np.mean(central))}
-        anew = votes(list(heads_of_their_own(made, own).values()), test.labels)
+        told = torch.stack(taught).mean(0).argmax(1)
+        anew = votes(heads_of_their_own(made, own), test.labels)
         found |= {"alone, new head": anew["alone"], "ensemble, new heads": anew["ensemble"]}
+        by_pool = votes(heads_of_their_own(made, dict.fromkeys(made, told), part="pool"), test.labels)
+        found["alone, taught head"] = by_pool["alone"]
         for said, corrected, seed in (("", False, None), (", corrected", True, None), ("shuffled", False, self.seed)):
             places = in_one_space(made, corrected=corrected, seed=seed)
-            heads = with_heads(places, own, torch.stack(taught).mean(0).argmax(1), test.labels)
-            found |= {"shuffled": heads["one head"]} if seed is not None else {k + said: v for k, v in heads.items()}
+            heads = with_heads(places, own, told, test.labels)
+            if seed is None:
+                found |= {name + said: value for name, value in heads.items()}
+            else:
+                found |= {"shuffled": heads["one head"], "shuffled, distilled head": heads["distilled head"]}
         found |= told_of_pixels(made, in_one_space(made, corrected=False, seed=None), pool, test)
         found["dimensions"] = float(places[self.clients[0][0]]["test"].shape[1])
         return found
@@ -244,13 +252,20 @@ def with_heads(
     }
 
 
-def heads_of_their_own(made: Mapping[str, Mapping[str, Tensor]], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a head says of the test images (images, classes) that reads one client's embedding, by client."""
-    found = {}
+def heads_of_their_own(
+    made: Mapping[str, Mapping[str, Tensor]], labels: Mapping[str, Tensor], *, part: str = "own"
+) -> list[Tensor]:
+    """What a head says of the test images (images, classes) that reads one client's embedding, for each client.
+
+    Args:
+        made: of each client its embeddings of each part.
+        labels: of the images of the part that its head is fitted on.
+        part: which.
+    """
+    found, classes = [], int(max(some.max() for some in labels.values())) + 1
     for name, parts in made.items():
         size = parts["pool"].std(0).clamp(min=1e-6 * float(parts["pool"].std()) or 1.0)
-        head = _head(parts["own"] / size, own[name], int(max(some.max() for some in own.values())) + 1)
-        found[name] = head(parts["test"] / size)
+        found.append(_head(parts[part] / size, labels[name], classes)(parts["test"] / size))
     return found
 
 
@@ -291,6 +306,8 @@ def told_of_pixels(
         for name, some in of.items()
     }
     count = next(iter(places.values()))["test"].shape[1]
+    of_class = {int(k): pixels[pool.labels == k].mean(0) for k in pool.labels.unique()}
+    found["pixels, class"] = explained(torch.stack([of_class.get(int(k), mean) for k in test.labels]))
     basis = torch.linalg.eigh((pixels - mean).T @ (pixels - mean)).eigenvectors[:, -count:]
     return {**found, "pixels, best": explained(mean + (asked - mean) @ basis @ basis.T)}
 

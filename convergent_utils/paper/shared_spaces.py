@@ -78,8 +78,9 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     """What the notebook reads, by the names under which it asks.
 
     ("ability",), the accuracy of networks of `kinds_of` by name, and ("alike",), see `Alike`, of the same networks in
-    the same order; ("exchanged", "trained", "untrained", "across", "blind", "blind, untrained" or "met"), see
-    `Exchanged`, the last with anchors of the classes that are searched; ("one space",), see `OneSpace`; ("federation",
+    the same order; ("exchanged", "trained", "untrained", "across", "blind", "blind, untrained", "seen" or
+    "met"), see `Exchanged`: "seen" of networks like the blind ones that learned all classes, "met" with anchors of the
+    classes that are searched; ("one space",), see `OneSpace`; ("federation",
     "alike" or "skewed", k), see `Federation`; ("agreement",), see `Agreement`; and ("joined", net a, net b) of 08_maps.
     """
     sizes, of_kinds = SIZES[setting.profile], [one for of in kinds_of(setting).values() for one in of]
@@ -111,15 +112,19 @@ def _exchanges(setting: Setting, sizes: Sizes) -> dict[str, Exchanged]:
     trained = Embedded(tuple(known[name] for name in asked), images)
     untrained = Embedded(tuple((net, setting.at(net, 0.0), top) for net in nets), images)
     blind, most = _blind(setting, one, sizes.blind), {**options, "anchors": sizes.anchors[-1:]}
-    ring, of_blind = tuple(around(tuple(member.name for member in blind))), {**most, "splits": ((one, other),)}
+    of_blind = {**most, "splits": ((one, other),)}
     states = {"blind": [(member.name, member, top) for member in blind]}
     states["blind, untrained"] = [(member.name, member.start, top) for member in blind]
+    states["seen"] = kinds_of(setting)[width_name(1)][: len(blind)]
     return {
         "trained": Exchanged(trained, tuple(around(nets)), **options),
         "untrained": Exchanged(untrained, tuple(around(nets)), **options),
         "met": Exchanged(trained, tuple(around(nets)), **{**most, "splits": ((one, one), (other, other))}),
         "across": Exchanged(trained, pairs, **most),
-        **{state: Exchanged(Embedded(tuple(of), images), ring, **of_blind) for state, of in states.items()},
+        **{
+            state: Exchanged(Embedded(tuple(of), images), tuple(around(tuple(name for name, *_ in of))), **of_blind)
+            for state, of in states.items()
+        },
     }
 
 
