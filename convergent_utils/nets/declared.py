@@ -88,6 +88,16 @@ def _load(name: str, split: str, limit: int | None) -> Dataset:
     return _LOADED[name, split, limit]
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """An AlexNet laid out such that the units of a place lie side by side, in which a CPU reads it in half of the time.
+
+    Its numbers are those of before, but for rounding; it trains in the layout that it was built in. Others stay as
+    they are.
+    """
+    is_alexnet = isinstance(network, Network) and network.configuration["name"].startswith("alexnet")
+    return network.to(memory_format=torch.channels_last) if is_alexnet else network
+
+
 class Declared(Protocol):
     """What gives a network: one of the classes below, or anything with this method."""
 
@@ -122,7 +132,7 @@ class Start:
                     if layer.startswith("conv"):
                         weight = weighted(network, layer).weight
                         weight *= math.sqrt(2 / weight[0].numel()) / weight.std()
-        return network
+        return channels_last(network)
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,7 @@ class Learned(Thing):
 
     def network(self, get: Get) -> nn.Module:
         """The network in the end."""
-        return get(self).network
+        return channels_last(get(self).network)
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,7 @@ class OnTheWay:
 
     def network(self, get: Get) -> nn.Module:
         """The network."""
-        return get(self.learned).at(self.share)
+        return channels_last(get(self.learned).at(self.share))
 
 
 @dataclass(frozen=True)
@@ -224,7 +234,7 @@ class Shuffled:
 
     def network(self, get: Get) -> Network:
         """The network, in eval mode."""
-        return permuted_copy(self.of.network(get), seed=self.seed)[0].eval()
+        return channels_last(permuted_copy(self.of.network(get), seed=self.seed)[0].eval())
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Network(nn.Sequential):
         require_known(state["configuration"]["name"], (*_WIDTHS, *architectures.FAMILIES), "name")
         network = build_network(**state["configuration"])
         network.load_state_dict({name: value.clone() for name, value in state["weights"].items()}, assign=True)
-        return _channels_last(network.eval())
+        return network.eval()
 
 
 def build_network(
@@ -378,10 +378,4 @@ def _initialised(network: Network, seed: int) -> Network:
             if layer != "conv1":
                 module.weight -= module.weight.mean(tuple(range(1, module.weight.ndim)), keepdim=True)
             nn.init.constant_(module.bias, _CONNECTED_BIAS if layer in ("fc6", "fc7") else 0.0)
-    return _channels_last(network)
-
-
-def _channels_last(network: Network) -> Network:
-    """Weights and so maps laid out such that the units of a place lie side by side: AlexNets are read twice as fast."""
-    is_deep = network.configuration["name"] in architectures.FAMILIES
-    return network if is_deep else network.to(memory_format=torch.channels_last)
+    return network

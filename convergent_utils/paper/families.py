@@ -12,7 +12,7 @@ from ..kernels.checks import require_known
 from ..making.code import apart
 from ..making.things import Get, Report, Thing
 from ..nets.datasets import Dataset
-from ..nets.declared import CURVE, Declared, Images, training_seconds
+from ..nets.declared import CURVE, Declared, Images, channels_last, training_seconds
 from ..nets.networks import Network, weighted, with_units
 from ..nets.predicting import accuracy
 from ..nets.training import Recipe, train
@@ -142,7 +142,7 @@ class Member(Thing):
 
     def network(self, get: Get) -> nn.Module:
         """The network in the end."""
-        return get(self)["network"]
+        return channels_last(get(self)["network"])
 
 
 @dataclass(frozen=True)
