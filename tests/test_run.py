@@ -459,5 +459,14 @@ def test_a_notebook_of_networks_from_elsewhere_is_judged_as_on_another_machine(m
         assert "02.a" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("changed", "elsewhere", "written"), [(True, {}, 1), (False, {"11": "x"}, 1), (False, {}, 0)])
+def test_a_whole_run_that_is_published_ends_what_was_elsewhere(changed, elsewhere, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    monkeypatch.setattr(publish, "published_elsewhere", lambda: elsewhere)
+    assert len(publish._publish_machine(changed)) == written
+    assert not written or "elsewhere" not in json.loads((tmp_path / "machine.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "machine.json").exists() == bool(written)
+
+
 def test_what_was_trained_elsewhere_is_written_beside_the_machine():
     assert set(run.published_elsewhere()) <= {path.stem for path in places.NOTEBOOKS.glob("*.ipynb")}

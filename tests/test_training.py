@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 
@@ -6,6 +7,8 @@ import torch
 from torch import nn
 
 import convergent_utils as cu
+from convergent_utils.nets.declared import channels_last
+from convergent_utils.nets.modes import layout_of
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +174,24 @@ def test_a_training_that_diverges_says_at_which_step():
     data = cu.load_dataset("fashion-mnist", limit=64)
     with pytest.raises(ValueError, match=r"^recipe: training diverged at step \d+; try a rate below 1e\+08$"):
         cu.train(Frozen(), data, cu.Recipe(epochs=3, batch=16, rate=1e8, weight_decay=1e6), seed=0)
+
+
+@pytest.mark.parametrize("name", ["alexnet-narrow", "plain"])
+def test_a_network_of_any_layout_trains_to_the_same_bits_and_keeps_its_layout(name):
+    data, one = cu.load_dataset("fashion-mnist", limit=256), cu.build_network(name, width=1.0, seed=3)
+    other = copy.deepcopy(one).to(memory_format=torch.channels_last)
+    trained = [cu.train(network, data, cu.Recipe(epochs=1), seed=3).network for network in (one, other)]
+    for a, b in zip(*(network.parameters() for network in trained), strict=True):
+        assert torch.equal(a, b)
+    assert [layout_of(network) for network in trained] == [torch.contiguous_format, torch.channels_last]
+    assert layout_of(one) == torch.contiguous_format, "the start is left as it is"
+
+
+def test_alexnets_are_read_with_channels_last_and_say_the_same():
+    images = cu.normalise(cu.load_dataset("fashion-mnist", limit=32).images)
+    for name in ("alexnet", "plain"):
+        network = cu.build_network(name, seed=3).eval()
+        laid = channels_last(copy.deepcopy(network))
+        assert layout_of(laid) == (torch.channels_last if name == "alexnet" else torch.contiguous_format)
+        with torch.no_grad():
+            assert torch.allclose(laid(images), network(images), atol=1e-5)

@@ -26,6 +26,7 @@ from ..paper.prepare import (
 )
 from ..paper.tables import first_screen, in_parts
 from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, machine
+from .run import published_elsewhere
 
 PAGES = Path(__file__).parent / "pages"
 _MARK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.DOTALL)
@@ -50,9 +51,7 @@ def publish() -> int:
     if not _same_numbers(claims, RESULTS / "claims.json"):
         shutil.copyfile(claims, RESULTS / "claims.json")
         changed.append("data/results/claims.json")
-    if any(name.startswith("data/networks/net") for name in changed):
-        write_json(RESULTS / "machine.json", machine())
-        changed.append("data/results/machine.json")
+    changed += _publish_machine(any(name.startswith("data/networks/net") for name in changed))
     readme, text = ROOT / "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
     rows, all_claims = read_rows(RESULTS / "claims.json"), RESULTS / "claims.md"
     new = with_claims(text, rows, in_colour())
@@ -204,6 +203,14 @@ def _publish_networks(prepared: Prepared) -> list[str]:
             new.replace(path)
             changed.append(f"data/networks/{path.name}")
     return changed + _publish_keys(prepared)
+
+
+def _publish_machine(networks_changed: bool) -> list[str]:
+    """What computed all that is published now; also where a part of it had been computed elsewhere."""
+    if not networks_changed and not published_elsewhere():
+        return []
+    write_json(RESULTS / "machine.json", machine())
+    return ["data/results/machine.json"]
 
 
 def _publish_keys(prepared: Prepared) -> list[str]:

@@ -285,6 +285,7 @@ def _grown(cross: Cross, dimensions: int) -> Maps:
     names = sorted({name for pair in cross for name in pair})
 
     def nearness(name: str, others: set[str]) -> float:
+        """How much a net has in common with others: the size of its covariances with them, summed."""
         return sum(near.get((name, other), 0.0) + near.get((other, name), 0.0) for other in others)
 
     first = max(names, key=lambda name: nearness(name, set(names)))

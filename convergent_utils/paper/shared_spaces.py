@@ -78,9 +78,9 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     """What the notebook reads, by the names under which it asks.
 
     ("ability",), the accuracy of networks of `kinds_of` by name, and ("alike",), see `Alike`, of the same networks in
-    the same order; ("exchanged", "trained", "untrained", "across", "blind", "blind, untrained", "seen" or
-    "met"), see `Exchanged`: "seen" of networks like the blind ones that learned all classes, "met" with anchors of the
-    classes that are searched; ("one space",), see `OneSpace`; ("federation",
+    the same order; ("exchanged", which), see `Exchanged`, of "trained" and "untrained" networks, "across" kinds,
+    of networks that are "blind" for half of the classes, "blind, untrained", "seen", like the blind ones but of all
+    classes, and "met", with anchors of the classes that are searched; ("one space",), see `OneSpace`; ("federation",
     "alike" or "skewed", k), see `Federation`; ("agreement",), see `Agreement`; and ("joined", net a, net b) of 08_maps.
     """
     sizes, of_kinds = SIZES[setting.profile], [one for of in kinds_of(setting).values() for one in of]
