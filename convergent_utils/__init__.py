@@ -63,6 +63,8 @@ from .nets.subspaces import project, subspace_projection
 from .nets.top import Top
 from .nets.training import History, Recipe, Trained, train
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DFTCCA",
     "BinEdges",

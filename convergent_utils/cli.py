@@ -12,8 +12,10 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 
+from . import __version__
 from .compare.command import add_commands
 from .edition.run import run
+from .making.checkout import require_checkout
 from .paper.prepare import PROFILES
 
 
@@ -41,6 +43,7 @@ def _pair(text: str) -> tuple[str, object]:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="convergent", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"convergent {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     paper = commands.add_parser("paper", help="regenerate every result and print the table of claims")
     paper.add_argument("--profile", default="paper", help=", ".join(PROFILES))
@@ -81,6 +84,7 @@ def _command(chosen: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = command.warn_in_a_line
             return command.run_compare(chosen) if chosen.command == "compare" else command.run_measure(chosen)
+    require_checkout(chosen.command)
     if chosen.command == "stability":
         from .edition.stability import stability
 
@@ -138,7 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("convergent_utils"):
             raise
-        said, status = f"{error.name}: not installed; `pip install --editable '.[paper]'` in the project brings it", 2
+        brings = "`pip install 'convergent-learning[paper]'` brings it, and in a checkout `make env`"
+        said, status = f"{error.name}: not installed; {brings}", 2
     except BrokenExecutor:
         said, status = "a worker process was killed, most likely for lack of memory", 2
     except (ValueError, OSError) as error:

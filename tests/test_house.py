@@ -25,6 +25,8 @@ def imports(name, path, known):
             base = [*package[: len(package) - node.level + 1], *filter(None, [node.module])]
             for alias in node.names:
                 whole = ".".join([*base, alias.name])
+                if whole == "__version__":  # of the package, which knows all other files
+                    continue
                 yield whole if whole in known else ".".join(base)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import math
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,12 +43,10 @@ def as_comparisons(comparisons: object) -> list:
 
 def versions() -> dict[str, str]:
     """Of what the numbers were made with."""
-    try:
-        own = version("convergent-learning")
-    except PackageNotFoundError:  # it lies beside, and was not installed
-        own = "not installed"
+    from .. import __version__
+
     return {
-        "convergent_utils": own,
+        "convergent_utils": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "Python": platform.python_version(),

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from ..making.checkout import PROJECT, require_checkout
 from ..making.pool import one_way_of_computing
 
-ROOT = Path(__file__).parents[2]
+ROOT = PROJECT
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "data" / "results"
 DEFAULTS = {"dataset": "fashion-mnist", "seed": 0, "profile": "paper"}
@@ -18,6 +19,7 @@ DEFAULTS = {"dataset": "fashion-mnist", "seed": 0, "profile": "paper"}
 
 def notebook_names(only: Sequence[str] | None = None) -> list[str]:
     """Names of the notebooks in reading order, all or those that start with one of `only`."""
+    require_checkout("paper")
     names = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if only is None:
         return names

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -329,6 +328,8 @@ def _singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     try:
         return torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:
+        import scipy.linalg  # like all of scipy when it is used: torch alone is imported with the package
+
         found = scipy.linalg.svd(matrix.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
         return tuple(torch.from_numpy(part).to(matrix) for part in found)
 

@@ -18,12 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.cluster import hierarchy
-from scipy.fft import dct
-from scipy.linalg import eigh
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -113,6 +107,8 @@ class MergeTree:
             return
         if ((self.units < 0) | (self.units >= n_units)).any() or len(self.units.unique()) != len(self.units):
             raise ValueError(f"units: expected different ones from 0 to {n_units - 1}, got {came(self.units.tolist())}")
+        from scipy.cluster import hierarchy
+
         merges = self.merges.cpu().numpy()
         if merges.shape != (len(self.units) - 1, 4) or (len(merges) and not hierarchy.is_valid_linkage(merges)):
             raise ValueError(
@@ -122,6 +118,8 @@ class MergeTree:
     @property
     def leaf_order(self) -> Tensor:
         """(n_live,) int64, the units in an order in which no branches of the tree cross."""
+        from scipy.cluster import hierarchy
+
         leaves = hierarchy.leaves_list(self.merges.cpu().numpy())
         return self.units[torch.from_numpy(leaves).long().to(self.units.device)]
 
@@ -141,8 +139,7 @@ class MergeTree:
         n_clusters = _as_count_of(n_clusters, n_live, "n_clusters", "live units")
         done = self.merges[: n_live - n_clusters, :2].long().cpu().numpy()
         made = np.repeat(np.arange(n_live, n_live + len(done)), 2)
-        joined = csr_matrix((np.ones(made.size), (made, done.ravel())), shape=(n_live + len(done),) * 2)
-        found = connected_components(joined, directed=False)[1][:n_live]
+        found = _parts_of(made, done.ravel(), n_live + len(done))[1][:n_live]
         return _spread(found, self.units, self.n_units)
 
 
@@ -244,6 +241,8 @@ def hierarchical_clustering(embedding: SpectralEmbedding, *, linkage: str = "ave
     if (embedding.eigenvalues == 0).all():
         asked = "hierarchical_clustering: expected more components than the graph has parts"
         warnings.warn(f"{asked}; units of one part share a place and their merges say nothing", stacklevel=2)
+    from scipy.cluster import hierarchy
+
     merges = hierarchy.linkage(embedding.coordinates[units].cpu().numpy(), linkage)
     return MergeTree(torch.from_numpy(merges).to(units.device), units, len(embedding.degree))
 
@@ -330,10 +329,23 @@ def _vectors_of_parts(links: np.ndarray, degree: np.ndarray, most: int) -> np.nd
     """Orthonormal eigenvectors with eigenvalue 0, one for each part of the graph, `most` at most."""
     n_parts, part = 1, np.zeros(len(links), dtype=np.int64)
     if np.count_nonzero(links[degree.argmax()]) < len(links) - 1:  # else one unit holds all together
-        n_parts, part = connected_components(csr_matrix(links), directed=False)
+        n_parts, part = _parts_of(*np.nonzero(links), len(links))
     weight = np.bincount(part, weights=degree)
     vectors = np.sqrt(degree / weight[part])[:, None] * (part[:, None] == np.argsort(weight, kind="stable"))
-    return vectors if n_parts <= most else vectors @ dct(np.eye(n_parts), axis=0, norm="ortho")[:most].T
+    if n_parts <= most:
+        return vectors
+    from scipy.fft import dct
+
+    return vectors @ dct(np.eye(n_parts), axis=0, norm="ortho")[:most].T
+
+
+def _parts_of(begin: np.ndarray, end: np.ndarray, n: int) -> tuple[int, np.ndarray]:
+    """How many parts a graph of n places has, and in which each place lies, from both ends of its links."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    links = csr_matrix((np.ones(len(begin)), (begin, end)), shape=(n, n))
+    return connected_components(links, directed=False)
 
 
 def _other_vectors(normalised: np.ndarray, parts: np.ndarray, n_wanted: int) -> tuple[np.ndarray, np.ndarray]:
@@ -343,8 +355,12 @@ def _other_vectors(normalised: np.ndarray, parts: np.ndarray, n_wanted: int) -> 
         return np.zeros(0), np.zeros((n, 0))
     without = normalised - 3 * parts @ parts.T  # from eigenvalue 1 to -2, below all others
     if n <= _MOST_DENSE_UNITS:
+        from scipy.linalg import eigh
+
         values, vectors = eigh(without.T, subset_by_index=(n - n_wanted, n - 1), overwrite_a=True)
     else:
+        from scipy.sparse.linalg import eigsh
+
         values, vectors = eigsh(without, n_wanted, which="LA", v0=np.random.default_rng(0).standard_normal(n))
     falling = np.argsort(-values)
     vectors = vectors[:, falling]

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from torch import Tensor
 
 from .chance import Interval
@@ -193,7 +192,11 @@ def p_value(found: Interval, number: float) -> float:
         end = found.low if number < found.estimate else found.high
         if end == found.estimate:
             return 0.0
+        from scipy.special import ndtr, ndtri
+
         return 2 * float(ndtr(-abs((number - found.estimate) / (end - found.estimate)) * ndtri(0.975)))
+    from scipy.special import stdtr
+
     there, _ = _on_scale([found.estimate, *chain(*found.without)], found.scale)
     error, freedom = _standard_error(
         there(found.estimate), [[there(x) for x in left_out] for left_out in found.without]
@@ -253,6 +256,8 @@ def _on_scale(numbers: Sequence[float], scale: str) -> tuple[Callable[[float], f
 
 def _quantile(freedom: float, level: float) -> float:
     """How many standard errors the interval reaches to each side."""
+    from scipy.special import stdtrit
+
     above, below = (1 + level) / 2, (1 - level) / 2
     return float(stdtrit(freedom, above) if above < 1 else -stdtrit(freedom, below))  # the same, where one rounds to 1
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -98,6 +97,8 @@ def bipartite_matching(score: Tensor, *, live_a: Tensor | None = None, live_b: T
         >>> bipartite_matching(torch.tensor([[0.9, 0.8], [0.7, 0.2]])).index
         tensor([1, 0])
     """
+    from scipy.optimize import linear_sum_assignment
+
     score = as_score(score)
     live_a, live_b = as_live(live_a, len(score), "live_a", score), as_live(live_b, score.shape[1], "live_b", score)
     rows, columns = np.flatnonzero(live_a.cpu()), np.flatnonzero(live_b.cpu())

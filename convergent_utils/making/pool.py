@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import resource_tracker, util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import filelock
 import torch
+
+if TYPE_CHECKING:
+    import filelock
 
 if sys.platform == "linux":
     from multiprocessing import forkserver
@@ -185,6 +188,8 @@ def scratch() -> Path:
 
 
 def _locked_folder(parent: Path) -> tuple[Path, filelock.FileLock]:
+    import filelock
+
     folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
     lock = filelock.FileLock(folder / "lock")
     try:
@@ -203,6 +208,8 @@ def _remove_scratch(folder: Path, lock: filelock.FileLock, owner: int) -> None:
 
 def _sweep(parent: Path) -> None:
     """Remove the folders of processes that are gone."""
+    import filelock
+
     for folder in parent.glob(f"{_SCRATCH}*"):
         with contextlib.suppress(OSError):  # held, another user's, or just gone
             if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):

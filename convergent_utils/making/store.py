@@ -14,16 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import filelock
 import numpy as np
-import safetensors
-import safetensors.torch
 
 from ..kernels.checks import came, in_one_line, shown
+from .checkout import kept_folder
 from .checksums import checksum
 from .encoding import decode, encode
 
-_ROOT = Path(__file__).parents[2]
 _KIND = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _FORM = 1  # of the files; raise it when their layout changes
 _UNFINISHED = re.compile(r"\.(.+-[0-9a-f]{16}\.safetensors)\.[0-9a-f]{32}")  # the name a result has while it is written
@@ -84,7 +81,8 @@ class Store:
     """A folder of results, found again by the configuration that made them.
 
     Args:
-        path: the folder; default: that named by CONVERGENT_STORE, else build/store in the project.
+        path: the folder; default: that named by CONVERGENT_STORE, else build/store in a checkout of the project, or, of
+            a package that pip installed, `convergent-learning/store` in the user's cache.
 
     Each file carries its configuration and a checksum, so there is no index that could disagree with it. Any number of
     runs may share a store: a file is replaced or removed only by who holds its lock, and the system takes the lock from
@@ -100,7 +98,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path | None = None):
-        named = os.environ.get("CONVERGENT_STORE") or _ROOT / "build" / "store"
+        named = os.environ.get("CONVERGENT_STORE") or kept_folder() / "store"
         found = _as_path(path) if path is not None else _as_path(named, "CONVERGENT_STORE")
         self.path = found.absolute()
 
@@ -205,6 +203,8 @@ class Store:
             ValueError: the store cannot be written.
             filelock.Timeout: it is held, and `wait` is False.
         """
+        import filelock
+
         with self._told("write in"):
             # locks lie apart and stay: a lock that is removed could be held twice
             (self.path / ".locks").mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ class Store:
 
     def _read_or_remove(self, path: Path) -> tuple[object, object] | None:
         """A file found damaged: read again under its lock, since another run may have made it again, or removed."""
-        with suppress(filelock.Timeout, ValueError, OSError), self._lock_of(path.name, wait=False):
+        with suppress(ValueError, OSError), self._lock_of(path.name, wait=False):  # a Timeout is an OSError
             try:
                 return _read(path)
             except DamagedFile:
@@ -238,7 +238,7 @@ class Store:
             if path.name.startswith(".probe-"):
                 path.unlink(missing_ok=True)  # empty; who wrote it has no more need of it
             elif unfinished:
-                with suppress(filelock.Timeout, ValueError, OSError), self._lock_of(unfinished[1], wait=False):
+                with suppress(ValueError, OSError), self._lock_of(unfinished[1], wait=False):
                     path.unlink()
 
     @contextmanager
@@ -246,9 +246,11 @@ class Store:
         """What the system refuses, in one line that says where and what to do."""
         try:
             yield
-        except filelock.Timeout:  # an OSError, too, and no refusal
-            raise
         except OSError as error:
+            import filelock
+
+            if isinstance(error, filelock.Timeout):  # an OSError, too, and no refusal
+                raise
             reason = error.strerror or error
             message = f"CONVERGENT_STORE: cannot {verb} {shown(self.path, 150)}: {in_one_line(reason, 80)}"
             raise ValueError(f"{message}; name another folder") from error
@@ -283,6 +285,8 @@ def _write(obj: object, path: Path, configuration: Mapping[str, object]) -> None
 
 def _content(obj: object, configuration: Mapping[str, object]) -> bytes:
     """What a file holds, byte by byte."""
+    import safetensors.torch
+
     tensors, plain = {}, _plain(configuration)
     try:
         tree = json.dumps({"object": encode(obj, tensors), "configuration": plain, "form": _FORM})
@@ -309,6 +313,8 @@ def _read(path: Path) -> tuple[object, object]:
 
 
 def _decoded(path: Path) -> tuple[object, object]:
+    import safetensors
+
     with safetensors.safe_open(path, "pt") as file:
         metadata = json.loads((file.metadata() or {}).get("convergent", "null"))
         if not isinstance(metadata, dict) or not {"checksum", "tree"} <= metadata.keys():

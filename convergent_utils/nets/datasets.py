@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import as_whole, came, form_of, has_rows, in_one_line, is_count, require_known, shown
+from ..making.checkout import PROJECT, require_checkout
 from .folders import read_folder
 
-_DATA = Path(__file__).parents[2] / "data"
+_DATA = PROJECT / "data"
 _FASHION_MNIST_CONTENTS = {  # sha256 of shape, images and labels
     "train": "30dbfae5aa8193b7a10fd185b279f0d990f14c41368ad0a324c2c2300c1d5c1e",
     "test": "31f656d43529baa045916ac6ce5e3b374968b3185ea991af67108481546e51da",
@@ -141,7 +142,10 @@ def _kind_and_path(name: str) -> tuple[str, Path]:
         return kind, _expanded(path)
     if colon or name not in _KINDS:
         require_known(name if len(name) < _LONGEST else shown(name), _KINDS, "name")
-    return kind, _DATA / "fashion-mnist.npz"
+    path = _DATA / "fashion-mnist.npz"
+    if name == "fashion-mnist" and not path.exists():
+        require_checkout("name: fashion-mnist")
+    return kind, path
 
 
 def _text(name: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..kernels.chance import Interval
 from ..kernels.checks import as_number
 from ..kernels.intervals import p_value, paired_difference
+from ..making.checkout import kept_folder
 
 OWN = "new"  # the source of a claim that nobody made before
 DECIDED = ("holds", "does not hold")
@@ -237,7 +238,7 @@ class Ledger:
 
 def build_folder() -> Path:
     """The folder of everything a run makes."""
-    return Path(os.environ.get("CONVERGENT_BUILD") or Path(__file__).parents[2] / "build").absolute()
+    return Path(os.environ.get("CONVERGENT_BUILD") or kept_folder()).absolute()
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..kernels.checks import is_count, require_known
 from ..kernels.moments import PairMoments, pair_moments
+from ..making.checkout import PROJECT
 from ..making.pool import Job, Pool
 from ..making.store import Store, load
 from ..making.things import Report, Shelf, Thing
@@ -34,8 +35,8 @@ from .claims import Ledger
 from .networks import PROFILES, REORDERED, Profile, Setting
 
 FROM_PUBLISHED = "published"  # what CONVERGENT_RUN is inside a run to which what is published may serve
-PUBLISHED = Path(__file__).parents[2] / "data" / "networks"
-EXPERIMENTS_PUBLISHED = Path(__file__).parents[2] / "data" / "results" / "experiments"
+PUBLISHED = PROJECT / "data" / "networks"
+EXPERIMENTS_PUBLISHED = PROJECT / "data" / "results" / "experiments"
 _LEAST_ACCURACY = {"fashion-mnist": 0.85}  # elsewhere: twice what guessing gives
 _MOST_DEAD = 0.25  # of a layer's units
 
