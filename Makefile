@@ -19,7 +19,7 @@ export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM SOLUTIONS PIC
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper stability publish lab site site-test course check test networks test-networks kills lint bench clean
+.PHONY: help env paper stability publish lab site site-test course check test networks test-networks kills lint bench dist clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -98,5 +98,8 @@ kills: env  ## kill the paper on planted networks ten times and see what it leav
 bench: env  ## ratios of timings against the usual tools
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(RUN) -m pytest -m benchmark -s tests/benchmarks tests/test_intervals.py
 
+dist: env  ## the wheel in build/dist, tried in an environment of its own
+	$(RUN) -m convergent_utils.edition.wheel
+
 clean:  ## remove everything that was made, but the environment
-	rm -rf build/notebooks build/results build/stability build/site* build/screenshots build/course build/store
+	rm -rf build/notebooks build/results build/stability build/site* build/screenshots build/course build/dist build/store

@@ -7,6 +7,8 @@ import planted_run
 import pytest
 import torch
 from filelock import FileLock
+from packaging.version import Version
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background; children inherit it
@@ -31,6 +33,18 @@ def base_seed(request):
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
+
+
+@pytest.fixture
+def fake_cuda():
+    """Older torch makes no fake tensor on a device that is not there, unless it was built without that device."""
+    try:
+        with FakeTensorMode():
+            torch.randn(2, device="cuda").sum()
+    except RuntimeError as error:
+        if Version(torch.__version__) >= Version("2.14"):
+            raise
+        pytest.skip(f"torch {torch.__version__} makes no fake cuda device here: {error}".splitlines()[0])
 
 
 @pytest.fixture

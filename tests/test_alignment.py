@@ -345,6 +345,7 @@ def test_results_are_frozen(generator):
         partial_least_squares(cu.pair_moments(*nets(generator))).covariance = None
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_everything_stays_on_the_gpu():
     """On a fake cuda device any look at a value raises, so a run that passes has no host synchronisation."""
     with FakeTensorMode():

@@ -639,6 +639,7 @@ def test_results_are_frozen(generator, tree):
         tree.units = None
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_affinities_stay_on_the_gpu():
     with FakeTensorMode():
         covariances = [torch.randn(n, m, device="cuda", dtype=torch.float64) for n, m in ((6, 6), (6, 4), (4, 4))]

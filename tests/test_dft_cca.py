@@ -274,6 +274,7 @@ def test_results_are_frozen(generator):
         dft_cca(*nets(generator)).rho = None
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_everything_stays_on_the_gpu():
     """On a fake cuda device any look at a value raises, so a run that passes has no host synchronisation."""
     with FakeTensorMode():

@@ -98,6 +98,7 @@ def test_bad_masks_are_named(method):
         method(torch.zeros(2, 3), live_b=torch.ones(2, dtype=torch.bool))
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_semi_matching_stays_on_the_gpu():
     with FakeTensorMode():
         match = cu.semi_matching(torch.randn(8, 9, device="cuda"))

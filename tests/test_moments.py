@@ -400,6 +400,7 @@ class CountOperations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_on_a_gpu_updates_never_wait_and_operations_do_not_grow_with_units():
     """On a fake cuda device any look at a value raises, so a run that passes has no host synchronisation."""
     counts = []

@@ -429,6 +429,7 @@ class CountOperations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("binning", BINNINGS)
+@pytest.mark.usefixtures("fake_cuda")
 def test_on_a_gpu_nothing_waits_and_operations_do_not_grow_with_units(binning):
     """On a fake cuda device any look at a value raises, so a run that passes has no host synchronisation."""
     counts = []
@@ -446,6 +447,7 @@ def test_on_a_gpu_nothing_waits_and_operations_do_not_grow_with_units(binning):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_no_tensor_grows_with_the_number_of_pairs():
     """At 4,096 x 4,096 units nothing is larger than the result."""
 
@@ -464,6 +466,7 @@ def test_no_tensor_grows_with_the_number_of_pairs():
     assert largest.entries == 4096 * 4096
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_compiled_loops_are_refused_off_the_cpu():
     with FakeTensorMode():
         rows = torch.randn(100, 3, device="cuda")

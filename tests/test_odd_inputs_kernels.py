@@ -632,6 +632,7 @@ def test_every_kernel_has_odd_inputs():
     assert {row.function for row in ROWS} >= {*KERNELS, "BinEdges", "MappingPath", "CCAResult", "MergeTree"}
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_partners_on_another_device_are_named():
     with FakeTensorMode():
         acts, far = torch.empty(40, 3), torch.empty(40, 3, device="cuda")

@@ -160,6 +160,7 @@ def test_one_live_unit_stays_itself(generator):
 
 
 @pytest.mark.parametrize("kernel", [lambda p: cu.rotated(p, seed=0).cov_ab, lambda p: cu.best_rotation(p).matrix])
+@pytest.mark.usefixtures("fake_cuda")
 def test_on_a_device_that_is_not_there(kernel):
     with FakeTensorMode():
         a, b = torch.randn(50, 6, device="cuda"), torch.randn(50, 4, device="cuda")

@@ -420,6 +420,7 @@ def test_a_finer_batch_makes_the_group_finer(generator):
     assert same(mixed, whole)
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_everything_stays_on_the_gpu():
     """On a fake cuda device any look at a value raises, so a run that passes has no host synchronisation."""
     for dtype in (torch.float32, torch.float64):

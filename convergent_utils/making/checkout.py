@@ -9,7 +9,7 @@ PROJECT = Path(__file__).parents[2]
 
 def in_checkout() -> bool:
     """Whether the project lies around the package, with its notebooks and data."""
-    return (PROJECT / "pyproject.toml").is_file()
+    return (PROJECT / "pyproject.toml").is_file() and (PROJECT / "notebooks").is_dir()
 
 
 def kept_folder() -> Path:
