@@ -34,6 +34,10 @@ env:  ## make the environment (torch's default Linux build is several GB)
 	  test -n "$$BASE" || { echo "Python 3.11 or newer is needed; none was found on PATH"; exit 1; }; \
 	  "$$BASE" -m venv .venv || exit; \
 	fi; \
+	for held in "$$(dirname $(RUN))"/../lib/python3*/site-packages/convergent_learning-*.dist-info/direct_url.json; do \
+	  test -e "$$held" && ! grep -qF "\"file://$$PWD\"" "$$held" && \
+	    echo "this Python held convergent_utils of another folder; from now on it holds that of $$PWD. It was: $$(cat "$$held")"; \
+	done; \
 	set -x; \
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[paper,site,test]" && \
 	  mkdir -p build && touch "$$stamp"

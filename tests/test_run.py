@@ -244,6 +244,25 @@ def test_make_splits_lists_at_spaces_alone(made):
     assert made("lab")[-1][-1].endswith("a b [c] o'd; $e/notebooks")
 
 
+@pytest.mark.parametrize("held", ["here", "elsewhere", "nowhere"])
+def test_make_says_so_where_it_points_an_environment_at_another_folder(tmp_path, held):
+    folder, environment = tmp_path / "project", tmp_path / "environment"
+    packages = environment / "lib" / "python3.12" / "site-packages" / "convergent_learning-0.1.0.dist-info"
+    for needed in (folder, packages, environment / "bin"):
+        needed.mkdir(parents=True)
+    (environment / "bin" / "python").write_text("#!/bin/sh\n")
+    (environment / "bin" / "python").chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(places.ROOT / name, folder)
+    if held != "nowhere":
+        url = (folder if held == "here" else tmp_path / "another").as_uri()
+        (packages / "direct_url.json").write_text(json.dumps({"dir_info": {"editable": True}, "url": url}))
+    command = ["make", "env", f"PYTHON={environment / 'bin' / 'python'}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("held convergent_utils of another folder" in done.stdout) == (held == "elsewhere")
+
+
 @pytest.mark.parametrize("which", ["CONVERGENT_BUILD", "CONVERGENT_STORE"])
 def test_an_unwritable_folder_is_one_clear_line_at_once(tmp_path, monkeypatch, capsys, which):
     (tmp_path / "file").write_text("")
