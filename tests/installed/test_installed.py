@@ -1,13 +1,11 @@
 """The package as pip installs it from the wheel, outside any checkout; `make dist` runs this file there."""
 
-import ast
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
-from importlib.metadata import distribution, requires
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -63,21 +61,6 @@ def test_the_wheel_holds_pages_and_the_mark_that_it_is_typed():
     assert (PACKAGE / "edition/pages/static/site.css").is_file()
     tops = {file.parts[0] for file in distribution("convergent-learning").files} - {".."}
     assert not tops & {"tests", "data", "notebooks"}
-
-
-def test_what_is_imported_when_used_is_declared():
-    """Of the rooms that need no checkout; `requires` speaks the names of packages, imports those of modules."""
-    named = {"sklearn": "scikit-learn", "ot": "pot", "PIL": "pillow"}
-    optional = {"torchvision", "timm", "transformers", "ipywidgets", "psutil"}  # done without, or refused by name
-    found, rooms = set(), ("kernels", "making", "drawing", "nets", "compare")
-    for path in (path for room in rooms for path in (PACKAGE / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            found |= {name.partition(".")[0] for name in names}
-    found -= {*sys.stdlib_module_names, "convergent_utils", *optional}
-    declared = {re.match(r"[\w.-]+", one)[0].lower() for one in requires("convergent-learning") if "extra" not in one}
-    assert {named.get(name, name).lower() for name in found} <= declared
 
 
 def test_the_version_is_that_of_the_distribution():

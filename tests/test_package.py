@@ -1,0 +1,98 @@
+"""What pip is told of the package, and where it keeps what it makes; `make dist` tries the wheel itself."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import convergent_utils as cu
+from convergent_utils.edition.wheel import _with_needs
+from convergent_utils.making import checkout
+from convergent_utils.making.checkout import PROJECT
+
+PACKAGE = Path(cu.__file__).parent
+SETTINGS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ALONE = ("kernels", "making", "drawing", "nets", "compare")  # rooms that serve without the paper
+OPTIONAL = {"torchvision", "timm", "transformers", "ipywidgets", "psutil"}  # done without, or refused by name
+
+
+def imported(room):
+    """The packages that the files of a room import, wherever in them."""
+    found = set()
+    for path in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {name.partition(".")[0] for name in names}
+    return found - set(sys.stdlib_module_names) - {"convergent_utils"}
+
+
+def distributions(requirements):
+    return {re.match(r"[\w.-]+", one)[0].lower() for one in requirements}
+
+
+@pytest.mark.parametrize("room", [*ALONE, "paper", "edition"])
+def test_what_is_imported_is_declared(room):
+    declared = distributions(SETTINGS["dependencies"])
+    if room not in ALONE:
+        extras = SETTINGS["optional-dependencies"]
+        declared |= distributions(one for name in ("paper", "site", "test") for one in extras[name])
+    known = packages_distributions()
+    brought = {"IPython", "traitlets", "docutils", "sphinx", "packaging"}  # by jupyterlab, myst-nb and build
+    for name in imported(room) - brought - (OPTIONAL if room in ALONE else {"timm", "transformers"}):
+        assert {one.lower() for one in known[name]} & declared, f"{name}: declare it in pyproject.toml"
+
+
+def test_torch_alone_is_imported_with_the_package():
+    listed = "; import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    alone, ours = (
+        set(subprocess.check_output([sys.executable, "-c", code + listed], text=True).split())
+        for code in ("import torch", "import convergent_utils")
+    )
+    assert ours - alone - set(sys.stdlib_module_names) == {"convergent_utils"}
+
+
+def test_there_is_one_version():
+    cited = re.search(r"^version: (.+)$", (PROJECT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited[1] == cu.__version__
+    assert "version" in SETTINGS["dynamic"]
+
+
+def test_what_is_made_lies_in_the_checkout_or_in_the_cache_of_the_user(tmp_path, monkeypatch):
+    assert checkout.kept_folder() == PROJECT / "build"
+    monkeypatch.setattr(checkout, "PROJECT", tmp_path)
+    kept = checkout.kept_folder()
+    assert tmp_path not in kept.parents
+    assert kept.name == "convergent-learning" or "convergent-learning" in kept.parts
+    monkeypatch.delenv("CONVERGENT_STORE", raising=False)
+    assert cu.Store().path == kept / "store"
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    assert checkout.kept_folder() == tmp_path / "build"
+
+
+def test_without_a_checkout_the_paper_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    checkout.require_checkout("paper")
+    monkeypatch.setattr(checkout, "PROJECT", tmp_path)
+    with pytest.raises(ValueError, match="^stability: notebooks, images.* get the project") as refused:
+        checkout.require_checkout("stability")
+    assert len(str(refused.value)) <= 300
+
+
+def test_the_environment_that_is_lent_to_the_wheel_is_whole():
+    lent = set(_with_needs("torch"))
+    assert {"torch", "sympy", "filelock"} <= lent
+    assert "pytest" not in lent
+
+
+def test_the_workflow_tests_what_the_package_says_it_runs_on():
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((PROJECT / ".github/workflows/paper.yml").read_text(encoding="utf-8"))["jobs"]
+    versions = jobs["check"]["strategy"]["matrix"]["python"]
+    assert SETTINGS["requires-python"] == f">={versions[0]}"
+    assert {f"Programming Language :: Python :: {one}" for one in versions} <= set(SETTINGS["classifiers"])
