@@ -37,7 +37,8 @@ def fresh_environment(folder: Path, *wanted: str | Path) -> Path:
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     ).strip()
     borrowed = folder / "borrowed"
-    _lend("torch", borrowed)
+    for name in ("torch", "torchvision"):  # the second must fit the first
+        _lend(name, borrowed)
     (Path(found) / "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
     constraints = ("--constraint", PROJECT / "constraints.txt")
     _call(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *constraints, *wanted)
@@ -46,7 +47,7 @@ def fresh_environment(folder: Path, *wanted: str | Path) -> Path:
 
 def _lend(name: str, folder: Path) -> None:
     """Link a package and all that it needs into a folder."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for package in _with_needs(name).values():
         for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
             link = folder / top
