@@ -87,13 +87,6 @@ def test_solutions_are_shown_when_they_are_asked_for():
     assert by_source(shown, "check(answer)").outputs[0].text == "right"
 
 
-def test_a_figure_is_described_by_what_is_seen_in_it():
-    alt = by_source(site_notebook.page(tiny(), NAME, [ROW]), "draw()").metadata.mystnb.image.alt
-    assert alt == "Figure to “Is it tiny?”: A dot of r_ij. It is small, see Li et al. (2016)."
-    seen = [new_code_cell("x"), new_markdown_cell("## Next"), new_markdown_cell("**What we see.** Another.")]
-    assert "the text around it" in site_notebook.alternative(seen, "Tiny")
-
-
 def test_a_claim_is_a_card_with_its_verdict_first():
     page = site_notebook.page(tiny(), NAME, [ROW], colour=[{**ROW, "holds": "does not hold"}])
     card = by_source(page, "claim_all(rows)").outputs[0].data["text/html"]

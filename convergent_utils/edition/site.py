@@ -18,12 +18,13 @@ from nbformat import NotebookNode
 from ..paper.claims import build_folder, read_rows
 from . import site_opening as front
 from .course import student_edition
+from .described import plain, sentences
 from .places import NOTEBOOKS, RESULTS, ROOT, last_settings, notebook_names
 from .publish import code_hash, in_colour
 from .run import published_on
 from .site_claims import tables
 from .site_finish import finish, preview
-from .site_notebook import bold_answer, first_slider, page, plain, sentences, under_title
+from .site_notebook import bold_answer, first_slider, page, under_title
 from .site_words import explain_terms, with_numbers
 
 PAGES = Path(__file__).parent / "pages"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .described import plain, sentences
 from .site_claims import target
-from .site_notebook import plain, sentences
 
 if TYPE_CHECKING:
     from docutils import nodes
