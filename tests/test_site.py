@@ -301,7 +301,9 @@ def small(tmp_path, monkeypatch):
     (root / "README.md").write_text("# Title\n\n**Partly.** It is.\n\n![the answer](answer.png)\n\nMore.\n")
     (root / "pyproject.toml").write_text("[project]\n")
     opening = (
-        (site.PAGES / "index.md").read_text(encoding="utf-8").replace("differences\nglossary\nbibliography", "glossary")
+        (site.PAGES / "index.md")
+        .read_text(encoding="utf-8")
+        .replace("api/index\ndifferences\nglossary\nbibliography", "glossary")
     )
     opening = opening.replace("what_was_found\nclaims", "claims").replace("your_networks\nrunning\n", "")
     (pages / "index.md").write_text(re.sub(r"\[What was found\].*?\.\n", "", opening))

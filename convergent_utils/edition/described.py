@@ -64,7 +64,7 @@ def sentences(text: str) -> list[str]:
 
 def plain(text: str) -> str:
     """Markdown in one line without its marks: links say their words, formulas their letters."""
-    text = re.sub(r"<!--.*?-->|\{\w+\}(?=`)", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->|\{[\w:]+\}(?=`)", "", text, flags=re.DOTALL)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"\$+([^$]+)\$+", lambda found: re.sub(r"\\[a-z]+|[{}\\]", "", found[1]), text)
     return " ".join(re.sub(r"(\*\*|`|(?<!\w)\*(?=\S)|(?<=\S)\*(?!\w))", "", text).split())

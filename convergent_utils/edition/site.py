@@ -24,6 +24,7 @@ from .publish import code_hash, in_colour
 from .run import published_on
 from .site_claims import tables
 from .site_finish import finish, preview
+from .site_functions import AUTODOC, FOLDER, describe_from_docstrings, overview
 from .site_notebook import bold_answer, first_slider, page, under_title
 from .site_words import explain_terms, with_numbers
 
@@ -46,7 +47,7 @@ _SETTINGS = {
     "html_show_sphinx": False,
     "html_copy_source": False,
     "smartquotes": False,
-    "extensions": ["myst_nb", "sphinxcontrib.bibtex"],
+    "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinxcontrib.bibtex"],
     "bibtex_bibfiles": ["references.bib"],
     "myst_enable_extensions": ["dollarmath", "amsmath"],
     "myst_dmath_double_inline": True,  # a formula of its own within an item of a list
@@ -60,6 +61,7 @@ _SETTINGS = {
     "html_css_files": ["site.css"],
     "html_js_files": ["site.js"],
     "html_favicon": "_static/favicon.svg",
+    **AUTODOC,
 }
 
 
@@ -82,6 +84,7 @@ def build_site(*, solutions: bool = False) -> Path:
     folders, said = (source, None, making / "html", making / "trees"), {"status": None, "warning": sys.stderr}
     with docutils_namespace():
         app = Sphinx(*folders, "html", settings(_urls().get("Repository")), **said, warningiserror=True)
+        describe_from_docstrings(app)
         app.connect("doctree-resolved", explain_terms)
         app.build(force_all=True)
     if app.statuscode:
@@ -103,14 +106,14 @@ def assemble(build: Path, source: Path, *, solutions: bool = False) -> dict[str,
     shutil.copyfile(PAGES / "references.bib", source / "references.bib")
     (source / "_static" / "answer.png").write_bytes(front.answer_picture(books))
     (source / "_static" / "notebooks").mkdir()
-    texts, run = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PAGES.glob("*.md"))}, _run(build, rows)
-    parts = _parts(build, rows, books, run)
+    texts, run = _texts(), _run(build, rows)
+    (source / FOLDER).mkdir()
+    parts = _parts(build, rows, books, run) | {"overview": overview(texts)}
     descriptions = {f"notebooks/{name}": bold_answer(book)[1] for name, book in books.items()}
     for name, text in texts.items():
         text = re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], text)
-        (source / f"{name}.md").write_text(
-            with_numbers(_noted(text, run["note"]), rows, f"{name}.md"), encoding="utf-8"
-        )
+        noted = text if name.startswith(FOLDER) else _noted(text, run["note"])  # functions are those of any run
+        (source / f"{name}.md").write_text(with_numbers(noted, rows, f"{name}.md"), encoding="utf-8")
         descriptions[name] = _about(texts[name])
     descriptions["index"] = parts["description"]
     for name, book in books.items():
@@ -121,6 +124,12 @@ def assemble(build: Path, source: Path, *, solutions: bool = False) -> dict[str,
         shown = page(book, name, rows, colour=in_colour(), above=above, solutions=solutions)
         nbformat.write(shown, source / "notebooks" / f"{name}.ipynb")
     return descriptions
+
+
+def _texts() -> dict[str, str]:
+    """The pages as they are written, by name."""
+    paths = sorted([*PAGES.glob("*.md"), *PAGES.glob(f"{FOLDER}/*.md")])
+    return {path.relative_to(PAGES).with_suffix("").as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def executed(build: Path) -> dict[str, NotebookNode]:

@@ -59,8 +59,12 @@ def measure(
 ) -> Measurement:
     """Measure all networks on the same inputs in one pass.
 
+    Kept are means and covariances of each layer and of layers that meet, a sample of activations, and the inputs that
+    excite each unit most: all that similarities are made of.
+
     Args:
-        networks: by name; names without dots. Wrappers, as those of torch.compile and DataParallel, are looked into.
+        networks: torch modules by name; names without dots. Wrappers, as those of torch.compile and DataParallel, are
+            looked into.
         inputs: pictures (n, height, width, channels) uint8, normalised here to [-1, 1]; or (n, channels, height, width)
             float, or what else the networks take, (n, ...), used as it is but for the precision of floats, which is
             that of each network's weights. A tensor, a NumPy array, a Dataset; a dict of tensors that are keyword
