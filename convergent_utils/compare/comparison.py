@@ -49,17 +49,7 @@ _REFUSED = (ValueError, torch.linalg.LinAlgError)  # as of very few rows, or of 
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a comparison.
-
-    Attributes:
-        layer_a, layer_b: of which layers.
-        similarity: which one.
-        role: "found"; a baseline, "rotated", "layout", "untrained" or "finite sample"; or "calibrated", see `Chance`.
-        value: the number; of "rotated" the mean of all turns, of "finite sample" that of all shuffles.
-        low, high: of "found" its values on the two halves of the inputs, of "rotated" the smallest and largest of all
-            turns, of "finite sample" the 2.5 and 97.5 percentiles of all shuffles; None where there are none.
-        p_value: of "finite sample", how often shuffled inputs reach what is found; None elsewhere.
-    """
+    """One number of a comparison: what stands in a row of `Comparison.table`."""
 
     layer_a: str
     layer_b: str
