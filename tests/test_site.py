@@ -305,7 +305,7 @@ def small(tmp_path, monkeypatch):
         .read_text(encoding="utf-8")
         .replace("api/index\ndifferences\nglossary\nbibliography", "glossary")
     )
-    opening = opening.replace("what_was_found\nclaims", "claims").replace("your_networks\nrunning\n", "")
+    opening = opening.replace("what_was_found\nclaims", "claims").replace("your_networks\nrunning\nwithout_make\n", "")
     (pages / "index.md").write_text(re.sub(r"\[What was found\].*?\.\n", "", opening))
     (pages / "claims.md").write_text(
         "# All claims\n\n```{raw} html\n{{ claims }}\n```\n\nA layout, and a layout. $x$\n"

@@ -1,4 +1,4 @@
-"""The paper as a static site, from its last run: `python -m convergent_utils.edition.site`, or `make site`."""
+"""The paper as a static site, from its last run: `convergent site`, or `make site`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -72,8 +73,11 @@ def build_site(*, solutions: bool = False) -> Path:
         solutions: whether solutions of exercises are shown, and are in the notebooks to download.
 
     Raises:
-        ValueError: no run to show, notebooks edited since, or a page that names a claim which the run did not make.
+        ValueError: no run to show, notebooks edited since, a page that names a claim which the run did not make, or no
+            Sphinx to make pages.
     """
+    if find_spec("sphinx") is None:
+        raise ValueError("site: sphinx is not installed; `pip install --editable '.[site]'` in the project brings it")
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
 
@@ -224,18 +228,23 @@ def _urls() -> dict[str, str]:
     return project.get("urls", {})
 
 
-def main(arguments: list[str] | None = None) -> int:
+def write_site(*, solutions: bool = False) -> int:
     """Build the site and print where it lies and how large it is."""
-    parser = argparse.ArgumentParser(prog="python -m convergent_utils.edition.site", description=__doc__)
-    parser.add_argument("--solutions", action="store_true", help="show the solutions of exercises")
-    try:
-        site = build_site(solutions=parser.parse_args(arguments).solutions)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    site = build_site(solutions=solutions)
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     print(f"{site / 'index.html'}: {size / 1e6:.1f} MB")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """What `make site` calls; `convergent site` does the same."""
+    parser = argparse.ArgumentParser(prog="python -m convergent_utils.edition.site", description=__doc__)
+    parser.add_argument("--solutions", action="store_true", help="show the solutions of exercises")
+    try:
+        return write_site(solutions=parser.parse_args(arguments).solutions)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
