@@ -20,7 +20,7 @@ def describe(book: NotebookNode) -> NotebookNode:
 
     Of figures that share what is seen in them, each says which it is.
     """
-    found = list(_figures(book))
+    found = list(figures(book))
     texts = [text for _, text in found]
     for k, (output, text) in enumerate(found):
         if (count := texts.count(text)) > 1:
@@ -29,14 +29,14 @@ def describe(book: NotebookNode) -> NotebookNode:
     return book
 
 
-def _figures(book: NotebookNode) -> Iterator[tuple[NotebookNode, str]]:
-    """The outputs of a notebook that are pictures, each with what is seen in it."""
+def figures(book: NotebookNode, kind: str = "image/png") -> Iterator[tuple[NotebookNode, str]]:
+    """The outputs of a notebook that are of one kind, each with what is seen in it."""
     section = ""
     for k, cell in enumerate(book.cells):
         if cell.cell_type == "markdown":
             section = (re.findall(r"^#+ (.+)", cell.source, re.MULTILINE) or [section])[-1]
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
+            if kind in output.get("data", {}):
                 yield output, alternative(book.cells[k + 1 :], section)
 
 

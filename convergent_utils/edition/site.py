@@ -27,6 +27,7 @@ from .site_claims import tables
 from .site_finish import finish, preview
 from .site_functions import AUTODOC, FOLDER, describe_from_docstrings, overview
 from .site_notebook import bold_answer, first_slider, page, under_title
+from .site_printed import fill
 from .site_words import explain_terms, with_numbers
 
 PAGES = Path(__file__).parent / "pages"
@@ -94,6 +95,7 @@ def build_site(*, solutions: bool = False) -> Path:
     if app.statuscode:
         raise ValueError(f"site: Sphinx is not content with a page in {source}; its messages stand above")
     finish(making / "html", lambda name, title: preview(name, title, descriptions, _urls().get("Documentation")))
+    fill(making / "html", notebook_names())
     shutil.rmtree(site, ignore_errors=True)
     (making / "html").rename(site)
     shutil.rmtree(making)

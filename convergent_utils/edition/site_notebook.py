@@ -11,7 +11,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from .described import describe, plain, sentences
+from .described import describe, figures, plain, sentences
 from .places import notebook_names
 from .site_claims import beside, card, target
 
@@ -48,6 +48,8 @@ def page(
         solutions: whether solutions and findings of exercises are shown.
     """
     hidden, others = set() if solutions else {"solution", "finding"}, beside(rows, colour)
+    for output, said in figures(book, _VIEW):
+        output.metadata["said"] = said
     kept = [cell for cell in describe(book).cells if not hidden & set(cell.metadata.get("tags", []))]
     cells, folds = [], {None: "the imports"}  # the first cell of code has the imports
     state = book.metadata.get("widgets", {}).get(_STATE, {}).get("state", {})
@@ -150,7 +152,9 @@ def _dress(cell: NotebookNode, state: dict, folded: str, *, start: int | None) -
     for output in cell.outputs:
         data = output.get("data", {})
         if _VIEW in data:
-            output.data = {"text/html": slider(state, data[_VIEW]["model_id"], start=start)}
+            made = slider(state, data[_VIEW]["model_id"], start=start)
+            said = html.escape(output.metadata["said"])
+            output.data = {"text/html": made.replace("<figure", f'<figure aria-label="{said}"', 1)}
         elif _PICTURE in data:  # the description is that of a cell, in myst-nb, and a cell may have several pictures
             said, source = html.escape(output.metadata[_PICTURE]["alt"]), data[_PICTURE].replace("\n", "")
             output.data = {"text/html": f'<img class="drawn" src="data:image/png;base64,{source}" alt="{said}">'}
