@@ -305,8 +305,10 @@ def small(tmp_path, monkeypatch):
         .read_text(encoding="utf-8")
         .replace("api/index\ndifferences\nglossary\nbibliography", "glossary")
     )
-    opening = opening.replace("what_was_found\nclaims", "claims").replace("your_networks\nrunning\nwithout_make\n", "")
-    (pages / "index.md").write_text(re.sub(r"\[What was found\].*?\.\n", "", opening))
+    opening = opening.replace("what_was_found\nclaims\nThe whole paper on one page <paper>", "claims").replace(
+        "your_networks\nrunning\nwithout_make\n", ""
+    )
+    (pages / "index.md").write_text(re.sub(r"\[What was found\].*?\.\n|^All of them.*?\.\n", "", opening, flags=re.M))
     (pages / "claims.md").write_text(
         "# All claims\n\n```{raw} html\n{{ claims }}\n```\n\nA layout, and a layout. $x$\n"
     )

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from convergent_utils.edition.places import notebook_names
+from convergent_utils.edition.places import last_settings, notebook_names
 from convergent_utils.paper.claims import build_folder
 
 bs4 = pytest.importorskip("bs4", reason="reading the site's pages needs the extra `site`")

@@ -72,8 +72,8 @@ def test_who_goes_on_before_all_has_come_is_no_failure(chromium, tmp_path):
 
 
 def test_the_site_has_every_page():
-    others = ("index", "claims", "what_was_found", "glossary", "differences", "bibliography", "search")
-    assert {*(f"{name}.html" for name in others), *NOTEBOOKS} <= {*PAGES}
+    alone = ("index", "claims", "what_was_found", "paper", "glossary", "bibliography", "search")
+    assert {*(f"{name}.html" for name in (*alone, "without_make", "api/index")), *NOTEBOOKS} <= {*PAGES}
     size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
     print(f"{len(PAGES)} pages, {size / 1e6:.1f} MB")
     assert size < 40e6
@@ -157,15 +157,6 @@ def test_claims_are_filtered_and_sorted_by_keyboard(chromium, addresses):
         for key, way in (("Enter", "ascending"), ("Space", "descending")):
             page.keyboard.press(key)
             assert button.locator("..").get_attribute("aria-sort") == way
-
-
-def test_without_scripts_a_slider_is_a_picture(chromium, addresses):
-    context = chromium.new_context(viewport=WIDE, java_script_enabled=False)
-    page = context.new_page()
-    page.goto(addresses["file"] + NOTEBOOKS[0])
-    assert page.locator("figure.slider img:visible").count() == 1
-    assert page.locator("figure.slider input:visible").count() == 0
-    context.close()
 
 
 def test_the_search_finds_a_function(chromium, addresses):
@@ -259,12 +250,15 @@ def test_a_verdict_shows_its_claims_alone_and_a_column_sorts_them(chromium, addr
             assert values[0][0] == values[1][-1]
 
 
-def test_without_scripts_all_claims_are_a_plain_table(chromium, addresses):
+def test_without_scripts_claims_are_a_plain_table_and_a_slider_a_picture(chromium, addresses):
     context = chromium.new_context(viewport=WIDE, java_script_enabled=False)
     page = context.new_page()
     page.goto(addresses["file"] + "claims.html")
     assert page.locator("table.claims tbody tr:visible").count() == len(made_claims())
     assert page.locator("table.claims th button").count() == 0
+    page.goto(addresses["file"] + NOTEBOOKS[0])
+    assert page.locator("figure.slider img:visible").count() == 1
+    assert page.locator("figure.slider input:visible").count() == 0
     context.close()
 
 
@@ -392,19 +386,15 @@ def test_the_whole_paper_has_all_but_code_and_exercises():
     ids = [element["id"] for element in whole.select("[id]")]
     assert len(ids) == len(set(ids)), "no place is named twice"
     assert not whole.select("article :is(.cell_input, input, button, details)")
-    assert not [
-        h.get_text()
-        for h in whole.select("article :is(h3, h4)")
-        if re.match("Exercises|References|Live panel", h.get_text())
-    ]
-    for name in NOTEBOOKS:
-        assert (
-            whole.find(id=f"chapter-{name[10:12]}").h2.get_text() == f"{name[10:12]} {soup(name).h1.find(string=True)}"
-        )
-        assert [str(one) for one in soup(name).select(".claim-card")] == [
-            str(one) for one in whole.find(id=f"chapter-{name[10:12]}").select(".claim-card")
-        ]
-    figures = whole.select("article figure")
-    drawn = sum(len(soup(name).select("img.drawn, figure.slider")) for name in NOTEBOOKS)
-    assert len(figures) == 1 + drawn == len(whole.select("article img"))
+    headings = [heading.get_text() for heading in whole.select("article :is(h3, h4)")]
+    assert not {"Exercises", "References", "Live panel", "Live panels"} & {*headings}
+    for name, number in ((name, name[10:12]) for name in NOTEBOOKS):
+        chapter = whole.find(id=f"chapter-{number}")
+        assert chapter.h2.get_text() == f"{number} {soup(name).h1.find(string=True)}"
+        assert chapter.select(".claim-card") == soup(name).select(".claim-card")
+    figures, drawn = (
+        whole.select("article figure"),
+        [soup(name).select("img.drawn, figure.slider") for name in NOTEBOOKS],
+    )
+    assert len(figures) == 1 + sum(map(len, drawn)) == len(whole.select("article img"))
     assert [one.figcaption.b.get_text() for one in figures] == [f"Figure {k}. " for k in range(1, len(figures) + 1)]
