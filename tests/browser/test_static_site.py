@@ -370,7 +370,6 @@ def test_the_whole_paper_prints(chromium, addresses, paper, millimetres):
         )
         assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth)")
         pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf(format=paper)))
-        print(f"{pages} pages on {paper}")
         assert 60 < pages < 250
         width = int((millimetres - 32) / 25.4 * 96)  # between the margins
         page.emulate_media(media="print")
@@ -378,7 +377,8 @@ def test_the_whole_paper_prints(chromium, addresses, paper, millimetres):
         assert page.evaluate(WIDER, width) == []
         for hidden in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer", ".on-screen"):
             assert page.locator(f"{hidden}:visible").count() == 0
-        assert page.locator("article").evaluate("one => getComputedStyle(one).color") == "rgb(0, 0, 0)"
+        for what, ink in (("article p", "rgb(0, 0, 0)"), (".chip.holds", "rgb(11, 93, 59)")):  # as in light mode
+            assert page.locator(what).first.evaluate("one => getComputedStyle(one).color") == ink
 
 
 def test_the_whole_paper_has_all_but_code_and_exercises():
