@@ -66,6 +66,8 @@ def _parser() -> _Parser:
     publishing.add_argument(
         "--same-numbers", action="store_true", help="name what is published after code edited without any effect"
     )
+    shown = commands.add_parser("site", help="write the last run as static pages under the build folder")
+    shown.add_argument("--solutions", action="store_true", help="show the solutions of exercises")
     commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
     checked = commands.add_parser(
         "check",
@@ -89,6 +91,10 @@ def _command(chosen: argparse.Namespace) -> int:
         from .edition.stability import stability
 
         return stability()
+    if chosen.command == "site":
+        from .edition.site import write_site
+
+        return write_site(solutions=chosen.solutions)
     if chosen.command in ("course", "check"):
         from .edition import course
 

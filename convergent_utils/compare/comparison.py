@@ -49,17 +49,7 @@ _REFUSED = (ValueError, torch.linalg.LinAlgError)  # as of very few rows, or of 
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a comparison.
-
-    Attributes:
-        layer_a, layer_b: of which layers.
-        similarity: which one.
-        role: "found"; a baseline, "rotated", "layout", "untrained" or "finite sample"; or "calibrated", see `Chance`.
-        value: the number; of "rotated" the mean of all turns, of "finite sample" that of all shuffles.
-        low, high: of "found" its values on the two halves of the inputs, of "rotated" the smallest and largest of all
-            turns, of "finite sample" the 2.5 and 97.5 percentiles of all shuffles; None where there are none.
-        p_value: of "finite sample", how often shuffled inputs reach what is found; None elsewhere.
-    """
+    """One number of a comparison: what stands in a row of `Comparison.table`."""
 
     layer_a: str
     layer_b: str
@@ -73,12 +63,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` finds.
+    """What `compare` finds: each similarity of each two layers, beside its baselines.
 
     Attributes:
         a, b: names of the networks.
         pairs: layers of a and b that were compared.
-        numbers: all of them.
+        numbers: all of them, each with what a row of `table` has.
         left_out: what was not computed, and why, a sentence each.
         cautions: what to bear in mind, a sentence each.
         settings: turns, shuffles and seed.
@@ -99,7 +89,16 @@ class Comparison:
         return {(n.layer_a, n.layer_b): n.value for n in self.numbers if (n.similarity, n.role) == (similarity, role)}
 
     def table(self) -> pandas.DataFrame:
-        """All numbers, one a row: network_a, network_b, and the attributes of `Number`."""
+        """All numbers, one a row, as a pandas table.
+
+        Returns:
+            A table with these columns. network_a, network_b, layer_a, layer_b, similarity: what is compared, and how.
+            role: "found", the name of a baseline ("rotated", "layout", "untrained", "finite sample"), or "calibrated",
+            see `Chance.calibrated`. value: the number; of "rotated" the mean of all turns, of "finite sample" that of
+            all shuffles. low, high: of "found" its values on the two halves of the inputs, of "rotated" the smallest
+            and largest of all turns, of "finite sample" the 2.5 and 97.5 percentiles of all shuffles. p_value: of
+            "finite sample", how often shuffled inputs reach what is found.
+        """
         import pandas as pd
 
         rows = [{"network_a": self.a, "network_b": self.b, **vars(number)} for number in self.numbers]
@@ -120,7 +119,7 @@ class Comparison:
         """Every layer of a with every layer of b, as the aligned sample has them.
 
         Args:
-            similarity: any of `SIMILARITIES`.
+            similarity: the name of one, see `compare`.
             ax: where to draw; None: in a figure of its own.
         """
         from .pictures import layer_map
@@ -164,8 +163,8 @@ def compare(
         measurement: of both, see `measure`; with `untrained=True` the untrained baseline is there, too.
         a, b: names of networks.
         layers: "same": those of the same name; "all": each with each; or pairs of names.
-        similarities: names among `SIMILARITIES` and "flattened CKA", which needs `measure(..., flattened=True)`;
-            None: all.
+        similarities: their names, such as "bipartite matching", "linear CKA" or "PWCCA"; the table of what is found has
+            all names. "flattened CKA" needs `measure(..., flattened=True)`. None: all.
         turns: random rotations of either network whose mean is the rotated baseline, of similarities that see units.
         shuffles: of the rows of b in the aligned sample, for the finite-sample baseline, p values and calibrated
             scores; these have a meaning where shuffles + 1 is a multiple of 20.

@@ -25,6 +25,7 @@ from ..paper.prepare import (
     published_path,
 )
 from ..paper.tables import first_screen, in_parts
+from .described import describe
 from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, machine
 from .run import published_elsewhere
 
@@ -125,7 +126,7 @@ def code_hash(notebook: nbformat.NotebookNode) -> str:
 
 
 def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An executed notebook as it is published: figures and tables stay; widget state, timings and progress go."""
+    """An executed notebook as it is published: figures, described, and tables stay; widgets, timings, progress go."""
     cells = []
     for cell in notebook.cells:
         if _injected(cell):
@@ -144,7 +145,7 @@ def normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "convergent": {"code": code_hash(notebook)}}
     notebook.metadata = nbformat.from_dict(metadata)
-    return notebook
+    return describe(notebook)
 
 
 def with_claims(text: str, rows: list[dict], colour: list[dict]) -> str:
@@ -175,6 +176,7 @@ def _publish_notebook(build: Path, path: Path) -> bool:
     if [cell.source for cell in new.cells] != [cell.source for cell in old.cells]:
         for cell, source in zip(new.cells, [cell.source for cell in old.cells], strict=True):
             cell.source = source  # prose may have been mended since
+        describe(new)
     _publish_answer(new)
     if old.metadata.get("convergent") == new.metadata.convergent and _numbers(old) == _numbers(new):
         return False
@@ -244,12 +246,13 @@ def _same_numbers(a: Path, b: Path) -> bool:
 
 
 def _numbers(notebook: nbformat.NotebookNode) -> list[object]:
-    """What the outputs say in text; pictures may differ by a font."""
+    """What the outputs say in text, of pictures what describes them; pictures themselves may differ by a font."""
     said = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = {kind: text for kind, text in output.get("data", {}).items() if kind != "image/png"}
-            said.append([data, output.get("text")])
+            described = output.get("metadata", {}).get("image/png", {}).get("alt")
+            said.append([data, output.get("text"), described])
     return said
 
 

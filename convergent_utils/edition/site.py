@@ -1,4 +1,4 @@
-"""The paper as a static site, from its last run: `python -m convergent_utils.edition.site`, or `make site`."""
+"""The paper as a static site, from its last run: `convergent site`, or `make site`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -18,12 +19,15 @@ from nbformat import NotebookNode
 from ..paper.claims import build_folder, read_rows
 from . import site_opening as front
 from .course import student_edition
+from .described import plain, sentences
 from .places import NOTEBOOKS, RESULTS, ROOT, last_settings, notebook_names
 from .publish import code_hash, in_colour
 from .run import published_on
 from .site_claims import tables
 from .site_finish import finish, preview
-from .site_notebook import bold_answer, first_slider, page, plain, sentences, under_title
+from .site_functions import AUTODOC, FOLDER, describe_from_docstrings, overview
+from .site_notebook import bold_answer, first_slider, page, under_title
+from .site_printed import fill
 from .site_words import explain_terms, with_numbers
 
 PAGES = Path(__file__).parent / "pages"
@@ -45,7 +49,7 @@ _SETTINGS = {
     "html_show_sphinx": False,
     "html_copy_source": False,
     "smartquotes": False,
-    "extensions": ["myst_nb", "sphinxcontrib.bibtex"],
+    "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinxcontrib.bibtex"],
     "bibtex_bibfiles": ["references.bib"],
     "myst_enable_extensions": ["dollarmath", "amsmath"],
     "myst_dmath_double_inline": True,  # a formula of its own within an item of a list
@@ -59,6 +63,7 @@ _SETTINGS = {
     "html_css_files": ["site.css"],
     "html_js_files": ["site.js"],
     "html_favicon": "_static/favicon.svg",
+    **AUTODOC,
 }
 
 
@@ -69,8 +74,11 @@ def build_site(*, solutions: bool = False) -> Path:
         solutions: whether solutions of exercises are shown, and are in the notebooks to download.
 
     Raises:
-        ValueError: no run to show, notebooks edited since, or a page that names a claim which the run did not make.
+        ValueError: no run to show, notebooks edited since, a page that names a claim which the run did not make, or no
+            Sphinx to make pages.
     """
+    if find_spec("sphinx") is None:
+        raise ValueError("site: sphinx is not installed; `pip install --editable '.[site]'` in the project brings it")
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
 
@@ -81,11 +89,13 @@ def build_site(*, solutions: bool = False) -> Path:
     folders, said = (source, None, making / "html", making / "trees"), {"status": None, "warning": sys.stderr}
     with docutils_namespace():
         app = Sphinx(*folders, "html", settings(_urls().get("Repository")), **said, warningiserror=True)
+        describe_from_docstrings(app)
         app.connect("doctree-resolved", explain_terms)
         app.build(force_all=True)
     if app.statuscode:
         raise ValueError(f"site: Sphinx is not content with a page in {source}; its messages stand above")
     finish(making / "html", lambda name, title: preview(name, title, descriptions, _urls().get("Documentation")))
+    fill(making / "html", notebook_names())
     shutil.rmtree(site, ignore_errors=True)
     (making / "html").rename(site)
     shutil.rmtree(making)
@@ -102,14 +112,14 @@ def assemble(build: Path, source: Path, *, solutions: bool = False) -> dict[str,
     shutil.copyfile(PAGES / "references.bib", source / "references.bib")
     (source / "_static" / "answer.png").write_bytes(front.answer_picture(books))
     (source / "_static" / "notebooks").mkdir()
-    texts, run = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PAGES.glob("*.md"))}, _run(build, rows)
-    parts = _parts(build, rows, books, run)
+    texts, run = _texts(), _run(build, rows)
+    (source / FOLDER).mkdir()
+    parts = _parts(build, rows, books, run) | {"overview": overview(texts)}
     descriptions = {f"notebooks/{name}": bold_answer(book)[1] for name, book in books.items()}
     for name, text in texts.items():
         text = re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], text)
-        (source / f"{name}.md").write_text(
-            with_numbers(_noted(text, run["note"]), rows, f"{name}.md"), encoding="utf-8"
-        )
+        noted = text if name.startswith(FOLDER) else _noted(text, run["note"])  # functions are those of any run
+        (source / f"{name}.md").write_text(with_numbers(noted, rows, f"{name}.md"), encoding="utf-8")
         descriptions[name] = _about(texts[name])
     descriptions["index"] = parts["description"]
     for name, book in books.items():
@@ -120,6 +130,12 @@ def assemble(build: Path, source: Path, *, solutions: bool = False) -> dict[str,
         shown = page(book, name, rows, colour=in_colour(), above=above, solutions=solutions)
         nbformat.write(shown, source / "notebooks" / f"{name}.ipynb")
     return descriptions
+
+
+def _texts() -> dict[str, str]:
+    """The pages as they are written, by name."""
+    paths = sorted([*PAGES.glob("*.md"), *PAGES.glob(f"{FOLDER}/*.md")])
+    return {path.relative_to(PAGES).with_suffix("").as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def executed(build: Path) -> dict[str, NotebookNode]:
@@ -214,18 +230,23 @@ def _urls() -> dict[str, str]:
     return project.get("urls", {})
 
 
-def main(arguments: list[str] | None = None) -> int:
+def write_site(*, solutions: bool = False) -> int:
     """Build the site and print where it lies and how large it is."""
-    parser = argparse.ArgumentParser(prog="python -m convergent_utils.edition.site", description=__doc__)
-    parser.add_argument("--solutions", action="store_true", help="show the solutions of exercises")
-    try:
-        site = build_site(solutions=parser.parse_args(arguments).solutions)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    site = build_site(solutions=solutions)
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     print(f"{site / 'index.html'}: {size / 1e6:.1f} MB")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """What `make site` calls; `convergent site` does the same."""
+    parser = argparse.ArgumentParser(prog="python -m convergent_utils.edition.site", description=__doc__)
+    parser.add_argument("--solutions", action="store_true", help="show the solutions of exercises")
+    try:
+        return write_site(solutions=parser.parse_args(arguments).solutions)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

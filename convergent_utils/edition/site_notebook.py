@@ -11,11 +11,13 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from .described import describe, figures, plain, sentences
 from .places import notebook_names
 from .site_claims import beside, card, target
 
 FOLDED = {"parameters": "the parameters", "solution": "the solution", "check": "the check", "exercise": ""}  # by tag
 _STATE, _VIEW = "application/vnd.jupyter.widget-state+json", "application/vnd.jupyter.widget-view+json"
+_PICTURE = "image/png"
 _SLIDER = ("SelectionSliderModel", "StackModel")
 _MODEL = re.compile(r"IPY_MODEL_(\w+)")
 _LIVE = """```{{admonition}} To move this panel
@@ -23,9 +25,7 @@ _LIVE = """```{{admonition}} To move this panel
 Run `make lab` in a copy of the repository, open `{name}.ipynb` and run all its cells. A panel needs a running notebook.
 ```"""
 _FINDING = "<details>\n<summary>Show what is found</summary>\n\n{}\n\n</details>"
-_SEEN = re.compile(r"^\*\*What we see\.\*\*\s*(.+)", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?:@|def |class )", re.MULTILINE)
-_SENTENCE = re.compile(r"(?<!al\.)(?<!e\.g\.)(?<!i\.e\.)(?<=[.!?])\s+(?=[A-Z“\"(])")
 
 
 def page(
@@ -48,13 +48,14 @@ def page(
         solutions: whether solutions and findings of exercises are shown.
     """
     hidden, others = set() if solutions else {"solution", "finding"}, beside(rows, colour)
-    kept = [cell for cell in book.cells if not hidden & set(cell.metadata.get("tags", []))]
-    cells, section, folds = [], "", {None: "the imports"}  # the first cell of code has the imports
+    for output, said in figures(book, _VIEW):
+        output.metadata["said"] = said
+    kept = [cell for cell in describe(book).cells if not hidden & set(cell.metadata.get("tags", []))]
+    cells, folds = [], {None: "the imports"}  # the first cell of code has the imports
     state = book.metadata.get("widgets", {}).get(_STATE, {}).get("state", {})
     for k, cell in enumerate(kept):
         tags = cell.metadata.pop("tags", [])
         if cell.cell_type == "markdown":
-            section = (re.findall(r"^#+ (.+)", cell.source, re.M) or [section])[-1]
             cell.source = _linked(under_title(cell.source, above) if k == 0 else cell.source, name)
             cell.source = _FINDING.format(cell.source) if "finding" in tags else cell.source
         elif "live-only" in tags:
@@ -64,7 +65,7 @@ def page(
             folded = folds.pop(None, "") or folded_by(cell.source, tags)
             if {"exercise", "check"} & set(tags) and not solutions:
                 cell.outputs = []  # they speak of an answer that is not here
-            _dress(cell, state, folded, alternative(kept[k + 1 :], section), start=_start(tags))
+            _dress(cell, state, folded, start=_start(tags))
         cells.append(cell)
     book.cells = cells
     book.metadata = nbformat.from_dict({"kernelspec": book.metadata.kernelspec})
@@ -83,36 +84,6 @@ def folded_by(source: str, tags: Sequence[str]) -> str:
         if tag in FOLDED:
             return FOLDED[tag]
     return "" if _DEFINITION.search(source) else "the code"
-
-
-def alternative(following: Sequence[NotebookNode], section: str) -> str:
-    """What is seen in a figure, in plain text: the first two sentences of the next "What we see", in this section.
-
-    Args:
-        following: the cells after the figure.
-        section: the heading above it.
-    """
-    for cell in following:
-        if cell.cell_type != "markdown":
-            continue
-        if found := _SEEN.search(cell.source):
-            return f"Figure to “{section}”: {' '.join(sentences(plain(found[1]))[:2])}"
-        if re.search(r"^#+ ", cell.source, re.MULTILINE):
-            break
-    return f"Figure to “{section}”; the text around it says what it shows."
-
-
-def sentences(text: str) -> list[str]:
-    """A text in its sentences."""
-    return _SENTENCE.split(text.strip())
-
-
-def plain(text: str) -> str:
-    """Markdown in one line without its marks: links say their words, formulas their letters."""
-    text = re.sub(r"<!--.*?-->|\{\w+\}(?=`)", "", text, flags=re.DOTALL)
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"\$+([^$]+)\$+", lambda found: re.sub(r"\\[a-z]+|[{}\\]", "", found[1]), text)
-    return " ".join(re.sub(r"(\*\*|`|(?<!\w)\*(?=\S)|(?<=\S)\*(?!\w))", "", text).split())
 
 
 def bold_answer(book: NotebookNode) -> tuple[str, str]:
@@ -176,15 +147,19 @@ def _start(tags: Sequence[str]) -> int | None:
     return next((int(tag.removeprefix("start-")) for tag in tags if re.fullmatch(r"start-\d+", tag)), None)
 
 
-def _dress(cell: NotebookNode, state: dict, folded: str, alt: str, *, start: int | None) -> None:
+def _dress(cell: NotebookNode, state: dict, folded: str, *, start: int | None) -> None:
     """Make sliders of widgets, say of pictures what is seen in them, and fold what a button is to show."""
     for output in cell.outputs:
-        if _VIEW in output.get("data", {}):
-            output.data = {"text/html": slider(state, output.data[_VIEW]["model_id"], start=start)}
-    shown = {"image": {"alt": alt}}
-    if folded:
-        shown |= {"code_prompt_show": f"Show {folded}", "code_prompt_hide": f"Hide {folded}"}
-    cell.metadata = nbformat.from_dict({"tags": ["hide-input"] if folded else [], "mystnb": shown})
+        data = output.get("data", {})
+        if _VIEW in data:
+            made = slider(state, data[_VIEW]["model_id"], start=start)
+            said = html.escape(output.metadata["said"])
+            output.data = {"text/html": made.replace("<figure", f'<figure aria-label="{said}"', 1)}
+        elif _PICTURE in data:  # the description is that of a cell, in myst-nb, and a cell may have several pictures
+            said, source = html.escape(output.metadata[_PICTURE]["alt"]), data[_PICTURE].replace("\n", "")
+            output.data = {"text/html": f'<img class="drawn" src="data:image/png;base64,{source}" alt="{said}">'}
+    prompts = {"code_prompt_show": f"Show {folded}", "code_prompt_hide": f"Hide {folded}"} if folded else {}
+    cell.metadata = nbformat.from_dict({"tags": ["hide-input"] if folded else [], "mystnb": prompts})
 
 
 def _show_cards(cell: NotebookNode, rows: Sequence[dict], others: Mapping[str, dict]) -> list[NotebookNode]:

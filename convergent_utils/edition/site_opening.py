@@ -13,9 +13,10 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from ..paper.tables import side_by_side, word
+from .described import plain, sentences
 from .places import DEFAULTS, machine
 from .site_claims import bar, beside, forest, target
-from .site_notebook import bold_answer, plain, sentences
+from .site_notebook import bold_answer
 
 _ROLES = {"semi-matching": "matched units", "rotated": "one network turned at random", "untrained": "before training"}
 _COLOURS = {"semi-matching": "matched", "rotated": "turned", "untrained": "untrained"}

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .described import plain, sentences
 from .site_claims import target
-from .site_notebook import plain, sentences
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -33,7 +33,8 @@ ALSO = {  # other words for a term
 }
 _NOT_EXPLAINED = ("glossary", "bibliography")
 _APART = ("reference", "title", "literal", "literal_block", "math", "math_block", "raw", "caption", "image", "term",
-          "definition_list_item", "inline", "strong", "rubric", "table", "topic", "citation")  # fmt: skip
+          "definition_list_item", "inline", "strong", "rubric", "table", "topic", "citation",
+          "desc_signature")  # fmt: skip
 
 
 def with_numbers(text: str, rows: list[dict], page: str) -> str:

@@ -142,6 +142,10 @@ def cca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResult:
     .. math:: \rho_i = \max_{u, v} \mathrm{corr}(u^\top x, v^\top y), \quad
         u^\top x, v^\top y \text{ uncorrelated with those before}, \quad \alpha_i = 1 / k
 
+    for activations :math:`x` of net a and :math:`y` of net b: the mixture of units of either net that correlate most,
+    then those that do beside them, and so on. The mixtures are the canonical variates; :math:`\alpha_i` is what
+    :math:`\rho_i` counts in the similarity.
+
     Args:
         pair: moments of a and b.
         rank_tolerance: directions of a net's *correlation* matrix with less than this share of its largest eigenvalue
@@ -209,7 +213,9 @@ def pwcca(pair: PairMoments, *, rank_tolerance: float | None = None) -> CCAResul
 
     .. math:: \alpha_i \propto \sum_j |\langle h_i, z_j \rangle|, \quad \sum_{i \le k} \alpha_i = 1
 
-    with the canonical variates :math:`h_i` of net a and its centred units :math:`z_j`, not standardised.
+    with the canonical variates :math:`h_i` of net a, see `cca`, and its centred units :math:`z_j`, not standardised. So
+    correlations of directions that the layer hardly uses count little. For a number that treats both nets alike take
+    the mean of ``pwcca(pair)`` and ``pwcca(pair.swap())``.
 
     Args:
         pair: moments of a and b.

@@ -299,9 +299,12 @@ class Moments:
 
 
 def pair_moments(acts_a: Tensor, acts_b: Tensor) -> PairMoments:
-    r"""Means and covariances of the units of two nets over the same samples.
+    r"""Means and covariances of the units of two nets over the same samples: what most similarities are made of.
 
     .. math:: \Sigma_{ab} = E[(x - \mu_a)(y - \mu_b)^\top]
+
+    with :math:`x` and :math:`y` the activations of one sample in net a and in net b, and :math:`\mu` their means over
+    all samples.
 
     Args:
         acts_a: (samples, units_a) float tensor or NumPy array, any device.

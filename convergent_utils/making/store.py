@@ -127,7 +127,7 @@ class Store:
         """The result of a configuration, or None; a store that cannot be written serves as well.
 
         A damaged file is named in a warning and removed, to be made anew; one that cannot be removed, or that another
-        run is about to replace, is left alone. With `remove` false it is named alone.
+        run is about to replace, is left alone. With ``remove`` false it is named alone.
 
         Raises:
             ValueError: the file is there and cannot be read.
@@ -183,6 +183,8 @@ class Store:
     @contextmanager
     def lock(self, kind: str, configuration: Mapping[str, object]) -> Iterator[None]:
         """Only one run at a time makes the result of a configuration; the others wait, and say so.
+
+        ::
 
             with store.lock(kind, configuration):
                 found = store.find(kind, configuration)  # perhaps made by the run that was waited for

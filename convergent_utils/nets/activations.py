@@ -46,6 +46,8 @@ def record(
 ) -> Iterator[dict[str, Tensor]]:
     """Record activations while the network is called.
 
+    ::
+
         with record(network, ["conv1", "fc6"]) as rows:
             network(images)
             rows["conv1"]  # (images x places, units)

@@ -25,6 +25,8 @@ _LONGEST_SIDE = 2**31 - 1
 def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> Iterator[None]:
     """Within the block, the network goes on from `layer` with what `project` leaves of its activations.
 
+    ::
+
         with cu.projected(network, "fc6", cu.subspace_projection(found.directions_a[:, :10]), pair.mean_a):
             cu.accuracy(network, test_set)
 
@@ -62,6 +64,8 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
 @contextmanager
 def ablated(network: nn.Module, layer: str, units: Sequence[int] | Tensor, mean: Tensor) -> Iterator[None]:
     """Within the block, some units of a layer say their mean whatever the input: what is the network worth without?
+
+    ::
 
         with cu.ablated(network, "fc6", [3, 17], pair.mean_a):
             cu.accuracy(network, test_set)

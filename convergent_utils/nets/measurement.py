@@ -21,7 +21,10 @@ from .top import Top as Top
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `measure` keeps. Blocks are named "network.layer"; activations are what the module of that name gives.
+    """What `measure` keeps: moments, a sample of activations, and the strongest stimuli of each unit.
+
+    A block is a layer of a network, named "network.layer"; activations are what the module of that name gives. Methods
+    such as `pair`, `sample` and `top` read it out, by the names of blocks.
 
     Attributes:
         networks: of each network a checksum of its weights.
@@ -82,6 +85,8 @@ class Measurement:
 
     def merge(self, other: Measurement) -> Measurement:
         """The measurement of the images of both, as a new object.
+
+        ::
 
             whole = cu.measure(networks, images[:500], layers).merge(
                 cu.measure(networks, images[500:], layers, first=500)
@@ -346,7 +351,7 @@ class Measurement:
         return self.maps[block]
 
     def mean_activation(self, block: str) -> Tensor:
-        """(units,) float64.
+        """(units,) float64, each unit's mean activation.
 
         Raises:
             ValueError: unknown block.

@@ -57,10 +57,10 @@ def measure(
     progress: Progress = None,
     processes: int = 1,
 ) -> Measurement:
-    """Measure all networks on the same inputs in one pass.
+    """Measure all networks on the same inputs in one pass: moments, a sample of activations, strongest stimuli.
 
     Args:
-        networks: by name; names without dots. Wrappers, as those of torch.compile and DataParallel, are looked into.
+        networks: torch modules by name, without dots. Wrappers (torch.compile, DataParallel) are looked into.
         inputs: pictures (n, height, width, channels) uint8, normalised here to [-1, 1]; or (n, channels, height, width)
             float, or what else the networks take, (n, ...), used as it is but for the precision of floats, which is
             that of each network's weights. A tensor, a NumPy array, a Dataset; a dict of tensors that are keyword

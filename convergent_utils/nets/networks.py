@@ -32,7 +32,7 @@ WITH_HEADS = ("inception_v3", "googlenet")  # that are trained with further outp
 
 
 class Network(nn.Sequential):
-    """A chain of named modules; those in `layers` can be recorded, after their ReLU.
+    """A chain of named modules; those in ``layers`` can be recorded, after their ReLU.
 
     Attributes:
         configuration: the arguments of `build_network` that made it.

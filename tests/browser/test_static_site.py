@@ -1,59 +1,37 @@
 """The site as a reader meets it: every page in a browser, from a server and from the file. Run by `make site-test`."""
 
-import hashlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
-import threading
-import time
-from contextlib import contextmanager, suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
+from site_pages import (
+    BUILD,
+    NOTEBOOKS,
+    PAGES,
+    SITE,
+    TELEPHONE,
+    WIDE,
+    WIDER,
+    hashes,
+    looking,
+    move,
+    served,
+    soup,
+    tabbed,
+)
 
-from convergent_utils.edition.places import RESULTS, last_settings, notebook_names
-from convergent_utils.paper.claims import build_folder
+from convergent_utils.edition.places import RESULTS
 
-bs4 = pytest.importorskip("bs4", reason="reading the site's pages needs the extra `site`")
 pytestmark = [pytest.mark.slow, pytest.mark.site]
-BUILD = build_folder()
-SITE = BUILD / "site"
-PAGES = sorted(path.relative_to(SITE).as_posix() for path in [*SITE.glob("*.html"), *SITE.glob("notebooks/*.html")])
-NOTEBOOKS = [f"notebooks/{name}.html" for name in notebook_names()]
-SOUPS, SECONDS = {}, {"http": [], "file": []}
+SECONDS = {"http": [], "file": []}
 # Pages that are reached one way are all opened by one process, whose times are judged together.
 WAYS = [pytest.param(way, marks=pytest.mark.xdist_group(way)) for way in ("http", "file")]
-WIDE, TELEPHONE = {"width": 1300, "height": 900}, {"width": 390, "height": 844}
-
-
-def soup(page):
-    if page not in SOUPS:
-        SOUPS[page] = bs4.BeautifulSoup((SITE / page).read_text(encoding="utf-8"), "html.parser")
-    return SOUPS[page]
-
-
-@contextmanager
-def served(folder):
-    """Where a folder begins on a server of our own, which takes its time over anything that is called late."""
-
-    class Silent(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            time.sleep(1 if "late" in self.path else 0)
-            with suppress(BrokenPipeError):  # the reader did not wait
-                super().do_GET()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -61,42 +39,6 @@ def addresses():
     """Where the site begins, by the way it is reached."""
     with served(SITE) as address:
         yield {"http": address, "file": SITE.as_uri() + "/"}
-
-
-@contextmanager
-def looking(chromium, start, **options):
-    """A page that notes every error, failed request and request to anywhere else; there must be none in the end.
-
-    Going on to another page breaks off what the one before was still fetching (its icon comes after all else): a
-    request that failed in no other way, from a page that is no longer shown, is not the site's failure.
-    """
-    context = chromium.new_context(**{"viewport": WIDE, "color_scheme": "light", **options})
-    page, wrong, asked, failed = context.new_page(), [], {}, []
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: asked.update({request: page.url}))
-    page.on("requestfailed", lambda request: failed.append((request, request.failure)))
-    page.on(
-        "response", lambda response: wrong.append(f"{response.status}: {response.url}") if not_ok(response) else None
-    )
-    yield page
-    page.wait_for_load_state("networkidle")
-    wrong += [f"elsewhere: {request.url}" for request in asked if elsewhere(request.url, start)]
-    wrong += [  # all of it before the page is closed, which breaks off what is still on its way
-        f"failed: {request.url}, {reason}"
-        for request, reason in failed
-        if reason != "net::ERR_ABORTED" or asked[request] == page.url
-    ]
-    context.close()
-    assert not wrong, wrong
-
-
-def not_ok(response):
-    return response.url.startswith("http") and response.status >= 400
-
-
-def elsewhere(url, start):
-    return not url.startswith((start, "data:", "blob:"))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -130,8 +72,8 @@ def test_who_goes_on_before_all_has_come_is_no_failure(chromium, tmp_path):
 
 
 def test_the_site_has_every_page():
-    others = ("index", "claims", "what_was_found", "glossary", "differences", "bibliography", "search")
-    assert {*(f"{name}.html" for name in others), *NOTEBOOKS} <= {*PAGES}
+    alone = ("index", "claims", "what_was_found", "paper", "glossary", "bibliography", "search")
+    assert {*(f"{name}.html" for name in (*alone, "without_make", "api/index")), *NOTEBOOKS} <= {*PAGES}
     size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
     print(f"{len(PAGES)} pages, {size / 1e6:.1f} MB")
     assert size < 40e6
@@ -154,25 +96,6 @@ def test_a_page_loads_whole_and_its_sliders_move(chromium, addresses, way, name)
         page.wait_for_function("n => document.querySelectorAll('.math mjx-container').length >= n", arg=formulas)
 
 
-def move(slider):
-    """Each step by keyboard shows another frame and says its name."""
-    figure = slider.locator("xpath=ancestor::figure")
-    shown, said = figure.locator("img:visible"), figure.locator("output")
-    steps = int(slider.get_attribute("max"))
-    slider.press("Home")
-    seen, words = [shown.get_attribute("src")], [said.inner_text()]
-    for _ in range(steps):
-        slider.press("ArrowRight")
-        assert shown.count() == 1
-        seen.append(shown.get_attribute("src"))
-        words.append(said.inner_text())
-    least = 8 if last_settings(BUILD).get("profile") == "paper" else 2  # small runs have fewer moments, shifts, inputs
-    assert len(set(seen)) == len(set(words)) == steps + 1 >= least
-    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
-    slider.press("Home")
-    assert [shown.get_attribute("src"), said.inner_text()] == [seen[0], words[0]]
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_pages_are_usable_soon(way):
     if not SECONDS[way]:
@@ -180,6 +103,67 @@ def test_pages_are_usable_soon(way):
     median = statistics.median(SECONDS[way])
     print(f"by {way}: usable after {median:.2f} s (median), {max(SECONDS[way]):.2f} s at most; 2 s are asked for")
     assert median < 5
+
+
+@pytest.mark.parametrize("name", ["index.html", NOTEBOOKS[6]])
+def test_a_slider_is_reached_seen_and_moved_by_keyboard(chromium, addresses, name):
+    with looking(chromium, addresses["file"], reduced_motion="reduce") as page:
+        page.goto(addresses["file"] + name)
+        slider = tabbed(page, "figure.slider input")
+        assert slider.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+        shown, last = slider.locator("xpath=ancestor::figure").locator("img:visible"), slider.get_attribute("max")
+        pictures = {}
+        for key in ("Home", "PageUp", "PageDown", "End", "ArrowLeft", "ArrowDown", "ArrowUp"):
+            page.keyboard.press(key)
+            said = slider.get_attribute("aria-valuetext")
+            assert shown.get_attribute("alt").endswith(f": {said}"), key
+            pictures[key] = (int(slider.input_value()), shown.get_attribute("src"))
+        places = {key: place for key, (place, _) in pictures.items()}
+        assert (places["Home"], places["PageDown"], places["End"]) == (0, 0, int(last))
+        assert places["PageUp"] > 0
+        assert (places["ArrowLeft"], places["ArrowDown"], places["ArrowUp"]) == tuple(int(last) - k for k in (1, 2, 1))
+        assert len({source for _, source in pictures.values()}) == len({*places.values()})
+        slider.fill("0")  # as dragged there
+        assert shown.get_attribute("src") == pictures["Home"][1]
+        assert page.locator(".track i").evaluate_all(
+            "all => all.every(i => getComputedStyle(i).transitionDuration === '0s')"
+        )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_control_has_a_name_and_every_picture_words(chromium, addresses, name):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    with looking(chromium, addresses["file"]) as page:
+        page.goto(addresses["file"] + name)
+        for control in page.locator("article :is(input, button, select, summary)").all():
+            expect(control).to_have_accessible_name(re.compile(r"\w"))
+    said = [image.get("alt", "") for image in soup(name).select("article img:not(figure.slider img)")]
+    assert all(40 <= len(words) <= 600 for words in said), said
+    assert len({*said}) == len(said), "no picture is called as another"
+    for slider in soup(name).select("figure.slider"):
+        assert slider.has_attr("aria-label") or name == "index.html"
+        assert all(re.search(r"\w: ", frame["alt"]) for frame in slider.select("img"))
+
+
+def test_claims_are_filtered_and_sorted_by_keyboard(chromium, addresses):
+    with looking(chromium, addresses["file"]) as page:
+        page.goto(addresses["file"] + "claims.html")
+        verdict = tabbed(page, ".verdicts a").get_attribute("data-verdict")
+        page.keyboard.press("Enter")
+        lines = page.locator("table.claims").first.locator("tbody tr:visible")
+        assert {*lines.evaluate_all("l => l.map(one => one.dataset.verdict)")} == {verdict}
+        button = tabbed(page, "table.claims th button")
+        assert button.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+        for key, way in (("Enter", "ascending"), ("Space", "descending")):
+            page.keyboard.press(key)
+            assert button.locator("..").get_attribute("aria-sort") == way
+
+
+def test_the_search_finds_a_function(chromium, addresses):
+    with looking(chromium, addresses["http"]) as page:
+        page.goto(addresses["http"] + "search.html?q=pwcca")
+        page.locator("#search-results li a", has_text="pwcca").first.click()
+        page.wait_for_url("**/api/similarities.html#convergent_utils.pwcca*")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -266,12 +250,15 @@ def test_a_verdict_shows_its_claims_alone_and_a_column_sorts_them(chromium, addr
             assert values[0][0] == values[1][-1]
 
 
-def test_without_scripts_all_claims_are_a_plain_table(chromium, addresses):
+def test_without_scripts_claims_are_a_plain_table_and_a_slider_a_picture(chromium, addresses):
     context = chromium.new_context(viewport=WIDE, java_script_enabled=False)
     page = context.new_page()
     page.goto(addresses["file"] + "claims.html")
     assert page.locator("table.claims tbody tr:visible").count() == len(made_claims())
     assert page.locator("table.claims th button").count() == 0
+    page.goto(addresses["file"] + NOTEBOOKS[0])
+    assert page.locator("figure.slider img:visible").count() == 1
+    assert page.locator("figure.slider input:visible").count() == 0
     context.close()
 
 
@@ -374,6 +361,40 @@ def test_building_again_gives_the_same_site(tmp_path):
     assert hashes(tmp_path / "site") == hashes(SITE)
 
 
-def hashes(folder):
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+@pytest.mark.parametrize(("paper", "millimetres"), [("A4", 210), ("Letter", 215.9)])
+def test_the_whole_paper_prints(chromium, addresses, paper, millimetres):
+    with looking(chromium, addresses["file"], color_scheme="dark") as page:
+        page.goto(addresses["file"] + "paper.html", wait_until="load")
+        page.wait_for_function(
+            "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container').length"
+        )
+        assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth)")
+        pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf(format=paper)))
+        assert 60 < pages < 250
+        width = int((millimetres - 32) / 25.4 * 96)  # between the margins
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(WIDER, width) == []
+        for hidden in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer", ".on-screen"):
+            assert page.locator(f"{hidden}:visible").count() == 0
+        for what, ink in (("article p", "rgb(0, 0, 0)"), (".chip.holds", "rgb(11, 93, 59)")):  # as in light mode
+            assert page.locator(what).first.evaluate("one => getComputedStyle(one).color") == ink
+
+
+def test_the_whole_paper_has_all_but_code_and_exercises():
+    whole = soup("paper.html")
+    ids = [element["id"] for element in whole.select("[id]")]
+    assert len(ids) == len(set(ids)), "no place is named twice"
+    assert not whole.select("article :is(.cell_input, input, button, details)")
+    headings = [heading.get_text() for heading in whole.select("article :is(h3, h4)")]
+    assert not {"Exercises", "References", "Live panel", "Live panels"} & {*headings}
+    for name, number in ((name, name[10:12]) for name in NOTEBOOKS):
+        chapter = whole.find(id=f"chapter-{number}")
+        assert chapter.h2.get_text() == f"{number} {soup(name).h1.find(string=True)}"
+        assert chapter.select(".claim-card") == soup(name).select(".claim-card")
+    figures, drawn = (
+        whole.select("article figure"),
+        [soup(name).select("img.drawn, figure.slider") for name in NOTEBOOKS],
+    )
+    assert len(figures) == 1 + sum(map(len, drawn)) == len(whole.select("article img"))
+    assert [one.figcaption.b.get_text() for one in figures] == [f"Figure {k}. " for k in range(1, len(figures) + 1)]
