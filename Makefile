@@ -59,7 +59,7 @@ lab: env  ## open the notebooks in JupyterLab, for this machine alone and with a
 	$(RUN) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD/notebooks"
 
 site: env  ## the paper as static pages in build/site, from its last run; SOLUTIONS=1 shows those of exercises
-	$(RUN) -m convergent_utils.edition.site $${SOLUTIONS:+--solutions}
+	$(RUN) -m convergent_utils.cli site $${SOLUTIONS:+--solutions}
 
 site-test: env  ## look at every page of the site in a browser; PICTURES=1 leaves pictures of them
 	$(RUN) -m pytest -m site $${PICTURES:+--pictures} --numprocesses auto --maxprocesses 2 --dist loadgroup tests/browser/test_static_site.py
