@@ -70,7 +70,8 @@ def _parser() -> _Parser:
         epilog="Runs what students wrote with your rights, on copies that are thrown away. Code that looks for your "
         "files or the network, or is written to deceive the check, is stopped by a container only.",
     )
-    checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
+    checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="a file, or a folder with all that lie in it")
+    checked.add_argument("--csv", metavar="FILE", help="write a table of scores instead; - is the standard output")
     return parser
 
 
@@ -85,10 +86,14 @@ def _command(chosen: argparse.Namespace) -> int:
         from .edition.stability import stability
 
         return stability()
-    if chosen.command in ("course", "check"):
-        from .edition import course
+    if chosen.command == "course":
+        from .edition.course import write_course
 
-        return course.write_course() if chosen.command == "course" else course.check(chosen.notebooks)
+        return write_course()
+    if chosen.command == "check":
+        from .edition.checking import check
+
+        return check(chosen.notebooks, csv=chosen.csv)
     if chosen.command == "publish":
         from .edition.publish import publish, publish_beside, rename
 
