@@ -12,7 +12,7 @@ function show(wanted) {
 
 function fromAddress() {
   const name = location.hash.slice(1);
-  const named = slides.findIndex((slide) => slide.id === name);
+  const named = slides.findIndex((slide) => name && slide.id === name);
   show(named >= 0 ? named : Number(name) - 1 || 0);
 }
 
