@@ -112,6 +112,7 @@ class Judging:
         self._token, self._printed, self._copy = "", 0, None
         self._end = time.monotonic() + SECONDS_OF_ALL
         self._words: queue.Queue[list[Problem]] = queue.Queue()  # a list of none, or of one
+        self._silent = threading.Event()  # no word can come any more
         self.replaced: list[str] = []  # what cells have replaced outside their notebook, put back since
         for target in (self._listen, self._count):
             threading.Thread(target=target, daemon=True).start()
@@ -163,7 +164,7 @@ class Judging:
         threading.Thread(target=self._send, args=(line,), daemon=True).start()  # who does not listen must not stop us
         end = min(time.monotonic() + seconds, self._end)
         while (found := self._next_word()) is None:
-            if self._process.poll() is not None and self._words.empty():
+            if (self._silent.is_set() or self._process.poll() is not None) and self._words.empty():
                 raise CutShort(ENDED)
             late = time.monotonic() > end
             if problem and late:
@@ -220,6 +221,7 @@ class Judging:
                 if word["token"] == self._token:
                     self.replaced, self._copy = [str(name) for name in word["replaced"]], word["copy"]
                     self._words.put([Problem(*word["error"])] if word["error"] else [])
+        self._silent.set()
 
     def _count(self) -> None:
         """Take what is printed and throw it away."""
