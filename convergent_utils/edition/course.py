@@ -43,9 +43,10 @@ _TRUST = """
 It runs what is handed in with the rights of whoever runs it, on copies of the file, the package and the store that are
 thrown away. Checks are run as the project has them, whatever the file does to them. What it cannot prevent without a
 container: code that looks for files by their full path, reads what you may read, uses the network, fills the disk or
-the memory, or starts a process that hides; and an answer written to deceive, which searches the memory of its process
-for the check that calls it, or changes in place the data that the check reads. Do not run the work of people whom you
-do not know outside a container, and read an answer before you count it.
+the memory, starts a process that hides, or reaches into the memory of your other processes; and an answer written to
+deceive, which searches the memory of its process for the check that calls it, or changes in place the data that the
+check reads. Do not run the work of people whom you do not know outside a container, and read an answer before you
+count it.
 """
 _EDITIONS = {
     "student": """Each notebook ends with three exercises: to read, to compute, to explore. Write your answer into the
