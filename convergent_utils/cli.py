@@ -63,7 +63,10 @@ def _parser() -> _Parser:
     publishing.add_argument(
         "--same-numbers", action="store_true", help="name what is published after code edited without any effect"
     )
-    commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
+    commands.add_parser(
+        "course",
+        help="write the course under the build folder: for students, and for teachers with a pack for lecturers",
+    )
     checked = commands.add_parser(
         "check",
         help="run notebooks of students and print how many exercises pass",
