@@ -68,14 +68,18 @@ def _parser() -> _Parser:
     )
     shown = commands.add_parser("site", help="write the last run as static pages under the build folder")
     shown.add_argument("--solutions", action="store_true", help="show the solutions of exercises")
-    commands.add_parser("course", help="write the notebooks for students and for teachers under the build folder")
+    commands.add_parser(
+        "course",
+        help="write the course under the build folder: for students, and for teachers with a pack for lecturers",
+    )
     checked = commands.add_parser(
         "check",
         help="run notebooks of students and print how many exercises pass",
         epilog="Runs what students wrote with your rights, on copies that are thrown away. Code that looks for your "
         "files or the network, or is written to deceive the check, is stopped by a container only.",
     )
-    checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
+    checked.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="a file, or a folder with all that lie in it")
+    checked.add_argument("--csv", metavar="FILE", help="write a table of scores instead; - is the standard output")
     return parser
 
 
@@ -95,10 +99,14 @@ def _command(chosen: argparse.Namespace) -> int:
         from .edition.site import write_site
 
         return write_site(solutions=chosen.solutions)
-    if chosen.command in ("course", "check"):
-        from .edition import course
+    if chosen.command == "course":
+        from .edition.course import write_course
 
-        return course.write_course() if chosen.command == "course" else course.check(chosen.notebooks)
+        return write_course()
+    if chosen.command == "check":
+        from .edition.checking import check
+
+        return check(chosen.notebooks, csv=chosen.csv)
     if chosen.command == "publish":
         from .edition.publish import publish, publish_beside, rename
 

@@ -5,14 +5,13 @@ import contextlib
 import io
 import itertools
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from convergent_utils import cli
-from convergent_utils.edition import course, judging, places
+from convergent_utils.edition import checking, course, judging, places
 from convergent_utils.edition.places import NOTEBOOKS, notebook_names
 
 NAMES = notebook_names()
@@ -118,8 +117,7 @@ def project(tmp_path, monkeypatch):
     """A folder of notebooks in the place of the project's, with one of four exercises."""
     blanks = [exercise(f"{k}. Read", f"The {k}th.", "answer = None", FIVE) for k in range(1, 5)]
     written(tmp_path / "00_tiny.ipynb", *itertools.chain(*blanks))
-    for module in (places, course):
-        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(places, "NOTEBOOKS", tmp_path)
     monkeypatch.setenv("CONVERGENT_BUILD", str(tmp_path / "build"))
     return tmp_path
 
@@ -350,8 +348,7 @@ def judged(tmp_path_factory):
         for number, (name, (cells, _, _)) in enumerate(HAND_INS.items())
     }
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        for module in (places, course):
-            patch.setattr(module, "NOTEBOOKS", folder / project)
+        patch.setattr(places, "NOTEBOOKS", folder / project)
         for name, value in {"SECONDS_OF_ANSWER": 5, "GRACE": 1, "PRINTED": 2**22}.items():
             patch.setattr(judging, name, value)
         patch.setenv("CONVERGENT_STORE", str(folder / store))
@@ -419,8 +416,9 @@ def test_an_empty_check_of_an_unknown_notebook_counts_for_nothing(project, capsy
 
 def test_what_the_store_lacks_is_made_once_and_only_for_the_parameters_of_the_project(project, monkeypatch):
     made, alone = [], [code("# prepare()"), *exercise("1. Read", "Right.", "answer = 5", FIVE)]
-    monkeypatch.setattr(course, "compile_kernels", lambda: None)
-    monkeypatch.setattr(sys.modules["convergent_utils.paper.prepare"], "prepare", made.append)
+    monkeypatch.setattr(checking, "compile_kernels", lambda: None)
+    monkeypatch.setattr(checking, "prepare", made.append)
+    monkeypatch.setattr(checking, "_files", lambda prepared, name: [])
     own = written(project / "02_one_to_one_matching.ipynb", code("profile = 'paper'", "parameters"), *alone)
     greedy = written(
         project / "02_one_to_one_matching, all of it.ipynb", code("profile = 'full'", "parameters"), *alone

@@ -1,9 +1,9 @@
 """Runs the cells of one hand-in: they come in by one pipe, a word on each goes out by another.
 
 This is a script for a process of its own, started by `judging`; it imports nothing of the package, so that it starts
-fast. Whatever ran before it, a check runs outside the shell that answers can reach: with what the package and its
-libraries held before the first cell, with names of the notebook that no answer has bound, and under a word that was
-not in this process while the answer ran.
+fast. Asked to fork, it waits while a copy of it goes on with a hand-in. Whatever ran before it, a check runs outside
+the shell that answers can reach: with what the package and its libraries held before the first cell, with names of the
+notebook that no answer has bound, and under a word that was not in this process while the answer ran.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import functools
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, ModuleType
+from typing import TextIO
 
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
@@ -173,26 +176,77 @@ def _told(run: Callable[[], BaseException | None], names: dict[str, object]) -> 
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _pipes() -> tuple[TextIO, TextIO]:
+    """Where words go and lines come from; what a cell prints and reads from now on is another pipe."""
+    words, lines = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
+    os.dup2(2, 1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return words, lines
+
+
+def _fork(control: int) -> int:
+    """Go on twice; the copy, where this is 0, has the pipes that came by the socket, and a session of its own.
+
+    Raises:
+        RuntimeError: a graphics card is in use, which no copy could go on using.
+    """
+    with socket.socket(fileno=os.dup(control)) as channel:
+        _, pipes, _, _ = socket.recv_fds(channel, 1, 3)
+    try:
+        torch = sys.modules.get("torch")
+        if torch and torch.cuda.is_initialized():
+            raise RuntimeError("cuda is in use")
+        with warnings.catch_warnings(action="ignore"):  # of threads: libraries have some that wait for work
+            copy = os.fork()
+        if copy == 0:
+            os.setsid()
+            os.close(control)
+            for number, pipe in enumerate(pipes):
+                os.dup2(pipe, number)
+        return copy
+    finally:
+        for pipe in pipes:
+            os.close(pipe)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:  # a hand-in may have closed it
+            continue
+
+
 def main() -> None:
     """Answer each line that comes by the standard input, until it ends."""
-    words, lines = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))  # what a cell prints and reads is another pipe
-    os.dup2(2, 1)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    (words, lines), judge, control, copy = _pipes(), None, int(sys.argv[1]), None
     sys.path.insert(0, "")
-    judge = None
-    for line in lines:
-        asked = json.loads(line)
+    while line := lines.readline():
+        asked, error = json.loads(line), None
         token, do = asked.pop("token"), asked.pop("do")
         if do == "start":
             judge = Judge(**asked)
-        error = None if do == "start" else _told(functools.partial(getattr(judge, do), **asked), judge.names)
-        for stream in (sys.stdout, sys.stderr):
+        elif do == "fork":
             try:
-                stream.flush()
-            except BaseException:  # a hand-in may have closed it
+                copy = _fork(control)
+            except RuntimeError as refused:
+                error = [type(refused).__name__, str(refused), False]
+            if copy == 0:
+                for stream in (words, lines):  # they are not its own
+                    stream.close()
+                words, lines = _pipes()
+                os.chdir(asked["folder"])
                 continue
-        words.write(json.dumps({"token": token, "error": error, "replaced": list(judge.bindings.replaced)[:3]}) + "\n")
+        else:
+            error = _told(functools.partial(getattr(judge, do), **asked), judge.names)
+        _flush()
+        word = {"token": token, "error": error, "replaced": list(judge.bindings.replaced)[:3], "copy": copy}
+        words.write(json.dumps(word) + "\n")
         words.flush()
+        if do == "fork" and copy:
+            os.waitpid(copy, 0)
 
 
 if __name__ == "__main__":

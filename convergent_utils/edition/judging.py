@@ -1,4 +1,8 @@
-"""A process for one hand-in, with a working copy, package, store, home and temporary folder that are thrown away."""
+"""Processes for hand-ins, with copies of package, data and store, a home and a temporary folder that are thrown away.
+
+One hand-in runs after the other, always in the same folder, which is made anew for each. What hand-ins have in common,
+the text of their notebook, runs once, in a process that no hand-in reaches; each goes on from a copy of that process.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ import queue
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +37,25 @@ _PASSED_ON = {
     "SYSTEMROOT", "PATHEXT", "COMSPEC", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 }  # fmt: skip
+_CAN_COPY = sys.platform == "linux"  # elsewhere the system's own libraries do not stand it
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}  # a copy has no other
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """What runs before the first exercise.
+
+    Attributes:
+        preparing: code that runs before all else.
+        imports: of the project's notebook.
+        cells: sources, each with whether it is the project's own.
+        common: whether other hand-ins have the same.
+    """
+
+    preparing: str
+    imports: tuple[str, ...]
+    cells: tuple[tuple[str, bool], ...]
+    common: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,21 +74,84 @@ class CutShort(Exception):
     """The process of a hand-in has ended, or had to be; the message says why."""
 
 
-class Judging:
-    """The process in which the cells of a hand-in run, one after the other; see `judge` for what it does."""
+class Copy:
+    """The copy of a process, with what `subprocess.Popen` has of a process that is started."""
 
-    def __init__(self, hand_in: Path, scratch: Path) -> None:
-        self._scratch, self._token, self._printed = scratch, "", 0
+    def __init__(self, number: int, pipes: Sequence[int]) -> None:
+        self.pid = number
+        self.stdin, self.stdout, self.stderr = (
+            os.fdopen(pipe, how) for pipe, how in zip(pipes, ("wb", "rb", "rb"), strict=True)
+        )
+
+    def poll(self) -> int | None:
+        """None as long as it lives."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return 0
+        return None
+
+    def kill(self) -> None:
+        """Kill it, if it lives."""
+        _kill(self.pid)
+
+    def wait(self) -> None:
+        """Wait for its end, which whoever made the copy must have seen; it may be that it cannot see."""
+        end = time.monotonic() + GRACE
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+class Judging:
+    """The process in which cells run, one after the other; see `judge` for what it does."""
+
+    def __init__(
+        self, process: subprocess.Popen | Copy, scratch: Path, control: socket.socket | None = None, spared: int = 0
+    ) -> None:
+        self._process, self._scratch, self._control, self._spared = process, scratch, control, spared
+        self._token, self._printed, self._copy = "", 0, None
         self._end = time.monotonic() + SECONDS_OF_ALL
         self._words: queue.Queue[list[Problem]] = queue.Queue()  # a list of none, or of one
+        self._silent = threading.Event()  # no word can come any more
         self.replaced: list[str] = []  # what cells have replaced outside their notebook, put back since
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(scratch / "package" / _PACKAGE.name / "edition" / "judge.py")],
-            cwd=_copied(hand_in, scratch), env=_environment(scratch), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
         for target in (self._listen, self._count):
             threading.Thread(target=target, daemon=True).start()
+
+    @property
+    def number(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def prepare(self, prologue: Prologue) -> list[Problem | None]:
+        """Run a prologue, and tell what went wrong in each of its cells; it ends with the first that fails.
+
+        Raises:
+            CutShort: the process has ended, or would not be interrupted.
+        """
+        self.ask("start", SECONDS, preparing=prologue.preparing, imports=prologue.imports)
+        said = []
+        for source, own in prologue.cells:
+            said.append(self.ask("run", SECONDS, source=source, own=own))
+            if said[-1]:
+                break
+        return said
+
+    def copied(self, folder: Path) -> Judging | None:
+        """A copy of this process that goes on in a folder; None where none can be made."""
+        inside, outside = zip(*(_pipe(reads) for reads in (True, False, False)), strict=True)
+        try:
+            socket.send_fds(self._control, [b" "], inside)
+            refused = self.ask("fork", GRACE, folder=str(folder))
+        except (CutShort, OSError):
+            refused = Problem("", ENDED)
+        finally:
+            for pipe in inside:
+                os.close(pipe)
+        if refused or not self._copy:
+            for pipe in outside:
+                os.close(pipe)
+            return None
+        return Judging(Copy(self._copy, outside), self._scratch, spared=self.number)
 
     def ask(self, do: str, seconds: float, **command: object) -> Problem | None:
         """Have something run, and tell what went wrong.
@@ -77,7 +164,7 @@ class Judging:
         threading.Thread(target=self._send, args=(line,), daemon=True).start()  # who does not listen must not stop us
         end = min(time.monotonic() + seconds, self._end)
         while (found := self._next_word()) is None:
-            if self._process.poll() is not None and self._words.empty():
+            if (self._silent.is_set() or self._process.poll() is not None) and self._words.empty():
                 raise CutShort(ENDED)
             late = time.monotonic() > end
             if problem and late:
@@ -95,6 +182,8 @@ class Judging:
         self._signal(getattr(signal, "SIGKILL", None))
         self._process.kill()
         self._process.wait()
+        if self._control:
+            self._control.close()
         for _ in range(100):  # they may be starting others
             if not [_kill(process) for process in self._left_behind()]:
                 break
@@ -115,7 +204,7 @@ class Judging:
         found, mark = [], os.fsencode(self._scratch)
         for file in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
-                if mark in file.read_bytes():
+                if mark in file.read_bytes() and int(file.parent.name) != self._spared:
                     found.append(int(file.parent.name))
         return found
 
@@ -130,8 +219,9 @@ class Judging:
             with suppress(ValueError, RecursionError, TypeError, KeyError):
                 word = json.loads(line)
                 if word["token"] == self._token:
-                    self.replaced = [str(name) for name in word["replaced"]]
+                    self.replaced, self._copy = [str(name) for name in word["replaced"]], word["copy"]
                     self._words.put([Problem(*word["error"])] if word["error"] else [])
+        self._silent.set()
 
     def _count(self) -> None:
         """Take what is printed and throw it away."""
@@ -144,27 +234,114 @@ def _kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-@contextmanager
-def judging(hand_in: Path) -> Iterator[Judging]:
-    """A process for this file, and nothing left of it in the end."""
-    with tempfile.TemporaryDirectory(prefix="cl-", ignore_cleanup_errors=True) as scratch:
-        process = Judging(hand_in, Path(scratch))
+def _pipe(read_inside: bool) -> tuple[int, int]:
+    """A pipe: its end inside the process that is copied, and ours."""
+    reads, writes = os.pipe()
+    return (reads, writes) if read_inside else (writes, reads)
+
+
+class Court:
+    """Where hand-ins run, one after the other.
+
+    Args:
+        folder: empty; it belongs to nobody else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._scratch = folder / "scratch"
+        self._prologue: Prologue | None = None  # that was run last for all, in this process, and what was said of it
+        self._model: Judging | None = None
+        self._said: list[Problem | None] = []
+
+    @contextmanager
+    def judging(
+        self, hand_in: Path, prologue: Prologue, files: Iterable[Path] | None = None
+    ) -> Iterator[tuple[Judging, list[Problem | None]]]:
+        """A process for this file that has run its prologue, and nothing left of it in the end.
+
+        Args:
+            hand_in: the file.
+            prologue: what runs before the first exercise.
+            files: of the store, all that it reads; None: the whole store.
+
+        Raises:
+            CutShort: the process has ended in its prologue, or would not be interrupted.
+        """
+        model = self._model_of(prologue, files) if prologue.common and _CAN_COPY else None
+        folder = self._fresh(hand_in, files)
+        process = model.copied(folder) if model else None
+        said = self._said if process else None
+        if process is None:
+            process = _started(folder, _environment(self._scratch), spared=self._model)
         try:
-            yield process
+            yield process, process.prepare(prologue) if said is None else said
         finally:
             process.close()
 
+    def close(self) -> None:
+        """End the process that has run what is common to all."""
+        if self._model:
+            self._model.close()
+        self._prologue = self._model = None
 
-def _copied(hand_in: Path, scratch: Path) -> Path:
+    def _model_of(self, prologue: Prologue, files: Iterable[Path] | None) -> Judging | None:
+        """The process that has run a prologue that several have, for each of them to go on from a copy of it."""
+        if self._prologue != prologue:
+            self.close()
+            folder = self._fresh(None, files)
+            self._model = _started(folder, _environment(self._scratch) | _ONE_THREAD)
+            self._said = self._model.prepare(prologue)
+            self._prologue = prologue
+        return self._model
+
+    def _fresh(self, hand_in: Path | None, files: Iterable[Path] | None) -> Path:
+        """Copy what a hand-in may read to where the last had it, whatever is left there; the folder to run in."""
+        outer = self._scratch.parent
+        outer.mkdir(exist_ok=True)
+        outer.chmod(0o700)
+        with tempfile.TemporaryDirectory(dir=outer, ignore_cleanup_errors=True) as old, suppress(FileNotFoundError):
+            self._scratch.rename(Path(old) / "scratch")
+        self._scratch.mkdir()
+        return _copied(hand_in, self._scratch, files)
+
+
+@contextmanager
+def court() -> Iterator[Court]:
+    """A court, and nothing left of it in the end."""
+    with tempfile.TemporaryDirectory(prefix="cl-", ignore_cleanup_errors=True) as folder:
+        found = Court(Path(folder))
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def _started(folder: Path, environment: dict[str, str], spared: Judging | None = None) -> Judging:
+    """A new process that judges in a folder; what it leaves behind is ended with it, but not the spared process."""
+    scratch = folder.parent
+    ours, its = socket.socketpair() if _CAN_COPY else (None, None)
+    script = str(scratch / "package" / _PACKAGE.name / "edition" / "judge.py")
+    process = subprocess.Popen(
+        [sys.executable, "-P", script, str(its.fileno() if its else -1)], cwd=folder, env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        pass_fds=[its.fileno()] if its else [],
+    )  # fmt: skip
+    if its:
+        its.close()
+    return Judging(process, scratch, ours, spared.number if spared else 0)
+
+
+def _copied(hand_in: Path | None, scratch: Path, files: Iterable[Path] | None = None) -> Path:
     """Copy all that a hand-in may read, so that it cannot change the originals; the folder to run it in."""
     for name in ("work", "home", "temporary", "build", "store"):
         (scratch / name).mkdir()
-    shutil.copy(hand_in, scratch / "work")
+    if hand_in:
+        shutil.copy(hand_in, scratch / "work")
     half_written = shutil.ignore_patterns("*.pyc.*", "*.tmp.*")  # by Python and numba, in another process
     shutil.copytree(_PACKAGE, scratch / "package" / _PACKAGE.name, ignore=half_written)
     if (_PACKAGE.parent / "data").is_dir():
         shutil.copytree(_PACKAGE.parent / "data", scratch / "package" / "data")
-    for file in Store().path.glob("*.safetensors"):
+    for file in Store().path.glob("*.safetensors") if files is None else files:
         with suppress(FileNotFoundError):  # another run is replacing it
             shutil.copy(file, scratch / "store")
     _copy_font_list(scratch / "home" / "matplotlib")

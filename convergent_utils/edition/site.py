@@ -155,7 +155,7 @@ def executed(build: Path) -> dict[str, NotebookNode]:
         if code_hash(book) != code_hash(now) or kinds != kinds_now:
             raise ValueError(f"site: {name} was edited after it was run; run `make paper` first")
         for cell, current in zip(book.cells, now.cells, strict=True):
-            cell.source = current.source
+            cell.source, cell.metadata["tags"] = current.source, list(current.metadata.get("tags", []))
         books[name] = book
     return books
 
