@@ -106,7 +106,7 @@ def _as_maps(value: Tensor, name: str) -> Tensor:
     """Checked maps in float64 (on the CPU where their device has none), channels centred, dead channels exactly 0."""
     read = tensor_of(value)
     shape = () if read is None else tuple(read.shape)
-    if len(shape) != 4 or 0 in shape or shape[0] < 2:
+    if read is None or len(shape) != 4 or 0 in shape or shape[0] < 2:
         expected = "expected shape (images, height, width, channels) with at least 2 images"
         raise ValueError(f"{name}: {expected}, got {shape or form_of(value)}")
     rows = as_activations(read.reshape(-1, shape[3]), name)
