@@ -10,7 +10,7 @@ import stat
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -181,7 +181,7 @@ class Store:
             yield path, configuration, obj
 
     @contextmanager
-    def lock(self, kind: str, configuration: Mapping[str, object]) -> Iterator[None]:
+    def lock(self, kind: str, configuration: Mapping[str, object]) -> Generator[None]:
         """Only one run at a time makes the result of a configuration; the others wait, and say so.
 
             with store.lock(kind, configuration):
@@ -196,7 +196,7 @@ class Store:
             yield
 
     @contextmanager
-    def _lock_of(self, name: str, *, wait: bool = True) -> Iterator[None]:
+    def _lock_of(self, name: str, *, wait: bool = True) -> Generator[None]:
         """Hold the lock of a file of the store, alone among threads and processes; it may be taken again within.
 
         Raises:
@@ -242,7 +242,7 @@ class Store:
                     path.unlink()
 
     @contextmanager
-    def _told(self, verb: str) -> Iterator[None]:
+    def _told(self, verb: str) -> Generator[None]:
         """What the system refuses, in one line that says where and what to do."""
         try:
             yield
