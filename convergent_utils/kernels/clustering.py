@@ -71,9 +71,9 @@ class SpectralEmbedding:
 
     @property
     def coordinates(self) -> Tensor:
-        """(units, n_components) rows of `vectors` scaled to length 1, 0 for isolated units; both clusterings use it.
+        """(units, n_components) float64, rows of `vectors` scaled to length 1, 0 for isolated units.
 
-        A row's own length grows with the degree of its unit, so unscaled rows would group units of low degree.
+        Both clusterings use it: a row's own length grows with the degree of its unit, so unscaled rows would group units of low degree.
         """
         length = self.vectors.norm(dim=1, keepdim=True)
         return self.vectors / length.where(length > 0, 1.0)
@@ -125,7 +125,7 @@ class MergeTree:
 
     @property
     def leaf_merges(self) -> Tensor:
-        """(leaf merges, 2) int64, the pairs of single units that merge with each other."""
+        """(n_leaf_merges, 2) int64, the pairs of single units that merge with each other."""
         pairs = self.merges[:, :2].long()
         return self.units[pairs[(pairs < len(self.units)).all(1)]]
 
