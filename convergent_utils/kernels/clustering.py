@@ -73,7 +73,7 @@ class SpectralEmbedding:
     def coordinates(self) -> Tensor:
         """(units, n_components) float64, rows of `vectors` scaled to length 1, 0 for isolated units.
 
-        Both clusterings use it: a row's own length grows with the degree of its unit, so unscaled rows would group units of low degree.
+        Both clusterings use it: unscaled rows grow with the degree of their units, and would group units of low degree.
         """
         length = self.vectors.norm(dim=1, keepdim=True)
         return self.vectors / length.where(length > 0, 1.0)
