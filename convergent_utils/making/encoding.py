@@ -94,7 +94,7 @@ def encode(value: Any, tensors: dict[str, Tensor]) -> object:
     return {"class": name, "content": encode(content, tensors)}
 
 
-def decode(tree: object, tensors: Mapping[str, Tensor]) -> object:
+def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The value of a tree; what names a class of this package is made again."""
     if not isinstance(tree, dict):
         return tree
