@@ -146,7 +146,7 @@ def test_a_slide_says_question_heading_and_what_is_seen():
         ]
     )
     first, second, last = figures(book)
-    assert (first.picture, first.section, first.caption) == ("QUJD", "How *much*?", "It is <two>. And three.")
+    assert (first.picture, first.section, first.caption) == ("QUJD", "How much?", "It is <two>. And three.")
     assert second == first
     assert last.caption == ""
     text = slides([lesson], {"02": book})

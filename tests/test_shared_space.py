@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -202,6 +203,14 @@ def test_other_samples_take_the_same_maps():
     single = space.transform("a", nets["a"].float())
     assert single.dtype == torch.float32
     assert torch.allclose(single.double(), space.transform("a", nets["a"].numpy()), atol=1e-5)
+
+
+def test_nets_that_share_nothing_at_all_have_a_space_of_no_agreement():
+    units = torch.eye(8, dtype=torch.float64)[:, :6] - 1 / 8
+    blocks = dict(zip("abcd", torch.linalg.qr(units).Q.split(1, 1), strict=False))
+    pairs = {(a, b): cu.pair_moments(blocks[a], blocks[b]) for a, b in CHAIN}
+    apart = {names: replace(pair, cov_ab=torch.zeros_like(pair.cov_ab)) for names, pair in pairs.items()}
+    assert cu.generalised_procrustes(apart).agreement == 0
 
 
 # what it does not depend on

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -14,11 +16,12 @@ from torch import Tensor
 
 from ..kernels.chance import Interval
 
+_Look = dict[str, Any]  # keywords of matplotlib
 _WIDE = sns.color_palette("colorblind", 10)
 _BESIDE = (_WIDE[9], (0.35, 0.35, 0.35), (0.1, 0.3, 0.15), (0.3, 0.1, 0.4))  # told apart from the others by any eye
 NETWORKS = {f"net{k}": color for k, color in enumerate([*(_WIDE[k] for k in (0, 1, 2, 4)), *_BESIDE], start=1)}
 # One look for each role, everywhere: colour, line, marker.
-ROLES = {
+ROLES: dict[str, _Look] = {
     "semi-matching": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
     "bipartite": {"color": _WIDE[3], "linestyle": "-", "marker": "s"},
     "trained": {"color": _WIDE[0], "linestyle": "-", "marker": "o"},
@@ -108,22 +111,22 @@ def label_curves(ax: Axes, *, apart: float = 0.05) -> Axes:
     places, step = {}, apart * np.ptp(ax.get_ylim())  # by the layer where curves end
     for y, x, k in ends:
         place = places[round(x)] = max(y, places.get(round(x), -np.inf) + step)
-        look = {"color": lines[k].get_color(), "fontsize": "small", "va": "center", "annotation_clip": False}
+        look: _Look = {"color": lines[k].get_color(), "fontsize": "small", "va": "center", "annotation_clip": False}
         ax.annotate(names[k], (x, y), (round(x) + 0.3, place), **look)
-    if ax.get_legend() is not None:
-        ax.get_legend().remove()
+    if (legend := ax.get_legend()) is not None:
+        legend.remove()
     return ax
 
 
 def one_legend(figure: Figure, *, ncols: int = 3) -> Figure:
     """One legend below a figure in the place of those of its axes; what two of them draw alike stands in it once."""
-    found: dict[str, object] = {}
+    found: dict[str, Artist] = {}
     for ax in figure.axes:
         handles, names = ax.get_legend_handles_labels()
         for name, handle in zip(names, handles, strict=True):
             found.setdefault(name, handle)
-        if ax.get_legend() is not None:
-            ax.get_legend().remove()
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()
     figure.legend(found.values(), found.keys(), ncols=ncols, loc="outside lower center")
     return figure
 
@@ -147,7 +150,7 @@ def _curves(ax: Axes) -> tuple[list[str], list]:
 def learning_curves(ax: Axes, curves: Mapping[str, Tensor], *, ylabel: str, chance: float | None = None) -> Axes:
     """One curve per network over epochs, with the chance level."""
     for name, values in curves.items():
-        look = {"marker": "o", **ROLES.get(name, {"color": NETWORKS.get(name)}), "markersize": 4}
+        look: _Look = {"marker": "o", **ROLES.get(name, {"color": NETWORKS.get(name)}), "markersize": 4}
         ax.plot(range(len(values)), values, label=name, **look)
     if chance is not None:
         ax.axhline(chance, **_line("finite sample"), label="guessing")
@@ -185,7 +188,7 @@ def correlation_matrix(
 def spectra(ax: Axes, values: Mapping[str, Tensor], *, ylabel: str, beside: Mapping[str, Tensor] | None = None) -> Axes:
     """The units' values of each network, largest first; those `beside` (untrained networks) in grey behind."""
     for k, spectrum in enumerate((beside or {}).values()):
-        look = {"color": ROLES["untrained"]["color"], "linewidth": 1, "alpha": 0.6}
+        look: _Look = {"color": ROLES["untrained"]["color"], "linewidth": 1, "alpha": 0.6}
         ax.plot(range(1, len(spectrum) + 1), np.sort(spectrum)[::-1], label=None if k else "untrained", **look)
     for k, (name, spectrum) in enumerate(values.items()):
         color = NETWORKS.get(name, _WIDE[k % 10])
@@ -209,7 +212,7 @@ def distributions(ax: Axes, values: Mapping[str, Tensor], *, xlabel: str, bins: 
     """How often each value occurs, one outline per name, each with an area of one."""
     for name, numbers in values.items():
         look = {key: value for key, value in ROLES.get(name, {}).items() if key in ("color", "linestyle")}
-        ax.hist(np.asarray(numbers), bins=bins, density=True, histtype="step", linewidth=1.6, label=name, **look)
+        ax.hist(np.asarray(numbers), bins=list(bins), density=True, histtype="step", linewidth=1.6, label=name, **look)
     ax.set(xlabel=xlabel, ylabel="density")
     ax.legend()
     return ax
@@ -223,7 +226,7 @@ def sorted_matches(
     baselines = {"layout": layout, "untrained": untrained, "rotated": rotated}
     curves = {**{name: values for name, values in baselines.items() if values is not None}, **scores}
     for name, values in curves.items():
-        look = {**ROLES.get(name, {}), "markersize": 4}
+        look: _Look = {**ROLES.get(name, {}), "markersize": 4}
         ax.plot(range(1, len(values) + 1), np.sort(values)[::-1], label=name, **look)
     ax.set(xlabel="units of the first net, best matched first", ylabel="correlation r with partner", ylim=(-0.15, 1.02))
     ax.axhline(0, color="0.8", linewidth=0.8)
@@ -353,5 +356,5 @@ def _strip(patches: Tensor) -> np.ndarray:
     return strip[..., 0] if strip.shape[2] == 1 else strip
 
 
-def _line(role: str) -> dict[str, object]:
+def _line(role: str) -> _Look:
     return {key: value for key, value in ROLES[role].items() if key != "marker"}

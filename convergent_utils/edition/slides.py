@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +9,9 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from .site_notebook import alternative, bold_answer, plain
+from . import described
+from .described import plain
+from .site_notebook import bold_answer
 from .syllabus import Lesson
 
 _LOOK = Path(__file__).parent / "pages" / "lecturer"
@@ -18,11 +19,15 @@ _LOOK = Path(__file__).parent / "pages" / "lecturer"
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a notebook: base64 of a PNG, the heading that it stands under, and what is seen in it."""
+    """A figure of a notebook: base64 of a PNG, and what is seen in it, in words."""
 
     picture: str
-    section: str
     alternative: str
+
+    @property
+    def section(self) -> str:
+        """The heading that it stands under."""
+        return self.alternative.partition("“")[2].partition("”")[0]
 
     @property
     def caption(self) -> str:
@@ -32,13 +37,8 @@ class Figure:
 
 def figures(book: NotebookNode) -> Iterator[Figure]:
     """The figures of a notebook, in its order."""
-    section = ""
-    for k, cell in enumerate(book.cells):
-        if cell.cell_type == "markdown":
-            section = (re.findall(r"^#+ (.+)", cell.source, re.MULTILINE) or [section])[-1]
-        for output in cell.get("outputs", []):
-            if picture := output.get("data", {}).get("image/png"):
-                yield Figure("".join(picture.split()), section, alternative(book.cells[k + 1 :], section))
+    for output, text in described.figures(book):
+        yield Figure("".join(output["data"]["image/png"].split()), text)
 
 
 def slides(lessons: Sequence[Lesson], books: Mapping[str, NotebookNode]) -> str:
@@ -82,7 +82,7 @@ def _title(lesson: Lesson, questions: Sequence[str]) -> str:
 def _slide(number: str, question: str, figure: Figure) -> str:
     return (
         f'<section class="figure"><header><h2>{escape(question)}</h2>'
-        f'<p class="over">{number} · {escape(plain(figure.section))}</p></header>'
+        f'<p class="over">{number} · {escape(figure.section)}</p></header>'
         f'<img alt="{escape(figure.alternative)}" src="data:image/png;base64,{figure.picture}">'
         f"<p class=caption>{escape(figure.caption)}</p></section>"
     )

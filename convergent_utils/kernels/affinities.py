@@ -30,7 +30,7 @@ def correlation_affinity(pair: PairMoments) -> Tensor:
         pair: moments of a and b.
 
     Returns:
-        (units_a + units_b) squared, float64, in [0, 1], on the device of the moments; dead units have zeros.
+        (units_a + units_b, units_a + units_b) float64, in [0, 1], on the device of the moments; dead units have zeros.
 
     It sees groups of units that vary apart from the others and outnumber the dimensions of their subspace. It does not
     see them behind a factor that all units share, as when every unit of a layer fires more on a bright image;
@@ -58,8 +58,8 @@ def mapping_affinity(a_to_b: MappingPath, b_to_a: MappingPath) -> Tensor:
         b_to_a: maps from net b to a, for one penalty.
 
     Returns:
-        (units_a + units_b) squared, float64, on the device of the maps. Dead units, and units that predict nothing and
-        are predicted by nothing, have zeros.
+        (units_a + units_b, units_a + units_b) float64, on the device of the maps. Dead units, and units that predict
+        nothing and are predicted by nothing, have zeros.
 
     Raises:
         ValueError: more than one penalty, maps of other numbers of units than the way back, NaN or infinity.
@@ -116,7 +116,7 @@ def subspace_affinity(pair: PairMoments, *, ridge: float = 0.3) -> Tensor:
             units predict only themselves. From .1 to 1 planted subspaces are found.
 
     Returns:
-        (units_a + units_b) squared, float64, in [0, 1], on the device of the moments; dead units have zeros.
+        (units_a + units_b, units_a + units_b) float64, in [0, 1], on the device of the moments; dead units have zeros.
 
     Raises:
         ValueError: ridge is not a positive number.
@@ -156,8 +156,8 @@ def subspace_overlap(
         rank_tolerance: directions of a group with less than this share of its largest eigenvalue count as absent.
 
     Returns:
-        (the smaller rank,) float64 in [0, 1], falling; 1 for a direction that both share. Empty where a group has no
-        live unit.
+        (k,) float64 in [0, 1], k the smaller rank, falling; 1 for a direction that both share. Empty where a group has
+        no live unit.
 
     Raises:
         ValueError: units that the net does not have.

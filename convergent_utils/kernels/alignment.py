@@ -27,8 +27,9 @@ class PartialLeastSquares:
     Attributes:
         covariance: (min(units_a, units_b),) float64, of the scores of each pair, falling, in activations squared.
         correlation: (min(units_a, units_b),) float64 in [0, 1], of the same scores; not sorted.
-        directions_a, directions_b: (units, min(units_a, units_b)) float64, orthonormal columns; the scores of net a are
-            `(acts_a - mean_a) @ directions_a`. The largest entry of each column of directions_a is positive.
+        directions_a, directions_b: (units_a, min(units_a, units_b)), (units_b, min(units_a, units_b)) float64,
+            orthonormal columns; the scores of net a are `(acts_a - mean_a) @ directions_a`. The largest entry of each
+            column of directions_a is positive.
 
     Example:
         >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0])

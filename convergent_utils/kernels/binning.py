@@ -66,9 +66,9 @@ class BinEdges:
         return self.cuts.isfinite().sum(1) + 1 + int(self.zero_bin)
 
     def __eq__(self, other: object) -> bool:
-        alike = isinstance(other, BinEdges) and self.zero_bin == other.zero_bin
-        alike = alike and self.cuts.device == other.cuts.device
-        return alike and torch.equal(self.cuts, other.cuts)
+        if not isinstance(other, BinEdges) or self.zero_bin != other.zero_bin:
+            return False
+        return self.cuts.device == other.cuts.device and torch.equal(self.cuts, other.cuts)
 
     def codes(self, acts: Tensor | np.ndarray) -> Tensor:
         """The bin (units, samples) uint8 of each of the activations (samples, units), on their device.

@@ -119,7 +119,7 @@ def calibrated_map(
     return CalibratedMap(score, observed, null_max, tau, p_value)
 
 
-def _layers(value: object, name: str) -> list[Tensor]:
+def _layers(value: Mapping[str, Tensor] | Iterable[Tensor], name: str) -> list[Tensor]:
     """The activations of each layer, in the order in which they came."""
     if isinstance(value, Mapping):
         given = {came(layer, 60): acts for layer, acts in require_named(value, name, "activations").items()}

@@ -68,7 +68,7 @@ class CCAResult:
 
     def __post_init__(self):
         sides = {"directions_a": "ak", "directions_b": "bk", "mean_a": "a", "mean_b": "b", "coverage": ""}
-        require_fields(self, rho="k", weights="k", **sides)
+        require_fields(self, whole=(), rho="k", weights="k", **sides)
         most = min(as_count(self.rank_a, "rank_a", at_least=0), as_count(self.rank_b, "rank_b", at_least=0))
         if most != len(self.rho):
             raise ValueError(f"rank_a: expected that of rho or more, {len(self.rho)}, got {most} as the smaller rank")
@@ -299,9 +299,8 @@ def significant_correlations(
 def _axes(
     covariance: Tensor, weigh: Callable[[Tensor], Tensor], rank_tolerance: float, keep: float = 1.0, power: float = 1.0
 ) -> tuple[Tensor, int]:
-    """Axes (units, rank) with variance 1: principal directions of the weighted units, the largest first.
-    Those above the relative cut, whose number is returned as well; of them the fewest that make up the share `keep`. A
-    unit of weight 0 is left out.
+    """Axes (units, rank) with variance 1: principal directions of units whose weight is not 0, largest first.
+    Those above the relative cut, whose number is returned as well; of them the fewest that make up the share `keep`.
     """
     weight, values, vectors = _principal(covariance, weigh)
     if not isinstance(values, FakeTensor) and values[0] < -values[-1] / 4:  # no rounding of activations does that
@@ -337,7 +336,8 @@ def _singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         import scipy.linalg  # like all of scipy when it is used: torch alone is imported with the package
 
         found = scipy.linalg.svd(matrix.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
-        return tuple(torch.from_numpy(part).to(matrix) for part in found)
+        left, values, right = (torch.from_numpy(part).to(matrix) for part in found)
+        return left, values, right
 
 
 def _compared(

@@ -226,7 +226,9 @@ def label_chance(
     return _beside(observed, null)
 
 
-def shuffles(n_samples: int, images: object, places: object, *, n_shuffles: object, seed: object) -> Iterator[Tensor]:
+def shuffles(
+    n_samples: int, images: Tensor | None, places: Tensor | None, *, n_shuffles: int, seed: int
+) -> Iterator[Tensor]:
     """Orders (samples,) of the rows, as many as there are shuffles, once all arguments are checked."""
     n_shuffles = as_count(n_shuffles, "n_shuffles", at_most=_MOST_SHUFFLES)
     if images is not None and places is not None:
@@ -300,11 +302,12 @@ def finite_of(value: Tensor | float, argument: str, like: Tensor | None = None) 
 
 def _checked_groups(groups: Sequence[Tensor]) -> list[Tensor]:
     """The groups as tensors that can be pooled."""
-    groups = as_list(groups, "groups", "at least two tensors of members")
-    read = [tensor_of(group, lists=True) for group in groups]
-    for group, found in zip(groups, read, strict=True):
+    read: list[Tensor] = []
+    for group in as_list(groups, "groups", "at least two tensors of members"):
+        found = tensor_of(group, lists=True)
         if found is None or found.ndim == 0:
             raise ValueError(f"groups: expected tensors of members, got {form_of(group)}")
+        read.append(found)
     if len(read) < 2 or any(len(group) == 0 for group in read):
         raise ValueError(f"groups: expected at least two with members, got sizes {came([len(g) for g in read])}")
     for what, of in (("shape", lambda group: tuple(group.shape[1:])), ("device", lambda group: group.device)):

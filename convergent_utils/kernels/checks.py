@@ -1,5 +1,7 @@
 """Checks of arguments: each error names the argument, what was expected and what came."""
 
+from __future__ import annotations
+
 import difflib
 import math
 import numbers
@@ -7,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
+from typing import Any, TypeGuard, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ _LONGEST = 150  # characters of what another said, or of what came, within a sen
 _LONGEST_SENTENCE = 300
 _MOST_LISTED = 10**6
 _LONGEST_NUMBER = 1024  # bits of a whole number that is written out
+_Value = TypeVar("_Value")
 
 
 def as_activations(value: Tensor | np.ndarray, name: str) -> Tensor:
@@ -121,17 +125,17 @@ def as_live(live: Tensor | np.ndarray | None, units: int, name: str, like: Tenso
     return read.to(like.device)
 
 
-def require_share(value: float, name: str) -> None:
+def require_share(value: object, name: str) -> None:
     """`value` lies between 0 and 1."""
     as_number(value, name, "a share between 0 and 1", lambda share: 0 < share < 1)
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether it is a whole number, of Python or of NumPy."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite real number, of Python or of NumPy, that a float can hold."""
     with suppress(Exception):
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -170,7 +174,11 @@ def as_share(value: object, name: str, what: str = "shares of training from 0 to
     return value
 
 
-def require_named(value: object, name: str, what: str) -> dict[str, object]:
+@overload
+def require_named(value: Mapping[str, _Value], name: str, what: str) -> dict[str, _Value]: ...
+@overload
+def require_named(value: object, name: str, what: str) -> dict[str, Any]: ...
+def require_named(value: object, name: str, what: str) -> dict[str, Any]:
     """The entries of a mapping whose keys are text."""
     with suppress(Exception):
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -178,7 +186,11 @@ def require_named(value: object, name: str, what: str) -> dict[str, object]:
     raise ValueError(f"{name}: expected {what} by name, got {came(value)}")
 
 
-def as_list(value: object, name: str, what: str) -> list[object]:
+@overload
+def as_list(value: Iterable[_Value], name: str, what: str) -> list[_Value]: ...
+@overload
+def as_list(value: object, name: str, what: str) -> list[object]: ...
+def as_list(value: Any, name: str, what: str) -> list[Any]:
     """What is in a list, tuple or other iterable that ends, but for text and mappings."""
     with suppress(Exception):  # whatever somebody's own may raise
         found = None if isinstance(value, (str, bytes, Mapping)) else list(islice(value, _MOST_LISTED + 1))
@@ -299,11 +311,11 @@ def shown(path: object, most: int = 100) -> str:
     return text if len(text) <= most else f"...{text[3 - most :]}"
 
 
-def require_known(name: object, known: Iterable[str], argument: str) -> None:
-    """`name` is one of `known`; the error names the nearest ones that are, and where there are few, all of them."""
+def require_known(name: object, known: Iterable[str], argument: str) -> str:
+    """`name`, one of `known`; the error names the nearest ones that are, and where there are few, all of them."""
     known = list(known)
     if isinstance(name, str) and name in known:
-        return
+        return name
     known = [str(other) for other in known if other]
     near = difflib.get_close_matches(name if isinstance(name, str) else came(name), known, n=3)
     hint = f", got {came(name, 60)}" + (f"; did you mean {near[0]!r}?" if near else "")

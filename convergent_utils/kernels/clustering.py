@@ -71,9 +71,9 @@ class SpectralEmbedding:
 
     @property
     def coordinates(self) -> Tensor:
-        """(units, n_components) rows of `vectors` scaled to length 1, 0 for isolated units; both clusterings use it.
+        """(units, n_components) float64, rows of `vectors` scaled to length 1, 0 for isolated units.
 
-        A row's own length grows with the degree of its unit, so unscaled rows would group units of low degree.
+        Both clusterings use it: unscaled rows grow with the degree of their units, and would group units of low degree.
         """
         length = self.vectors.norm(dim=1, keepdim=True)
         return self.vectors / length.where(length > 0, 1.0)
@@ -125,7 +125,7 @@ class MergeTree:
 
     @property
     def leaf_merges(self) -> Tensor:
-        """(leaf merges, 2) int64, the pairs of single units that merge with each other."""
+        """(n_leaf_merges, 2) int64, the pairs of single units that merge with each other."""
         pairs = self.merges[:, :2].long()
         return self.units[pairs[(pairs < len(self.units)).all(1)]]
 
@@ -384,8 +384,7 @@ def _spread(found: np.ndarray, units: Tensor, n_units: int) -> Tensor:
 def _as_affinity(affinity: Tensor | np.ndarray) -> Tensor:
     """A checked affinity in float64, its diagonal 0."""
     read = tensor_of(affinity)
-    shape = () if read is None else tuple(read.shape)
-    if len(shape) != 2 or shape[0] != shape[1] or 0 in shape or not read.is_floating_point():
+    if read is None or read.ndim != 2 or len(set(read.shape)) > 1 or not len(read) or not read.is_floating_point():
         raise ValueError(f"affinity: expected a floating-point matrix (units, units), got {form_of(affinity)}")
     affinity = read.detach().double()
     low, high = (float(end) for end in affinity.aminmax())
@@ -393,7 +392,7 @@ def _as_affinity(affinity: Tensor | np.ndarray) -> Tensor:
         raise ValueError(f"affinity: expected finite numbers of at least 0, and finite sums, got {low} to {high}")
     uneven = affinity - affinity.T
     if uneven.max() > 1e-6 * high:
-        i, j = divmod(int(uneven.argmax()), shape[1])
+        i, j = divmod(int(uneven.argmax()), len(affinity))
         came = f"{float(affinity[i, j])} at [{i}, {j}] and {float(affinity[j, i])} at [{j}, {i}]"
         raise ValueError(f"affinity: expected a symmetric matrix, got {came}")
     return (affinity - uneven / 2).fill_diagonal_(0)

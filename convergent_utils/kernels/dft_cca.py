@@ -20,8 +20,8 @@ class DFTCCA:
     """Canonical correlations of two stacks of maps at each frequency, in the order of `torch.fft.fft2`.
 
     Attributes:
-        rho: (height, width, min(channels)) float64 in [0, 1], falling along the last axis, 0 beyond the rank. Maps are
-            real, so [i, j] and its mirror image [-i, -j] are equal.
+        rho: (height, width, min(channels_a, channels_b)) float64 in [0, 1], falling along the last axis, 0 beyond the
+            rank. Maps are real, so [i, j] and its mirror image [-i, -j] are equal.
         rank: (height, width) int64, the smaller of the ranks of both nets.
         similarity: 0-d float64, the sum of rho over the sum of ranks; 0 where all ranks are 0.
         off_diagonal_a, off_diagonal_b: 0-d float64 in [0, 1], the share of the squared covariance of the flattened maps
@@ -106,7 +106,7 @@ def _as_maps(value: Tensor, name: str) -> Tensor:
     """Checked maps in float64 (on the CPU where their device has none), channels centred, dead channels exactly 0."""
     read = tensor_of(value)
     shape = () if read is None else tuple(read.shape)
-    if len(shape) != 4 or 0 in shape or shape[0] < 2:
+    if read is None or len(shape) != 4 or 0 in shape or shape[0] < 2:
         expected = "expected shape (images, height, width, channels) with at least 2 images"
         raise ValueError(f"{name}: {expected}, got {shape or form_of(value)}")
     rows = as_activations(read.reshape(-1, shape[3]), name)

@@ -31,7 +31,8 @@ class Sums(NamedTuple):
         """Both together, on the device of the first; in either order the same to the last bit."""
         other = Sums(*(part.to(self.value.device) for part in other))
         power = torch.maximum(self.power, other.power)
-        value = sum(part.value * _two_to(part.power - power) for part in (self, other))
+        parts = [part.value * _two_to(part.power - power) for part in (self, other)]
+        value = sum(parts, torch.zeros_like(parts[0]))
         return normalised(value, power)
 
 

@@ -21,8 +21,8 @@ class _Scale(NamedTuple):
 
     low: float
     high: float
-    there: Callable[[float], float] | None
-    back: Callable[[float], float] | None
+    there: Callable[[float], float]
+    back: Callable[[float], float]
 
 
 def _logit(share: float) -> float:
@@ -40,7 +40,7 @@ def _exponential(number: float) -> float:
 
 _MOST_LOG = 709.0  # its exponential is near the largest float
 _SCALES = {
-    "plain": _Scale(-math.inf, math.inf, None, None),
+    "plain": _Scale(-math.inf, math.inf, float, float),
     "arctanh": _Scale(-1.0, 1.0, math.atanh, math.tanh),
     "logit": _Scale(0.0, 1.0, _logit, _logistic),
     "log": _Scale(0.0, math.inf, math.log, _exponential),
@@ -234,12 +234,10 @@ def _interval(
     if not range_.low <= min(numbers) <= max(numbers) <= range_.high:
         within = f"numbers from {range_.low:g} to {range_.high:g}"
         raise ValueError(f"{argument}: expected {within}, as the scale has them, got {came(numbers, 60)}")
-    there, on_scale = _on_scale(numbers, scale)
+    there, back = _on_scale(numbers, scale)
     error, freedom = _standard_error(there(estimate), [[there(value) for value in left_out] for left_out in without])
     half = error * _quantile(freedom, level) if error else 0.0
-    low, high = there(estimate) - half, there(estimate) + half
-    if on_scale:
-        low, high = range_.back(low), range_.back(high)
+    low, high = back(there(estimate) - half), back(there(estimate) + half)
     low, high = max(low, range_.low), min(high, range_.high)
     if not np.isfinite([low, high]).all():
         width = f"{estimate} plus or minus {half}"
@@ -247,11 +245,11 @@ def _interval(
     return Interval(estimate, low, high, tuple(map(tuple, without)), scale)
 
 
-def _on_scale(numbers: Sequence[float], scale: str) -> tuple[Callable[[float], float], bool]:
-    """The way to the scale, and whether it is used: not where one of the numbers lies at an end of the range."""
+def _on_scale(numbers: Sequence[float], scale: str) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """The way to the scale, and back; neither moves anything where one of the numbers lies at an end of the range."""
     found = _SCALES[scale]
-    used = found.there is not None and found.low < min(numbers) and max(numbers) < found.high
-    return (found.there if used else float), used
+    used = found.low < min(numbers) and max(numbers) < found.high
+    return (found.there, found.back) if used else (float, float)
 
 
 def _quantile(freedom: float, level: float) -> float:

@@ -123,7 +123,7 @@ class Moments:
         (6, tensor([5.], dtype=torch.float64))
     """
 
-    def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str]] | None = None):
+    def __init__(self, blocks: Mapping[str, int], *, pairs: Iterable[tuple[str, str] | list[str]] | None = None):
         self.blocks = as_blocks(blocks, at_most=_MOST_UNITS)
         self.pairs = ordered_pairs(self.blocks, pairs)
         self._parts = [(group, Part()) for group in connected(self.blocks, self.pairs)]
@@ -234,7 +234,7 @@ class Moments:
             if not isinstance(value, Tensor) or not has_rows(value) or value.ndim != _STATE_AXES[kind]:
                 raise ValueError(f"tensors: expected {came(key)} with {_STATE_AXES[kind]} axes, got {form_of(value)}")
             found[kind][name] = value
-        pairs = [tuple(name.split("|")) for name in found["comoment"]]
+        pairs = [name.split("|") for name in found["comoment"]]
         moments = cls({name: len(mean) for name, mean in found["mean"].items()}, pairs=pairs)
         for key, like in moments.state().items():
             value = tensors.get(key)

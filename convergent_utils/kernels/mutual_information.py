@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -217,7 +218,7 @@ class JointHistogram:
 
     @classmethod
     @ordinary_tensors()
-    def from_state(cls, state: Mapping[str, object]) -> JointHistogram:
+    def from_state(cls, state: Mapping[str, Any]) -> JointHistogram:
         """The histogram whose `state` it was; how it counts is chosen anew, for the device of the edges.
 
         Raises:
@@ -225,9 +226,8 @@ class JointHistogram:
         """
         fields = ("edges_a", "edges_b", "n_samples", "counts", "largest")
         if not isinstance(state, Mapping) or set(state) != set(fields):
-            raise ValueError(
-                f"state: expected JointHistogram.state(), a dict of {', '.join(fields)}, got {came(state)}"
-            )
+            what = f"JointHistogram.state(), a dict of {', '.join(fields)}"
+            raise ValueError(f"state: expected {what}, got {came(state)}")
         made, largest = cls(state["edges_a"], state["edges_b"]), state["largest"]
         for name, like, value in (("counts", made.counts, state["counts"]), ("largest", made._largest, largest)):
             alike = isinstance(value, Tensor) and value.shape == like.shape and value.device == like.device

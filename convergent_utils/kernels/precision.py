@@ -3,12 +3,21 @@
 And powers of two, by which numbers of any scale are brought near 1 before they are squared.
 """
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from threading import RLock, local
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class _Rounds(Protocol):
+    """A backend of torch that says how it rounds."""
+
+    fp32_precision: str
 
 
 class ProcessWide:
@@ -18,7 +27,7 @@ class ProcessWide:
         self.lock, self.within = RLock(), []  # a generator may be collected, and so left, while this thread holds it
 
     @contextmanager
-    def changed(self, change: Callable[[ExitStack], None]) -> Iterator[None]:
+    def changed(self, change: Callable[[ExitStack], None]) -> Generator[None]:
         """Within it the setting is changed; when the last has left, it is as before the first came.
 
         Args:
@@ -44,7 +53,7 @@ class ProcessWide:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision() -> Generator[None]:
     """Within it float32 products and convolutions are not rounded, neither to TF32 nor by autocast.
 
     The caller's settings come back after it, whether made by torch's older names or, from torch 2.9 on, by
@@ -91,7 +100,7 @@ def power_of_two(size: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @contextmanager
-def ordinary_tensors() -> Iterator[None]:
+def ordinary_tensors() -> Generator[None]:
     """Tensors made within it have no gradients, and can be changed in place also outside inference mode."""
     if not hasattr(_THREAD, "gradients"):
         _THREAD.gradients = ProcessWide()  # of this thread: generators may leave it in any order, too
@@ -107,15 +116,16 @@ def _without_gradients(stack: ExitStack) -> None:
     stack.enter_context(torch.no_grad())
 
 
-def _backends() -> list[object]:
+def _backends() -> list[_Rounds]:
     """What rounds for itself; none before torch 2.9."""
     if not hasattr(torch.backends.cudnn, "conv"):
         return []
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    cudnn = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn  # an object that takes the place of the module, and has more than it
     return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
 
 
-def _restore(backend: object, before: str) -> None:
+def _restore(backend: _Rounds, before: str) -> None:
     """As it was: what a backend has from the setting above it is not made its own."""
     if backend.fp32_precision == before:
         return

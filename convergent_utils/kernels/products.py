@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -128,6 +128,10 @@ def _where_held(value: Tensor) -> Tensor:
     return value.cpu() if value.device.type == "mps" else value
 
 
+@overload
+def moments_of(rows: Mapping[str, Tensor], runs: Sequence[Run], power: Mapping[str, Tensor]) -> Part: ...
+@overload
+def moments_of(rows: Mapping[str, Tensor], runs: Sequence[Run], power: None = None) -> Part | None: ...
 def moments_of(
     rows: Mapping[str, Tensor], runs: Sequence[Run], power: Mapping[str, Tensor] | None = None
 ) -> Part | None:
@@ -204,7 +208,7 @@ def _sums(
     """What units were shifted by, what is left of their means, and the product of each run."""
     columns, n_rows = _columns(rows), len(next(iter(rows.values())))
     inverse = None if power is None else {name: (1 / power[name]).to(block) for name, block in rows.items()}
-    shift = torch.cat([_shift(block, inverse and inverse[name]) for name, block in rows.items()])
+    shift = torch.cat([_shift(block, None if inverse is None else inverse[name]) for name, block in rows.items()])
     spans = [_span(columns, run) for run in runs]
     products = [_state(shift).new_zeros(a.stop - a.start, b.stop - b.start) for a, b in spans]
     total = torch.zeros_like(_state(shift))
@@ -296,7 +300,7 @@ def runs_of(group: list[str], pairs: list[tuple[str, str]]) -> list[Run]:
     for k, a in enumerate(group):
         run: list[str] = []
         for b in [*group[k:], None]:
-            if (a, b) in wanted:
+            if b is not None and (a, b) in wanted:
                 run.append(b)
             elif run:
                 runs.append(Run(a, run))
@@ -304,7 +308,7 @@ def runs_of(group: list[str], pairs: list[tuple[str, str]]) -> list[Run]:
     return runs
 
 
-def as_blocks(blocks: object, *, at_most: int) -> dict[str, int]:
+def as_blocks(blocks: Mapping[str, int], *, at_most: int) -> dict[str, int]:
     """Names and numbers of units of blocks, sorted by name."""
     blocks = require_named(blocks, "blocks", "numbers of units")
     for name, units in blocks.items():
@@ -315,7 +319,7 @@ def as_blocks(blocks: object, *, at_most: int) -> dict[str, int]:
     return {name: int(units) for name, units in sorted(blocks.items())}
 
 
-def ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str]] | None) -> list[tuple[str, str]]:
+def ordered_pairs(names: Iterable[str], pairs: Iterable[tuple[str, str] | list[str]] | None) -> list[tuple[str, str]]:
     """The pairs asked for and every self-pair, once each, sorted, the smaller name first."""
     if pairs is None:
         return [(a, b) for a in names for b in names if a <= b]

@@ -31,6 +31,15 @@ _STARTS = ("random", "zero")
 _MOST_STEPS = 10**9  # take weeks
 
 
+class _Run(NamedTuple):
+    """An `SgdRun` whose loss has units."""
+
+    start: str
+    schedule: str
+    loss_units: float
+    decay: float
+
+
 class SgdRun(NamedTuple):
     """What may differ between runs on the same batches, as `sgd_mapping` names it.
 
@@ -41,7 +50,7 @@ class SgdRun(NamedTuple):
 
     start: str = "random"
     schedule: str = "original"
-    loss_units: int | None = None
+    loss_units: float | None = None
     decay: float = 0.0
 
 
@@ -149,36 +158,34 @@ def sgd_mappings(
     require_same_samples(acts_a, acts_b)
     finer = torch.promote_types(acts_a.dtype, acts_b.dtype)
     acts_a, acts_b, seed = acts_a.to(finer), acts_b.to(finer), as_seed(seed)
-    rows, runs = rows_of_images(images, len(acts_a)), _checked_runs(runs, acts_b.shape[1])
-    batch, halve_every = (
-        as_count(batch, "batch", at_most=len(rows), what=" images"),
-        _as_within(halve_every, "halve_every", 1),
-    )
+    rows, filled = rows_of_images(images, len(acts_a)), _checked_runs(runs, acts_b.shape[1])
+    batch = as_count(batch, "batch", at_most=len(rows), what=" images")
+    halving = _as_within(halve_every, "halve_every", 1)
     rate, momentum = _as_within(rate, "rate", 0), _as_within(momentum, "momentum", 0, 1)
     wanted, pair = _checked_steps(steps), pair_moments(acts_a, acts_b)
     x, y = _standardised_rows(acts_a, acts_b, pair)
     with full_precision():
-        weights = torch.stack([_started(run.start, x, y, seed) for run in runs], 1)  # (units_a + 1, runs, units_b)
+        weights = torch.stack([_started(run.start, x, y, seed) for run in filled], 1)  # (units_a + 1, runs, units_b)
     x = torch.cat([x, x.new_ones(len(x), 1)], 1)
     dealt = _images_in_turn(len(rows), batch, torch.Generator().manual_seed(seed))
     batches = (rows[next(dealt)].flatten().to(x.device) for _ in range(wanted[-1]))
     with full_precision():
-        entries = _descended(x, y, weights, runs, batches, wanted, rate, halve_every, momentum).double()
+        entries = _descended(x, y, weights, filled, batches, wanted, rate, halving, momentum).double()
     if not entries.isfinite().all():
         raise ValueError(f"rate: the weights diverged; expected less than {rate} for these activations")
-    penalties = [entries.new_full((len(wanted),), run.loss_units * run.decay) for run in runs]
-    return [path_of(pair, penalties[k], entries[:, :-1, k], bias=entries[:, -1, k]) for k in range(len(runs))]
+    penalties = [entries.new_full((len(wanted),), run.loss_units * run.decay) for run in filled]
+    return [path_of(pair, penalties[k], entries[:, :-1, k], bias=entries[:, -1, k]) for k in range(len(filled))]
 
 
 def _descended(
     x: Tensor,
     y: Tensor,
     weights: Tensor,
-    runs: Sequence[SgdRun],
+    runs: Sequence[_Run],
     batches: Iterable[Tensor],
     wanted: Sequence[int],
     rate: float,
-    halve_every: int,
+    halve_every: float,
     momentum: float,
 ) -> Tensor:
     """The weights (wanted, units_a + 1, runs, units_b) after each of the wanted numbers of steps, one batch a step."""
@@ -198,7 +205,7 @@ def _descended(
     return torch.stack(entries)
 
 
-def _scales(runs: Sequence[SgdRun], rate: float, halvings: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
+def _scales(runs: Sequence[_Run], rate: float, halvings: float, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """The rate of each run over the units of its loss, and times its decay (None where no run has any)."""
     rates = [rate * 0.5**halvings if run.schedule == "original" else rate for run in runs]
     scale = like.new_tensor([now / run.loss_units for now, run in zip(rates, runs, strict=True)])[:, None]
@@ -206,19 +213,19 @@ def _scales(runs: Sequence[SgdRun], rate: float, halvings: int, like: Tensor) ->
     return scale, decay if any(run.decay for run in runs) else None
 
 
-def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[SgdRun]:
+def _checked_runs(runs: Sequence[SgdRun], units_b: int) -> list[_Run]:
     """The runs with the units of their losses filled in."""
-    runs = [runs] if isinstance(runs, SgdRun) else as_list(runs, "runs", "several SgdRun")
-    if not runs:
+    given = [runs] if isinstance(runs, SgdRun) else as_list(runs, "runs", "several SgdRun")
+    if not given:
         raise ValueError("runs: expected at least one, got none")
     filled = []
-    for run in runs:
+    for run in given:
         if not isinstance(run, SgdRun):
             raise ValueError(f"runs: expected several SgdRun, got {came(run)}")
         require_known(run.schedule, _SCHEDULES, "schedule")
         require_known(run.start, _STARTS, "start")
         units = units_b if run.loss_units is None else _as_within(run.loss_units, "loss_units", 1)
-        filled.append(run._replace(loss_units=units, decay=_as_within(run.decay, "decay", 0)))
+        filled.append(_Run(run.start, run.schedule, units, _as_within(run.decay, "decay", 0)))
     return filled
 
 
@@ -239,10 +246,11 @@ def _standardised_rows(acts_a: Tensor, acts_b: Tensor, pair: PairMoments) -> tup
     """Rows of both nets with mean 0 and variance 1 per unit; dead units are 0."""
     _, _, scale_a, scale_b = standardised(pair)
     parts = ((acts_a, pair.mean_a, scale_a), (acts_b, pair.mean_b, scale_b))
-    return tuple(
+    rows_a, rows_b = (
         torch.where(scale > 0, (acts - mean) / scale.where(scale > 0, 1.0), 0.0).to(acts.dtype)
         for acts, mean, scale in parts
     )
+    return rows_a, rows_b
 
 
 def _started(start: str, x: Tensor, y: Tensor, seed: int) -> Tensor:

@@ -191,7 +191,7 @@ class _Net:
             setattr(self, name, before + (value / self.pairs - before / self.pairs))
 
 
-def _read(moments: object) -> tuple[dict[str, _Net], Cross]:
+def _read(moments: Moments | Mapping[tuple[str, str], PairMoments]) -> tuple[dict[str, _Net], Cross]:
     """The nets by name, in the order of names, and the covariances between them at a total variance of 1."""
     found, cross = {}, {}
     for a, b, pair in _pairs_of(moments):
@@ -213,22 +213,26 @@ def _read(moments: object) -> tuple[dict[str, _Net], Cross]:
     return {name: found[name] for name in sorted(found)}, cross
 
 
-def _pairs_of(moments: object) -> Iterator[tuple[str, str, PairMoments]]:
+def _pairs_of(
+    moments: Moments | Mapping[tuple[str, str], PairMoments],
+) -> Iterator[tuple[str, str, PairMoments]]:
     """Each pair once, the smaller name first; all nets are joined."""
     if isinstance(moments, Moments):
-        names, given = list(moments.blocks), {pair: None for pair in moments.pairs if pair[0] != pair[1]}
+        names, read = list(moments.blocks), moments.pair
+        given = [pair for pair in moments.pairs if pair[0] != pair[1]]
     else:
-        given = _named_pairs(moments)
-        names = sorted({name for pair in given for name in pair})
+        named = _named_pairs(moments)
+        names, read = sorted({name for pair in named for name in pair}), lambda a, b: named[a, b]
+        given = list(named)
     if len(names) < 2:
         raise ValueError(f"moments: expected pairs of at least two networks, got {len(names)}")
-    apart = connected(names, list(given))
+    apart = connected(names, given)
     if len(apart) > 1:
         one, other = came(apart[-1][0], 60), came(apart[0][0], 60)
         raise ValueError(f"moments: expected pairs that join all networks, got none that joins {one} with {other}")
     for a, b in sorted(given, key=sorted):
         try:
-            pair = as_pair(moments.pair(a, b) if given[a, b] is None else given[a, b])
+            pair = as_pair(read(a, b))
         except ValueError as error:
             said = in_one_line(str(error).removeprefix("pair: "), _LONGEST)
             raise ValueError(f"moments: of {came(a, 60)} and {came(b, 60)}: {said}") from error
@@ -251,7 +255,8 @@ def _named_pairs(moments: object) -> dict[tuple[str, str], object]:
 def _pull(cross: Cross, maps: Maps, name: str) -> Tensor:
     """What the maps of the other nets say about that of this one, (units, dimensions)."""
     parts = [block @ maps[b] for (a, b), block in cross.items() if a == name and b in maps]
-    return sum(parts + [block.T @ maps[a] for (a, b), block in cross.items() if b == name and a in maps])
+    parts += [block.T @ maps[a] for (a, b), block in cross.items() if b == name and a in maps]
+    return sum(parts, torch.zeros_like(parts[0]))
 
 
 def _polar(matrix: Tensor) -> Tensor:
@@ -262,7 +267,8 @@ def _polar(matrix: Tensor) -> Tensor:
 
 def _shared(cross: Cross, maps: Maps) -> Tensor:
     """The covariance between nets in the space, (dimensions, dimensions), summed over pairs; its trace is maximised."""
-    found = sum(maps[a].T @ (block @ maps[b]) for (a, b), block in cross.items())
+    parts = [maps[a].T @ (block @ maps[b]) for (a, b), block in cross.items()]
+    found = sum(parts, torch.zeros_like(parts[0]))
     return (found + found.T) / 2
 
 
@@ -292,7 +298,8 @@ def _grown(cross: Cross, dimensions: int) -> Maps:
     among = [block if a == first else block.T for (a, b), block in cross.items() if first in (a, b)]
     maps = {first: torch.linalg.eigh(sum(block @ block.T for block in among)).eigenvectors[:, -dimensions:]}
     while len(maps) < len(names):
-        name = max((name for name in names if name not in maps), key=lambda name: nearness(name, set(maps)))
+        joined = {name for pair in cross if len(maps.keys() & pair) == 1 for name in pair if name not in maps}
+        name = max(sorted(joined), key=lambda name: nearness(name, set(maps)))  # which may be 0 of all
         maps[name] = _polar(_pull(cross, maps, name))
     return maps
 

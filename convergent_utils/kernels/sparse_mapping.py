@@ -44,11 +44,13 @@ class MappingPath:
         penalties: (penalties,) float64.
         coefficients: (penalties, units_a, units_b) float64, on standardised units; dead units have zeros.
         bias: (penalties, units_b) float64, in standard deviations of the unit of b; zero but for `sgd_mapping`.
-        r2: (penalties, units_b) share of the unit's variance explained on the data of the fit; 0 for a dead unit.
+        r2: (penalties, units_b) float64, the share of the unit's variance explained on the data of the fit; 0 for a
+            dead unit.
         n_predictors: (penalties, units_b) int64, how many coefficients are not zero.
-        duality_gap: (penalties, units_b) over the objective: by how much it could still fall at most. None where the
-            mapping does not come from `sparse_mapping`.
-        mean_a, mean_b, scale_a, scale_b: means and standard deviations that the units were standardised by.
+        duality_gap: (penalties, units_b) float64, over the objective: by how much it could still fall at most. None
+            where the mapping does not come from `sparse_mapping`.
+        mean_a, mean_b, scale_a, scale_b: (units_a,), (units_b,), (units_a,), (units_b,) float64, means and standard
+            deviations that the units were standardised by.
 
     Example:
         >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -78,7 +79,13 @@ class StreamingCKA:
     leave out what does not fill a group.
     """
 
-    def __init__(self, blocks: Mapping[str, int], pairs: Iterable[tuple[str, str]] | None = None, *, rows: int = 256):
+    def __init__(
+        self,
+        blocks: Mapping[str, int],
+        pairs: Iterable[tuple[str, str] | list[str]] | None = None,
+        *,
+        rows: int = 256,
+    ):
         self.blocks = as_blocks(blocks, at_most=_MOST_UNITS)
         if not self.blocks:
             raise ValueError("blocks: expected at least one block")
@@ -150,6 +157,10 @@ class StreamingCKA:
         made._sums, made._waiting, made._finished = self._all_sums(), {}, True
         return made
 
+    @overload
+    def cka(self) -> dict[tuple[str, str], Tensor]: ...
+    @overload
+    def cka(self, a: str, b: str) -> Tensor: ...
     def cka(self, a: str | None = None, b: str | None = None) -> Tensor | dict[tuple[str, str], Tensor]:
         """The similarity of blocks a and b; without them those of all pairs.
 
@@ -163,8 +174,7 @@ class StreamingCKA:
         """
         pairs = [pair for pair in self.pairs if pair[0] != pair[1]]
         if a is not None or b is not None:
-            for argument, name in (("a", a), ("b", b)):
-                require_known(name, self.blocks, argument)
+            a, b = require_known(a, self.blocks, "a"), require_known(b, self.blocks, "b")
             pairs = [(min(a, b), max(a, b))]
             if pairs[0] not in self.pairs:
                 raise ValueError(f"b: the pair ({came(a, 60)}, {came(b, 60)}) was not accumulated; name it in pairs")
@@ -206,7 +216,7 @@ class StreamingCKA:
             raise ValueError(f"tensors: expected a count and {_FEWEST} to {_MOST_ROWS} rows, got {count} and {rows}")
         blocks = {name: waiting.shape[1] for name, waiting in found["waiting"].items()}
         try:
-            made = cls(blocks, [tuple(name.split("|")) for name in found["sum"]], rows=rows)
+            made = cls(blocks, [name.split("|") for name in found["sum"]], rows=rows)
         except ValueError as error:
             raise ValueError(f"tensors: {in_one_line(error, 250)}") from error
         finished = count % rows > 0 and count >= _FEWEST and not any(map(len, found["waiting"].values()))
@@ -262,7 +272,8 @@ class StreamingCKA:
 
     def _with(self, group: Mapping[str, Tensor]) -> Sums:
         """The sums once those of a group are added."""
-        return together(self._sums, independence(list(group.values()), self.rows))
+        found = independence(list(group.values()), self.rows)
+        return self._sums.plus(found) if self._sums else found
 
     def _all_sums(self) -> Sums | None:
         """The sums, with those of the samples left over; None where there are fewer than 4 samples."""

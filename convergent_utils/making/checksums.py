@@ -28,7 +28,7 @@ def checksum(tensors: Mapping[str, object], text: str = "") -> str:
     return digest.hexdigest()
 
 
-def _parts(name: str, value: object) -> Iterator[bytes | np.ndarray]:
+def _parts(name: str, value: object) -> Iterator[bytes | memoryview]:
     """What a checksum takes up of one value."""
     if isinstance(value, Tensor) and value.is_quantized:
         value = value.dequantize()
@@ -40,7 +40,7 @@ def _parts(name: str, value: object) -> Iterator[bytes | np.ndarray]:
     if isinstance(value, Tensor) and has_rows(value):
         value = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
         yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
-        yield value.reshape(-1).view(torch.uint8).numpy()
+        yield value.reshape(-1).view(torch.uint8).numpy().data
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
             yield from _parts(f"{name}/{key}", value[key])

@@ -80,7 +80,7 @@ def reached(*roots: type | FunctionType, stop: Iterable[type] = ()) -> dict[tupl
 
 def bare(source: str) -> str:
     """The tokens of Python's source, comments, docstrings and layout apart; the same for any version of Python."""
-    lines, start, within, found = source.splitlines(keepends=True), None, 0, []
+    lines, start, within, found = source.splitlines(keepends=True), (0, 0), 0, []
     docstrings = set(_docstrings(ast.parse(source)))
     for token in tokenize.generate_tokens(iter(lines).__next__):
         kind = tokenize.tok_name[token.type]
@@ -142,8 +142,8 @@ class _Source:
             if isinstance(node, ast.ClassDef):
                 for member in filter(_decides_nothing, node.body):
                     indent = lines[member.lineno - 1][: member.col_offset]
-                    cut = slice(_first_line(member) - 1, member.end_lineno)
-                    lines[cut] = [f"{indent}pass\n", *["\n"] * (cut.stop - cut.start - 1)]
+                    start, stop = _first_line(member) - 1, member.end_lineno or member.lineno
+                    lines[start:stop] = [f"{indent}pass\n", *["\n"] * (stop - start - 1)]
         return textwrap.dedent("".join(lines[first - 1 : statement.end_lineno]))
 
     def imported(self, *nodes: ast.AST) -> Iterator[tuple[str, tuple[str, str | None]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ _MODULES = {  # where the classes were that older files name without their modul
 _BEFORE = {name: f"{_PACKAGE}.{module}:{name}" for module, names in _MODULES.items() for name in names}
 
 
-def _class_named(name: str) -> type:
+def _class_named(name: str) -> type[Any]:
     """The class of this package that a file names: one that is made from its fields, or from its state.
 
     Nothing else is ever made from a file.
@@ -59,7 +60,7 @@ def _name_of(cls: type) -> str | None:
         return None
 
 
-def encode(value: object, tensors: dict[str, Tensor]) -> object:
+def encode(value: Any, tensors: dict[str, Tensor]) -> object:
     """A JSON tree of `value`; its tensors are put aside under numbers."""
     kind = type(value).__name__
     if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
@@ -93,7 +94,7 @@ def encode(value: object, tensors: dict[str, Tensor]) -> object:
     return {"class": name, "content": encode(content, tensors)}
 
 
-def decode(tree: object, tensors: Mapping[str, Tensor]) -> object:
+def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The value of a tree; what names a class of this package is made again."""
     if not isinstance(tree, dict):
         return tree

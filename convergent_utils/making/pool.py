@@ -13,17 +13,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import resource_tracker, util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+    from types import TracebackType
+
     import filelock
 
 if sys.platform == "linux":
@@ -34,7 +37,9 @@ ONE_WAY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBW
 _SCRATCH = "cl-run-"  # how the names of folders for passing files begin
 _LONGEST = 59  # characters of the temporary folder: names of sockets below it may have 107
 _SECONDS_TO_END = 5.0  # before a process that was asked to end is killed
-_reports: multiprocessing.Queue | None = None
+_reports: multiprocessing.Queue  # in a worker of a pool
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 
 @contextlib.contextmanager
@@ -45,7 +50,7 @@ def workers(
     arguments: tuple = (),
     preload: tuple[str, ...] = (),
     one_way: bool = True,
-) -> Iterator[ProcessPoolExecutor]:
+) -> Generator[ProcessPoolExecutor]:
     """A pool of processes of one thread each, which end with the process that started them, even if it is killed.
 
     On Linux they are forked from one that imports the package once and computes nothing; elsewhere each imports it.
@@ -73,14 +78,14 @@ def workers(
 class _Executor(ProcessPoolExecutor):
     """Starts its processes with its first jobs; none may be on its way, known to nobody, when all are ended."""
 
-    def submit(self, *job: object, **options: object) -> Future:
+    def submit(self, job: Callable[_Given, _Found], /, *given: _Given.args, **named: _Given.kwargs) -> Future[_Found]:
         """As that of ProcessPoolExecutor, and whole."""
         with _signals_later():
-            return super().submit(*job, **options)
+            return super().submit(job, *given, **named)
 
 
 @contextlib.contextmanager
-def _signals_later() -> Iterator[None]:
+def _signals_later() -> Generator[None]:
     """An interrupt or a request to end that arrives within is met at its end."""
     if threading.current_thread() is not threading.main_thread():  # where none is met
         yield
@@ -156,14 +161,13 @@ def _report_to(reports: multiprocessing.Queue) -> None:
 
 def _follow_parent() -> None:
     """End this worker when the process that started it ends, even when that one was killed."""
-    parent = multiprocessing.parent_process()
 
-    def follow() -> None:
+    def follow(parent: BaseProcess) -> None:
         """Wait for the parent's end, then end at once."""
         parent.join()
         _end()
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=follow, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 @cache
@@ -256,8 +260,10 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *problem: object) -> None:
-        self._stack.__exit__(*problem)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def run(self, jobs: list[Job], *, extra: int = 0) -> None:
         """Run the jobs, as many at once as there are cores.
@@ -288,8 +294,9 @@ class Pool:
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             self._reports = multiprocessing.get_context("spawn").Queue()
-            options = {"arguments": (self._reports,), "preload": ("torch._dynamo",)}  # which torch's optimisers import
-            self._executor = self._stack.enter_context(workers(n_cores() + 1, start=_report_to, **options))
+            preload = ("torch._dynamo",)  # which torch's optimisers import
+            started = workers(n_cores() + 1, start=_report_to, arguments=(self._reports,), preload=preload)
+            self._executor = self._stack.enter_context(started)
         return self._executor
 
     def _hear(self, shares: dict[int, float]) -> None:
@@ -345,7 +352,7 @@ def n_cores() -> int:
 
 
 @contextlib.contextmanager
-def one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Generator[None]:
     """Processes started within it compute with one thread each: together they use all cores without spinning."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     with environment(dict.fromkeys(names, "1")):
@@ -358,7 +365,7 @@ def one_way_of_computing() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Generator[None]:
     """Environment variables with these values; in the end they are as they were."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -10,9 +10,10 @@ import stat
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class DamagedFile(ValueError):
     """A file of the store that is truncated, altered or no file of ours."""
 
 
-def save(obj: object, path: str | Path) -> None:
+def save(obj: object, path: str | os.PathLike[str]) -> None:
     """Write a result of this package (or nested dicts, lists and tuples of them, of tensors and of plain values).
 
     Written under another name first and renamed, so that a reader never sees half a file.
@@ -52,7 +53,7 @@ def save(obj: object, path: str | Path) -> None:
         raise ValueError(f"path: cannot write {shown(path)}: {in_one_line(error.strerror or error)}") from error
 
 
-def load(path: str | Path) -> object:
+def load(path: str | os.PathLike[str]) -> Any:
     """Read what `save` wrote.
 
     Raises:
@@ -97,7 +98,7 @@ class Store:
         (0.5, None)
     """
 
-    def __init__(self, path: str | Path | None = None):
+    def __init__(self, path: str | os.PathLike[str] | None = None):
         named = os.environ.get("CONVERGENT_STORE") or kept_folder() / "store"
         found = _as_path(path) if path is not None else _as_path(named, "CONVERGENT_STORE")
         self.path = found.absolute()
@@ -123,7 +124,7 @@ class Store:
             raise ValueError(f"kind: expected letters, digits, dashes and underscores, at most 100, got {came(kind)}")
         return self.path / f"{kind}-{configuration_hash(configuration)}.safetensors"
 
-    def find(self, kind: str, configuration: Mapping[str, object], *, remove: bool = True) -> object | None:
+    def find(self, kind: str, configuration: Mapping[str, object], *, remove: bool = True) -> Any:
         """The result of a configuration, or None; a store that cannot be written serves as well.
 
         A damaged file is named in a warning and removed, to be made anew; one that cannot be removed, or that another
@@ -168,7 +169,7 @@ class Store:
             with self._lock_of(path.name), self._told("write in"):
                 path.unlink(missing_ok=True)
 
-    def contents(self) -> Iterator[tuple[Path, object, object]]:
+    def contents(self) -> Iterator[tuple[Path, Any, Any]]:
         """All results that it holds: the file, its configuration and the result.
 
         Raises:
@@ -181,7 +182,7 @@ class Store:
             yield path, configuration, obj
 
     @contextmanager
-    def lock(self, kind: str, configuration: Mapping[str, object]) -> Iterator[None]:
+    def lock(self, kind: str, configuration: Mapping[str, object]) -> Generator[None]:
         """Only one run at a time makes the result of a configuration; the others wait, and say so.
 
         ::
@@ -198,7 +199,7 @@ class Store:
             yield
 
     @contextmanager
-    def _lock_of(self, name: str, *, wait: bool = True) -> Iterator[None]:
+    def _lock_of(self, name: str, *, wait: bool = True) -> Generator[None]:
         """Hold the lock of a file of the store, alone among threads and processes; it may be taken again within.
 
         Raises:
@@ -224,7 +225,7 @@ class Store:
         finally:
             lock.release()
 
-    def _read_or_remove(self, path: Path) -> tuple[object, object] | None:
+    def _read_or_remove(self, path: Path) -> tuple[Any, Any] | None:
         """A file found damaged: read again under its lock, since another run may have made it again, or removed."""
         with suppress(ValueError, OSError), self._lock_of(path.name, wait=False):  # a Timeout is an OSError
             try:
@@ -244,7 +245,7 @@ class Store:
                     path.unlink()
 
     @contextmanager
-    def _told(self, verb: str) -> Iterator[None]:
+    def _told(self, verb: str) -> Generator[None]:
         """What the system refuses, in one line that says where and what to do."""
         try:
             yield
@@ -263,7 +264,7 @@ def configuration_hash(configuration: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(_plain(configuration), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _as_path(path: str | Path, name: str = "path") -> Path:
+def _as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
         raise ValueError(f"{name}: expected the path of a file or folder, got {came(path)}")
     try:
@@ -298,7 +299,7 @@ def _content(obj: object, configuration: Mapping[str, object]) -> bytes:
         raise ValueError(f"obj: cannot be saved: {in_one_line(error)}") from error
 
 
-def _read(path: Path) -> tuple[object, object]:
+def _read(path: Path) -> tuple[Any, Any]:
     """The object of a file, and its configuration."""
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would block for good
@@ -314,7 +315,7 @@ def _read(path: Path) -> tuple[object, object]:
         raise DamagedFile(f"{message} ({in_one_line(error, 100)})") from error
 
 
-def _decoded(path: Path) -> tuple[object, object]:
+def _decoded(path: Path) -> tuple[Any, Any]:
     import safetensors
 
     with safetensors.safe_open(path, "pt") as file:

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from .code import code
 from .store import Store, configuration_hash
 
-Get = Callable[["Thing"], object]  # from a thing to what is made of it
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Report = Callable[[float], None]  # told the share of the work that is done
+_Made = TypeVar("_Made", covariant=True)
+
+
+class Makes(Protocol[_Made]):
+    """A thing, by what it makes."""
+
+    def make(self, get: Get, report: Report) -> _Made:
+        """As that of `Thing`."""
+
+
+class Get(Protocol):
+    """From a thing to what is made of it."""
+
+    def __call__(self, thing: Makes[_Made], /) -> _Made:
+        """What was made of the thing."""
 
 
 class Thing:
@@ -27,9 +45,14 @@ class Thing:
         published: whether the results are small enough to lie in data/.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # subclasses have them
     title, seconds = "making", 1.0
     published = False
-    name: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called, where it is."""
+        return ""
 
     def make(self, get: Get, report: Report) -> object:
         """Make it, of a kind that the store takes.
@@ -70,8 +93,8 @@ class Thing:
 
 def needs(value: object) -> Iterator[Thing]:
     """The things that a thing needs, also those within its tuples and dataclasses."""
-    items = (getattr(value, f.name) for f in _deciding(value)) if is_dataclass(value) else value
-    for item in items if is_dataclass(value) or isinstance(value, tuple) else ():
+    items = value if isinstance(value, tuple) else ()
+    for item in [getattr(value, f.name) for f in _deciding(value)] if is_dataclass(value) else items:
         if isinstance(item, Thing):
             yield item
         else:
@@ -100,7 +123,8 @@ class Shelf:
             with self.store.lock(thing.kind, thing.configuration):
                 found = self.find(thing)  # perhaps made by another run, while this one waited
                 if found is None:
-                    found = thing.make(cache(self), report)
+                    get = cast("Get", cache(self))  # what is kept of a call forgets which thing was asked for
+                    found = thing.make(get, report)
                     self.store.keep(thing.kind, thing.configuration, found)
         return found
 
@@ -144,11 +168,11 @@ def _all_below(base: type) -> Iterator[type]:
         yield from _all_below(found)
 
 
-def _deciding(value: object) -> list:
+def _deciding(value: DataclassInstance | type[DataclassInstance]) -> list[Field]:
     return [field for field in fields(value) if field.compare]
 
 
-def _fields(value: object, *, with_code: bool = True) -> dict[str, object]:
+def _fields(value: DataclassInstance | type[DataclassInstance], *, with_code: bool = True) -> dict[str, object]:
     return {field.name: _plain(getattr(value, field.name), with_code) for field in _deciding(value)}
 
 

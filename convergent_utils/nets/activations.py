@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from .layers import (
 from .modes import evaluating, in_one_line
 
 Positions = str | int
+_Kept = TypeVar("_Kept")
 
 _MOST_PLACES = 100_000  # of an image
 _NAMED = ("all", "centre", "mean", "first", "last")
@@ -43,7 +45,7 @@ def record(
     axes: Axes = None,
     output: Output = None,
     seed: int = 0,
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor]]:
     """Record activations while the network is called.
 
     ::
@@ -109,6 +111,17 @@ def record(
             hook.remove()
 
 
+@overload
+def captured(
+    network: nn.Module, layers: Iterable[str], keep: None = None, *, axes: Axes = None, output: Output = None,
+    of: str = "the network", either_way: bool = False, n_inputs: Callable[[], int] | None = None,
+) -> AbstractContextManager[Callable[[], dict[str, Maps]]]: ...  # fmt: skip
+@overload
+def captured(
+    network: nn.Module, layers: Iterable[str], keep: Callable[[str, Maps], _Kept], *, axes: Axes = None,
+    output: Output = None, of: str = "the network", either_way: bool = False,
+    n_inputs: Callable[[], int] | None = None,
+) -> AbstractContextManager[Callable[[], dict[str, _Kept]]]: ...  # fmt: skip
 @contextmanager
 def captured(
     network: nn.Module,
@@ -120,7 +133,7 @@ def captured(
     of: str = "the network",
     either_way: bool = False,
     n_inputs: Callable[[], int] | None = None,
-) -> Iterator[Callable[[], dict[str, object]]]:
+) -> Generator[Callable[[], dict[str, Any]]]:
     """Hooks on `layers`; yields a function that reads what was kept of them in the last call of the network.
 
     Args:
@@ -156,10 +169,12 @@ class _Capture:
         self.either_way = either_way
         self.convert: Mapping[str, Callable | None] = {}
         self.n_inputs: Callable[[], int] | None = None
-        self.kept: dict[str, object] = {}
+        self.kept: dict[str, Any] = {}  # of a layer what `keep` gives, or a ValueError
         # outputs and their versions; from the second call on only where whole maps are kept
         self.watched: dict[str, tuple[Tensor, int | Tensor]] = {}
-        self.calls, self.inputs, self.first = 0, (), None
+        self.calls = 0
+        self.inputs: tuple[int, ...] = ()
+        self.first: Tensor | None = None
 
     def count(self, _module: nn.Module, arguments: tuple, named: dict) -> None:
         """Before each call of the network: how many inputs it gets."""
@@ -172,7 +187,7 @@ class _Capture:
     def hook_of(self, layer: Layer) -> Callable:
         """The hook that keeps what is wanted of this layer's output."""
 
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
             """Keep it, and watch the output so that `read` can tell if a later module overwrites it."""
             try:
                 output = tensor_in(output, layer.name, self.convert.get(layer.name))
@@ -190,11 +205,13 @@ class _Capture:
 
     def _inputs_of(self, output: object) -> tuple[int, ...]:
         """How many inputs went in: as many as the first tensor is long, or, where tokens come first, wide."""
-        first = self.first if isinstance(output, Tensor) else None
-        either_way = first is not None and (output.ndim == 2 or first.shape[:2] == output.shape[:2])
+        first = self.first
+        if first is None or not isinstance(output, Tensor):
+            return self.inputs
+        either_way = output.ndim == 2 or first.shape[:2] == output.shape[:2]
         return (*self.inputs, *first.shape[1:2]) if either_way else self.inputs
 
-    def read(self) -> dict[str, object]:
+    def read(self) -> dict[str, Any]:
         """What was kept, by layer, once it is sure that all were called and none was overwritten."""
         found, watched = dict(self.kept), dict(self.watched)
         self.kept.clear()
@@ -278,6 +295,10 @@ def require_common_places(kinds: Mapping[str, str], positions: Positions) -> Non
         raise ValueError(f"positions: {message}; take 'mean', or each of them in a call of its own")
 
 
+@overload
+def flat_places(maps: Tensor, positions: Positions, drawn: Tensor) -> Tensor: ...
+@overload
+def flat_places(maps: Tensor, positions: Positions, drawn: Tensor | None) -> Tensor | None: ...
 def flat_places(maps: Tensor, positions: Positions, drawn: Tensor | None) -> Tensor | None:
     """The places (n, places) int64 that become rows, counted along the rows of the map; None where none are picked.
 
@@ -287,16 +308,16 @@ def flat_places(maps: Tensor, positions: Positions, drawn: Tensor | None) -> Ten
         drawn: (n, places, 2) fractions (down, across) in [0, 1) where positions is a number.
     """
     n, height, width, _ = maps.shape
-    if positions in ("all", "mean"):
-        return None
     if positions in ONE_PLACE:
         drawn = torch.full((n, 1, 2), ONE_PLACE[positions], dtype=torch.float64)
+    if drawn is None:
+        return None
     down, across = ((drawn[..., k] * size).long() for k, size in enumerate((height, width)))
     return (down * width + across).to(maps.device)
 
 
 # Where the one place lies, as a fraction of the map; that of "last" is just below 1.
-ONE_PLACE = {"centre": 0.5, "first": 0.0, "last": float(np.nextafter(1, 0))}
+ONE_PLACE: dict[Positions, float] = {"centre": 0.5, "first": 0.0, "last": float(np.nextafter(1, 0))}
 
 
 def rows_of(maps: Tensor, positions: Positions, places: Tensor | None) -> Tensor:
@@ -314,6 +335,12 @@ def rows_of(maps: Tensor, positions: Positions, places: Tensor | None) -> Tensor
     return rows if places is None else rows[torch.arange(len(maps), device=maps.device)[:, None], places]
 
 
+@overload
+def draw_places(generator: np.random.Generator, images: int, positions: int, *, before: int = 0) -> Tensor: ...
+@overload
+def draw_places(
+    generator: np.random.Generator, images: int, positions: Positions, *, before: int = 0
+) -> Tensor | None: ...
 def draw_places(generator: np.random.Generator, images: int, positions: Positions, *, before: int = 0) -> Tensor | None:
     """The next places (images, positions, 2) of the stream, fractions in [0, 1); None where nothing is drawn.
 
@@ -323,7 +350,8 @@ def draw_places(generator: np.random.Generator, images: int, positions: Position
     if not isinstance(positions, int):
         return None
     if before:
-        generator.bit_generator.advance(2 * positions * before)  # a fraction is one step
+        bits = cast("np.random.PCG64", generator.bit_generator)  # as that of default_rng is
+        bits.advance(2 * positions * before)  # a fraction is one step
     return torch.from_numpy(generator.random((images, positions, 2)))
 
 

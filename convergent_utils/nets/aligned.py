@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class AlignedSample:
         return {"size": self.size, "seed": self.seed, **numbers, "rows": rows}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, object]) -> AlignedSample:
+    def from_state(cls, state: Mapping[str, Any]) -> AlignedSample:
         """The sample whose `state` it was.
 
         Raises:

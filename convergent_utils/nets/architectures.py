@@ -58,7 +58,8 @@ class Residual(nn.Module):
 
     def below(self, part: str) -> list[nn.Module]:
         """What comes in has passed these modules before it meets a part of the block."""
-        return {"inner": [], "added": [self.inner], "around": [], "relu": [self]}[part]
+        passed: dict[str, list[nn.Module]] = {"inner": [], "added": [self.inner], "around": [], "relu": [self]}
+        return passed[part]
 
 
 class Inception(nn.Module):
@@ -104,7 +105,7 @@ def modules_of(name: str, channels: int, classes: int, width: float, depth: int)
         depth: 8, 14, 20 and so on, see `as_depth`.
     """
     stages = [max(4, 4 * round(width * units / 4)) for units in _UNITS]
-    modules = OrderedDict(stem=_convolution(channels, stages[0], 3, 2))
+    modules: OrderedDict[str, nn.Module] = OrderedDict(stem=_convolution(channels, stages[0], 3, 2))
     inputs, per_stage = stages[0], (depth - 2) // _PER_STEP
     for stage, units in enumerate(stages):
         for k in range(per_stage):
@@ -134,8 +135,8 @@ def initialise(network: nn.Sequential, generator: torch.Generator) -> None:
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        nn.init.kaiming_normal_(network.fc.weight, nonlinearity="linear", generator=generator)
-        nn.init.zeros_(network.fc.bias)
+        nn.init.kaiming_normal_(network.get_parameter("fc.weight"), nonlinearity="linear", generator=generator)
+        nn.init.zeros_(network.get_parameter("fc.bias"))
 
 
 def shuffle(network: nn.Sequential, generator: torch.Generator) -> dict[str, Tensor]:
@@ -149,14 +150,13 @@ def shuffle(network: nn.Sequential, generator: torch.Generator) -> dict[str, Ten
         permutation (units,) int64 whose entry j is the unit from before that stands at place j now.
     """
     found: dict[str, Tensor] = {}
-    incoming = None
     with torch.no_grad():
+        found["stem"] = incoming = _shuffled(network.get_submodule("stem"), None, generator)
         for name, module in network.named_children():
-            if name == "stem":
-                found[name] = incoming = _shuffled(module, incoming, generator)
-            elif name.startswith("block"):
+            if name.startswith("block"):
                 incoming = _shuffle_block(module, name, incoming, generator, found)
-        network.fc.weight.copy_(network.fc.weight[:, incoming])
+        weight = network.get_parameter("fc.weight")
+        weight.copy_(weight[:, incoming])
     return found
 
 
@@ -168,36 +168,36 @@ def _shuffle_block(
         order, before = [], 0
         for branch, chain in block.named_children():
             inside = incoming
-            for layer in (layer for layer in chain if not isinstance(layer, nn.MaxPool2d)):
+            for layer in (layer for layer in chain.children() if not isinstance(layer, nn.MaxPool2d)):
                 inside = _shuffled(layer, inside, generator)
             found[f"{name}.{branch}"] = inside
             order.append(before + inside)
             before += len(inside)
         found[name] = torch.cat(order)
         return found[name]
-    found[f"{name}.inner"] = inner = _shuffled(block.inner, incoming, generator)
+    found[f"{name}.inner"] = inner = _shuffled(block.get_submodule("inner"), incoming, generator)
     if isinstance(block, Residual):
         new = torch.randperm(block.around.extra, generator=generator)
         found[name] = torch.cat([incoming, len(incoming) + new])
         _reorder(block.added, inner, found[name])
         found[f"{name}.added"] = found[name]
     else:
-        found[name] = found[f"{name}.outer"] = _shuffled(block.outer, inner, generator)
+        found[name] = found[f"{name}.outer"] = _shuffled(block.get_submodule("outer"), inner, generator)
     return found[name]
 
 
-def _shuffled(layer: nn.Sequential, incoming: Tensor | None, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(layer[0].out_channels, generator=generator)
+def _shuffled(layer: nn.Module, incoming: Tensor | None, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(len(layer.get_parameter("0.weight")), generator=generator)
     _reorder(layer, incoming, order)
     return order
 
 
-def _reorder(layer: nn.Sequential, incoming: Tensor | None, order: Tensor) -> None:
+def _reorder(layer: nn.Module, incoming: Tensor | None, order: Tensor) -> None:
     """Put the units of a convolution and its batch norm into this order, and its inputs into that of those below."""
-    convolution, norm = layer[0], layer[1]
-    weight = convolution.weight if incoming is None else convolution.weight[:, incoming]
-    convolution.weight.copy_(weight[order])
-    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+    weight = layer.get_parameter("0.weight")
+    weight.copy_((weight if incoming is None else weight[:, incoming])[order])
+    norm = [layer.get_parameter("1.weight"), layer.get_parameter("1.bias")]
+    for values in (*norm, layer.get_buffer("1.running_mean"), layer.get_buffer("1.running_var")):
         values.copy_(values[order])
 
 

@@ -12,9 +12,10 @@ import sysconfig
 import types
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ def _of_class(value: type) -> tuple[str, list[object]]:
     return name, [*value.__mro__[1:], type(value), own]
 
 
-def _of_code(value: Callable | types.CodeType) -> tuple[str, list[object]]:
+def _of_code(value: Any) -> tuple[str, list[object]]:
     """What is said of a value that is code or can be called, and what it is made of."""
     for name, kinds in _INNER.items():
         if isinstance(value, kinds):

@@ -44,7 +44,8 @@ class Rows(NamedTuple):
 
     def of(self, chosen: Tensor) -> Rows:
         """Those of the inputs of this index (m,) int64."""
-        return Rows(*(None if part is None else part[chosen] for part in self))
+        places, counted = (None if part is None else part[chosen] for part in (self.places, self.counted))
+        return Rows(self.values[chosen], places, self.images[chosen], counted)
 
     @staticmethod
     def joined(parts: list[Rows]) -> Rows:
@@ -57,11 +58,15 @@ class Rows(NamedTuple):
         most = max(part.values.shape[1] for part in parts)
         if any(part.values.shape[1] < most for part in parts):
             parts = [part._filled(most) for part in parts]
-        return Rows(*(None if each[0] is None else torch.cat(each) for each in zip(*parts, strict=True)))
+        values, images = torch.cat([part.values for part in parts]), torch.cat([part.images for part in parts])
+        places = [part.places for part in parts if part.places is not None]
+        counted = [part.counted for part in parts if part.counted is not None]
+        return Rows(values, torch.cat(places) if places else None, images, torch.cat(counted) if counted else None)
 
     def _filled(self, places: int) -> Rows:
         more = places - self.values.shape[1]
-        values, counted = pad(self.values, (0, 0, 0, more)), pad(self.counted, (0, more))
+        counted = torch.ones_like(self.values[:, :, 0], dtype=torch.bool) if self.counted is None else self.counted
+        values, counted = pad(self.values, (0, 0, 0, more)), pad(counted, (0, more))
         return Rows(values, None if self.places is None else pad(self.places, (0, more)), self.images, counted)
 
 
@@ -88,7 +93,7 @@ class Block:
         self.map_size, self.n_top, self.kind, self.units = kept.map_size, n_top, kept.kind, rows.shape[2]
         self.precise = torch.float32 if device.type == "mps" else torch.float64
         self.sum = torch.zeros(rows.shape[1:], dtype=self.precise, device=device)
-        self.counts = None if kept.rows.counted is None else self.sum.new_zeros(len(self.sum))
+        self.masked, self.counts = kept.rows.counted is not None, self.sum.new_zeros(len(self.sum))
         self.active = self.sum.new_zeros(self.units)
         none = torch.zeros(0, self.units, dtype=torch.int64, device=device)
         # value, image, place, each (top, units)
@@ -105,11 +110,11 @@ class Block:
 
     def add(self, batch: Rows) -> None:
         """Add the rows of a batch."""
-        rows, masked = batch.values, batch.counted is not None
-        if masked:
-            rows = rows.masked_fill(~batch.counted[:, :, None], 0)
+        rows, counted = batch.values, batch.counted
+        if counted is not None:
+            rows = rows.masked_fill(~counted[:, :, None], 0)
             self._grow(rows.shape[1])
-            self.counts[: rows.shape[1]] += batch.counted.sum(0)
+            self.counts[: rows.shape[1]] += counted.sum(0)
         precise = torch.promote_types(rows.dtype, torch.float32)
         total, active = torch.zeros_like(rows[0], dtype=precise), torch.zeros_like(rows[0, 0], dtype=precise)
         for part in rows.split(max(1, _CHUNK_ENTRIES // max(1, rows[0].numel()))):
@@ -120,10 +125,12 @@ class Block:
             total = rows.sum(0, dtype=self.sum.dtype)
         self.sum[: len(total)] += total
         self.active += active
-        if masked:
-            batch = batch._replace(values=batch.values.masked_fill(~batch.counted[:, :, None], -torch.inf))
+        if counted is not None:
+            batch = batch._replace(values=batch.values.masked_fill(~counted[:, :, None], -torch.inf))
         for few in torch.arange(len(rows)).split(max(1, _CANDIDATES // self.units)):
-            self._add_candidates(*(None if part is None else part[few[0] : few[-1] + 1] for part in batch[:3]))
+            these = slice(int(few[0]), int(few[-1]) + 1)
+            places = None if batch.places is None else batch.places[these]
+            self._add_candidates(batch.values[these], places, batch.images[these])
 
     def _grow(self, places: int) -> None:
         """Make room for longer sequences."""
@@ -156,22 +163,22 @@ class Block:
     def mean_map(self, n_images: int) -> Tensor:
         """(height, width, units); one place where rows are the centre or the mean, and 0 where no row counts."""
         total = self.sum.cpu().double()
-        if self.counts is None:
+        counts = self.counted_rows()
+        if counts is None:
             shape = self.map_size if len(total) == self.map_size[0] * self.map_size[1] else (1, 1)
             return (total / n_images).reshape(*shape, -1)
-        counts = self.counted_rows()
         return (total.reshape(*counts.shape, -1) / counts.clamp(min=1)[:, :, None].double()).contiguous()
 
     def counted_rows(self) -> Tensor | None:
         """(height, width) int64, how many rows at each place count; None where all do."""
-        if self.counts is None:
+        if not self.masked:
             return None
         shape = self.map_size if len(self.sum) == self.map_size[0] * self.map_size[1] else (-1, 1)
         return self.counts.cpu().round().long().reshape(shape)
 
     def active_share(self, n_images: int) -> Tensor:
         """(units,) the share of rows that are not zero."""
-        rows = n_images * len(self.sum) if self.counts is None else float(self.counts.sum())
+        rows = n_images * len(self.sum) if not self.masked else float(self.counts.sum())
         return self.active.cpu().double() / rows
 
 

@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from ..kernels.checks import as_whole, came, form_of, has_rows, in_one_line, is_count, require_known, shown
 from ..making.checkout import PROJECT, require_checkout
 from .folders import read_folder
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10, ImageNet
 
 _DATA = PROJECT / "data"
 _FASHION_MNIST_CONTENTS = {  # sha256 of shape, images and labels
@@ -191,8 +195,8 @@ def _require_positive(limit: int | None) -> None:
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
     digest = hashlib.sha256(str(images.shape).encode())
-    digest.update(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels.astype(np.int64)))
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels.astype(np.int64)).data)
     return digest.hexdigest()
 
 
@@ -236,7 +240,7 @@ def _require_size(path: Path, split: str) -> None:
         raise ValueError(f"it holds {size / 2**30:.1f} GiB for {split}; at most {_LARGEST / 2**30:g} are read")
 
 
-def _torchvision_dataset(kind: str, split: str) -> torch.utils.data.Dataset:
+def _torchvision_dataset(kind: str, split: str) -> CIFAR10 | ImageNet:
     try:
         from torchvision import datasets, transforms
     except ImportError as error:
@@ -252,14 +256,15 @@ def _torchvision_dataset(kind: str, split: str) -> torch.utils.data.Dataset:
         raise ValueError(f"{message} ({in_one_line(error, 80)})") from error
 
 
-def _from_torchvision(found: torch.utils.data.Dataset, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple]:
+def _from_torchvision(found: CIFAR10 | ImageNet, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple]:
     """The images that are kept, and no other."""
     images, labels = [], []
     for index in _spread(len(found), limit):
         try:
             image, label = found[int(index)]
         except OSError as error:
-            path = found.samples[int(index)][0] if hasattr(found, "samples") else f"image {index}"
+            samples = getattr(found, "samples", None)
+            path = f"image {index}" if samples is None else samples[int(index)][0]
             raise ValueError(f"name: {shown(path)} cannot be read: {in_one_line(error)}") from error
         images.append(np.asarray(image.convert("RGB")))
         labels.append(label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -14,9 +14,10 @@ from ..making.things import Get, Report, Thing
 from .datasets import Dataset, load_dataset
 from .measurement import Measurement
 from .measuring import run_pass
-from .networks import Network, build_network, permuted_copy, weighted
+from .networks import Network, own_network, permuted_copy, weighted
 from .training import CHECKPOINTS, Recipe, Trained, train
 
+_Net = TypeVar("_Net", bound=nn.Module)
 _LOADED: dict[tuple[str, str, int | None], Dataset] = {}  # what this process has read
 CURVE = 2000  # test images on which learning curves are drawn; their last point is of all
 _SECONDS_PER_IMAGE = 1e-3  # of training, on one thread; only for the estimate that is shown
@@ -88,7 +89,7 @@ def _load(name: str, split: str, limit: int | None) -> Dataset:
     return _LOADED[name, split, limit]
 
 
-def channels_last(network: nn.Module) -> nn.Module:
+def channels_last(network: _Net) -> _Net:
     """An AlexNet laid out such that the units of a place lie side by side, in which a CPU reads it in half of the time.
 
     Its numbers are those of before, but for rounding; it trains in the layout that it was built in. Others stay as
@@ -124,8 +125,7 @@ class Start:
 
     def network(self, get: Get | None = None) -> Network:
         """The network."""
-        sizes = {"channels": self.channels, "classes": self.classes, "width": self.width}
-        network = build_network(self.structure, **sizes, seed=self.seed)
+        network = own_network(self.structure, self.channels, self.classes, self.width, self.seed)
         if self.scaled:
             with torch.no_grad():
                 for layer in network.layers:
@@ -200,12 +200,12 @@ class Condensed(Learned):
 
     title, seconds = "condensing networks", 0.1
 
-    whole: Followed | None = None
+    whole: Followed = field(kw_only=True)
 
     @classmethod
     def of(cls, whole: Followed) -> Condensed:
         """It, of what has all of them."""
-        return cls(whole.start, whole.images, whole.test, whole.recipe, whole.order, whole.name, whole)
+        return cls(whole.start, whole.images, whole.test, whole.recipe, whole.order, whole.name, whole=whole)
 
     def make(self, get: Get, report: Report) -> Trained:
         """Leave out the others."""

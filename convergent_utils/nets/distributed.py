@@ -9,9 +9,9 @@ one process, and what it has is the whole. With the nccl backend call `torch.cud
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, overload
 
 import torch
 import torch.distributed
@@ -62,6 +62,10 @@ def all_reduce(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: whole[key].to(value.device) for key, value in state.items()}
 
 
+@overload
+def merged(part: Found) -> Found: ...
+@overload
+def merged(part: Found | None) -> Found | None: ...
 def merged(part: Found | None) -> Found | None:
     """The merge of what all processes have; the same in every one. None is what nothing was found of.
 
@@ -86,7 +90,7 @@ def _senders(step: int) -> range:
     return range(step, n_processes(), 2 * step)
 
 
-def _exchanged(part: object, routes: Mapping[int, int]) -> object:
+def _exchanged(part: object, routes: Mapping[int, int]) -> Any:
     """What a process is sent, from one process to another along each route; None where it is sent nothing."""
     tree, tensors = _taken_apart(part)
     forms = gather((tree, {key: (value.shape, value.dtype) for key, value in tensors.items()}))
@@ -103,7 +107,7 @@ def _exchanged(part: object, routes: Mapping[int, int]) -> object:
     return decode(tree, {key: value.cpu() for key, value in came.items()})
 
 
-def _from_first(part: object) -> object:
+def _from_first(part: object) -> Any:
     """What process 0 has, in every process."""
     tree, tensors = _taken_apart(part if rank() == 0 else None)
     tree, shapes = gather((tree, {key: (value.shape, value.dtype) for key, value in tensors.items()}))[0]
@@ -160,7 +164,7 @@ def gather(obj: object) -> list:
 
 
 @contextmanager
-def same_fate() -> Iterator[None]:
+def same_fate() -> Generator[None]:
     """What one process raises within it, all raise, so that none waits in vain for another. Never nested."""
     error = None
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ..kernels.checks import in_one_line, shown
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts another program, as PostScript does
@@ -97,7 +98,8 @@ def _files(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
     if not folders:
         raise ValueError(f"name: could not find any class, a folder, in {shown(path)}")
     for name, folder in folders.items():
-        images = images_below(folder, walked={*_above(path.parent), *map(os.path.realpath, folders.values())})
+        others = {os.path.realpath(other) for other in folders.values()}
+        images = images_below(folder, walked=_above(path.parent) | others)
         if not images:
             raise ValueError(f"name: expected an image in {shown(folder)}, got none that ends as {', '.join(_ENDINGS)}")
         found += [(image, classes.index(name)) for image in images]
@@ -127,7 +129,7 @@ def _pixels(file: str) -> np.ndarray:
 
 
 @contextmanager
-def opened(file: str) -> Iterator[Image.Image]:
+def opened(file: str) -> Generator[Image.Image]:
     """An image file; what cannot be read of it, in here or within, is refused by its name."""
     try:
         from PIL import Image
@@ -157,7 +159,8 @@ def in_colour(image: Image.Image) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if image.format == "TIFF":  # twelve bits in sixteen, or white as zero, would come out darker or as a negative
-        sixteen = sixteen and image.tag_v2.get(_BITS) == (16,) and image.tag_v2.get(_INTERPRETATION) == 1
+        tags = cast("TiffImageFile", image).tag_v2  # which is what opens a TIFF
+        sixteen = sixteen and tags.get(_BITS) == (16,) and tags.get(_INTERPRETATION) == 1
     if not sixteen:
         raise ValueError(f"pixels of the kind {image.mode!r} state no range; save it in 8 or 16 bits")
     grey = (np.asarray(image).astype(np.int64) + 128) // 257  # 65535 becomes 255

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from .layers import unwrapped
 from .modes import called_as_asked, input_like
 from .networks import Network
 
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 Prepare = Callable[..., object]
 Mask = str | Callable[[object], object]
 
@@ -32,7 +35,7 @@ class Held:
 
     def __init__(self, values: Tensor | dict[str, Tensor]):
         self.values = values
-        self.length: int | None = len(values) if isinstance(values, Tensor) else len(next(iter(values.values())))
+        self.length = len(values) if isinstance(values, Tensor) else len(next(iter(values.values())))
 
     def at(self, index: Tensor) -> Tensor | dict[str, Tensor]:
         """The batch of these numbers."""
@@ -99,7 +102,7 @@ class Feed:
             self.sources = self._shared_of(each, lambda source: _source(source, batch))
         else:
             self.sources = dict.fromkeys(networks, _source(given, batch))
-        lengths = {source.length for source in self.sources.values()} - {None}
+        lengths = {length for source in self.sources.values() if (length := source.length) is not None}
         if len(lengths) > 1:
             few, many = min(lengths), max(lengths)
             raise ValueError(
@@ -107,11 +110,13 @@ class Feed:
             )
         self.length: int | None = next(iter(lengths), None)
         self.held = all(isinstance(source, Held) for source in self.sources.values())
+        self.n_held = self.length if self.held else None
         self.once = any(isinstance(source, Stream) and source.once for source in self.sources.values())
 
-    def at(self, index: Tensor) -> dict[str, object]:
+    def at(self, index: Tensor) -> dict[str, Tensor | dict[str, Tensor]]:
         """By network the batch of these numbers, where all are held."""
-        return self._shared(lambda source: source.at(index))
+        held = {name: source for name, source in self.sources.items() if isinstance(source, Held)}
+        return self._shared_of(held, lambda source: source.at(index))
 
     def first(self) -> dict[str, object]:
         """By network the first batch."""
@@ -137,11 +142,11 @@ class Feed:
                 raise ValueError(f"inputs: expected as many in each batch of all networks, got {came(numbers, 150)}")
             yield found
 
-    def _shared(self, made: Callable[[Held | Stream], object]) -> dict[str, object]:
+    def _shared(self, made: Callable[[Held | Stream], _Made]) -> dict[str, _Made]:
         return self._shared_of(self.sources, made)
 
     @staticmethod
-    def _shared_of(of: Mapping[str, object], made: Callable) -> dict[str, object]:
+    def _shared_of(of: Mapping[str, _Given], made: Callable[[_Given], _Made]) -> dict[str, _Made]:
         """By network; what several networks share is made once."""
         once = {id(value): value for value in of.values()}
         found = {key: made(value) for key, value in once.items()}
@@ -166,7 +171,7 @@ def _source(given: object, batch: int) -> Held | Stream:
                 "inputs: expected a dict of equally long tensors by keyword, or of inputs by network, got "
                 f"{came(list(given), 120)}"
             )
-        return Held(values)
+        return Held({name: value for name, value in values.items() if value is not None})
     if isinstance(given, TorchDataset) and not isinstance(given, torch.utils.data.IterableDataset):
         return Stream(DataLoader(given, batch_size=batch))
     if isinstance(given, (str, bytes, Tensor, np.ndarray, nn.Module)) or not isinstance(given, Iterable):
@@ -187,10 +192,11 @@ def _as_held(given: object) -> Tensor | None:
     """A tensor of inputs, of a tensor or an array; None of what is neither, or no inputs."""
     if hasattr(given, "__array__") and not isinstance(given, Tensor) and not np.ma.is_masked(given):
         given = _tensor_of(np.asarray(given))
-    good = isinstance(given, Tensor) and has_rows(given) and given.ndim > 0 and not given.is_complex()
-    if good and given.ndim == 4 and given.dtype != torch.uint8:
-        good = given.is_floating_point()
-    return given.detach() if good else None
+    if not isinstance(given, Tensor) or not has_rows(given) or given.ndim == 0 or given.is_complex():
+        return None
+    if given.ndim == 4 and given.dtype != torch.uint8 and not given.is_floating_point():
+        return None
+    return given.detach()
 
 
 def _tensor_of(array: np.ndarray) -> Tensor | np.ndarray:
@@ -206,31 +212,33 @@ def _tensor_of(array: np.ndarray) -> Tensor | np.ndarray:
             return array
 
 
-def _length_of(source: object) -> int | None:
+def _length_of(source: Iterable[object]) -> int | None:
     """How many inputs an iterable has, where that is known beforehand."""
     try:
         if isinstance(source, DataLoader):
             if source.batch_size is None:  # batches are of its data set's or sampler's own making
                 return None
-            return len(source) * source.batch_size if source.drop_last else len(source.sampler)
+            sampler: Any = source.sampler  # what has no length raises a TypeError
+            return len(source) * source.batch_size if source.drop_last else len(sampler)
         return sum(map(n_inputs, source)) if isinstance(source, (list, tuple)) else None
     except (TypeError, NotImplementedError):  # of data sets without a length
         return None
 
 
-def first_of(batch: object) -> object:
+def first_of(batch: Any) -> Any:
     """The inputs of a batch: the first of a tuple or list of several things."""
     several = isinstance(batch, (tuple, list)) and len(batch) > 0
     return batch[0] if several and isinstance(batch[0], (Tensor, np.ndarray, Mapping, tuple, list)) else batch
 
 
-def n_inputs(batch: object) -> int:
+def n_inputs(batch: Any) -> int:
     """How many inputs a batch has."""
     found = first_of(batch)
     if isinstance(found, Mapping):
         found = next((value for value in found.values() if hasattr(value, "__len__")), None)
+    sized: Any = found  # what has no length raises a TypeError
     try:
-        return len(found)
+        return len(sized)
     except TypeError as error:
         raise ValueError(f"inputs: expected batches of several inputs, got {form_of(found)}") from error
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn.utils import skip_init
 
 from ..kernels.checks import as_count, as_floats, as_share, as_whole, came, is_number, require_known
 from .modes import called, evaluating, in_one_line, input_like, require_hooks, require_module
-from .networks import Network, require_alexnet, weighted
+from .networks import as_alexnet, weighted
 from .subspaces import as_acts, as_map, mapped, orthonormal
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -22,7 +23,7 @@ _LONGEST_SIDE = 2**31 - 1
 
 
 @contextmanager
-def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> Iterator[None]:
+def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> Generator[None]:
     """Within the block, the network goes on from `layer` with what `project` leaves of its activations.
 
     ::
@@ -62,7 +63,7 @@ def projected(network: nn.Module, layer: str, matrix: Tensor, mean: Tensor) -> I
 
 
 @contextmanager
-def ablated(network: nn.Module, layer: str, units: Sequence[int] | Tensor, mean: Tensor) -> Iterator[None]:
+def ablated(network: nn.Module, layer: str, units: Sequence[int] | Tensor, mean: Tensor) -> Generator[None]:
     """Within the block, some units of a layer say their mean whatever the input: what is the network worth without?
 
     ::
@@ -131,7 +132,7 @@ def _as_units(units: object, count: int) -> Tensor:
     return numbers
 
 
-def split_after(network: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.Sequential]:
+def split_after(network: nn.Module, layer: str) -> tuple[nn.Sequential, nn.Sequential]:
     """The part of a chain of modules up to `layer`, and the part after it; both share the network's weights.
 
     Raises:
@@ -152,7 +153,7 @@ def split_after(network: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.S
     return nn.Sequential(*modules[:after]), nn.Sequential(*modules[after:])
 
 
-def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) -> nn.Sequential:
+def truncated(network: nn.Module, layer: str, directions: Tensor, mean: Tensor) -> nn.Sequential:
     r"""A smaller network that computes what `projected` computes with `subspace_projection(directions)`.
 
     The layer hands on k coordinates and a one instead of its units, and the next layer reads those: its weights W
@@ -180,7 +181,7 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
         ...     torch.allclose(network(images), smaller(images), atol=1e-4)
         True
     """
-    require_alexnet(network)
+    network = as_alexnet(network)
     names = list(dict(network.named_children()))
     require_known(layer, names, "layer")
     following = names[min(names.index(layer) + 1, len(names) - 1)]
@@ -205,7 +206,7 @@ def truncated(network: Network, layer: str, directions: Tensor, mean: Tensor) ->
     coordinates = _like(before, encode[..., None, None] if reads.ndim == 4 else encode, one, padding=0)
     smaller[names.index(layer)] = nn.Sequential(*_chain(smaller[names.index(layer)]), coordinates)
     rest = _chain(smaller[names.index(following)])[1:]
-    after = _like(before, reads, before.bias)
+    after = _like(before, reads, before.get_parameter("bias"))
     smaller[names.index(following)] = nn.Sequential(after, *rest) if rest else after
     return smaller
 
@@ -234,7 +235,7 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
     def hook_of(name: str) -> Callable:
         """The hook that counts for this module: each weight is used once at every place of the output."""
 
-        def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        def hook(module: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, _inputs: object, output: Tensor) -> None:
             """Count."""
             places = (
                 output[0, 0].numel() if isinstance(module, _CONVOLUTIONS) else output[0].numel() // output.shape[-1]
@@ -309,12 +310,12 @@ def training_cost(forward: Mapping[str, int], schedule: Mapping[str, float]) -> 
         >>> training_cost({"conv1": 100, "fc2": 100}, {"conv1": 0.5})
         0.8
     """
-    forward, schedule = _as_costs(forward), _as_schedule(schedule)
+    costs, schedule = _as_costs(forward), _as_schedule(schedule)
     for layer in schedule:
-        require_known(layer, forward, "schedule")
-    bottom, spent, whole = next(iter(forward)), 0.0, 0.0
+        require_known(layer, costs, "schedule")
+    bottom, spent, whole = next(iter(costs)), 0.0, 0.0
     latest_below = 0.0
-    for layer, cost in forward.items():
+    for layer, cost in costs.items():
         learns = schedule.get(layer, 1.0)
         spent += cost * (1 + learns + latest_below)
         whole += cost * (2 if layer == bottom else 3)
@@ -360,7 +361,7 @@ def _chain(module: nn.Module) -> list[nn.Module]:
     return list(module.children()) if isinstance(module, nn.Sequential) else [module]
 
 
-def _like(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor, **geometry: int) -> nn.Conv2d | nn.Linear:
+def _like(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor, **geometry: Any) -> nn.Conv2d | nn.Linear:
     """A module of the same kind with other weights."""
     if isinstance(module, nn.Linear):
         made = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
@@ -370,5 +371,5 @@ def _like(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor, **geometr
     made = made.to(module.weight)
     with torch.no_grad():
         made.weight.copy_(weight)
-        made.bias.copy_(bias)
+        made.get_parameter("bias").copy_(bias)
     return made

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..kernels.checks import as_list, came, form_of, has_rows
 from .modes import in_one_line, require_hooks, require_module
 
-Axes = str | Mapping[str, str] | None
-Output = Callable[[object], Tensor] | Mapping[str, Callable[[object], Tensor]] | None
+Axes = str | Mapping[str, str | None] | None
+Output = Callable[[object], Tensor] | Mapping[str, Callable[[object], Tensor] | None] | None
 
 # From the axes of an output to those of a map (n, height, width, units); tokens are a map of width 1.
 _ORDERS = {"nchw": (0, 2, 3, 1), "nhwc": (0, 1, 2, 3), "ntd": (0, 1, 2), "ndt": (0, 2, 1), "tnd": (1, 0, 2)}
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
     """
 
     last: frozenset[int] = frozenset()
-    channels: frozenset[int] = frozenset()
+    channels: frozenset[int | None] = frozenset()  # of one that is lazy not yet known
     others: frozenset[int] = frozenset()
     one_dimensional: bool = False
 
@@ -72,7 +72,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def hooks_called(network: nn.Module) -> Iterator[None]:
+def hooks_called(network: nn.Module) -> Generator[None]:
     """Within it a compiled network calls the hooks that were placed after it was compiled.
 
     Raises:
@@ -164,7 +164,7 @@ def as_outputs(output: Output, layers: Iterable[str]) -> dict[str, Callable[[obj
     return {layer: given.get(layer) for layer in layers}
 
 
-def tensor_in(output: object, layer: str, convert: Callable[[object], Tensor] | None = None) -> object:
+def tensor_in(output: object, layer: str, convert: Callable[[object], Tensor] | None = None) -> Any:
     """The tensor in what a module gives: itself, `last_hidden_state`, or else the first in a tuple or a dict.
 
     Args:
@@ -229,7 +229,7 @@ def as_maps(
     return Maps(values, "point" if values.shape[1] * values.shape[2] == 1 else kind)
 
 
-def unit_axis(output: object, layer: Layer) -> int:
+def unit_axis(output: Tensor, layer: Layer) -> int:
     """Which axis of a layer's output counts its units.
 
     Raises:
@@ -322,8 +322,8 @@ def _sizes(around: Iterable[nn.Module], *, maps: bool) -> Sizes:
     return Sizes()
 
 
-def _norms_last_axis(module: nn.Module) -> bool:
-    return type(module) in (nn.LayerNorm, _RMS_NORM) and len(module.normalized_shape) == 1
+def _norms_last_axis(module: nn.Module) -> TypeGuard[nn.LayerNorm]:
+    return type(module) in (nn.LayerNorm, _RMS_NORM) and len(getattr(module, "normalized_shape", ())) == 1
 
 
 def _ambiguous(output: Tensor, layer: Layer, one: str, other: str) -> ValueError:
@@ -343,7 +343,7 @@ def _teller(module: nn.Module, within: tuple[nn.Module, ...]) -> nn.Module:
     return next((each for each in reversed(before) if not _keeps_axes(each)), module)
 
 
-def _is_sequence(module: nn.Module) -> bool:
+def _is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 
 
@@ -374,7 +374,7 @@ def _inner(network: nn.Module) -> nn.Module | None:
     return network.module if _parallel(network) else getattr(network, "_orig_mod", None)
 
 
-def _parallel(module: nn.Module) -> bool:
+def _parallel(module: nn.Module) -> TypeGuard[nn.DataParallel | nn.parallel.DistributedDataParallel]:
     return isinstance(module, _PARALLEL)
 
 

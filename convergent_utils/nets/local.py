@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, wait
 from pathlib import Path
+from typing import TypeVar
 
 import torch.distributed
 
@@ -16,6 +17,7 @@ from ..making.pool import workers
 from ..making.store import load, save
 
 _MOST = 256
+_Found = TypeVar("_Found")
 
 
 def as_processes(processes: object, progress: object) -> int:
@@ -28,7 +30,7 @@ def as_processes(processes: object, progress: object) -> int:
     return count
 
 
-def in_processes(count: int, function: Callable[..., object], arguments: Mapping[str, object]) -> object:
+def in_processes(count: int, function: Callable[..., _Found], arguments: Mapping[str, object]) -> _Found:
     """What a function of the package returns, called in several processes that torch.distributed connects.
 
     Args:

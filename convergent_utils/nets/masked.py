@@ -64,7 +64,7 @@ class MaskedMaps:
         if self.kind == "grid":
             message = "of a grid of which not all places count there are"
             raise ValueError(f"positions: {message} 'all' and 'mean', got {positions!r}; or leave out the mask")
-        if positions in ONE_PLACE:
+        if drawn is None:
             drawn = torch.full((1, 1, 2), ONE_PLACE[positions], dtype=torch.float64)
         places = self._places(drawn[..., 0])
         return Rows(self._at(places), places, numbers, None)

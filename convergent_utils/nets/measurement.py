@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, reduce
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,7 +154,7 @@ class Measurement:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, object]) -> Measurement:
+    def from_state(cls, state: Mapping[str, Any]) -> Measurement:
         """The measurement whose `state` it was.
 
         Raises:
@@ -166,7 +167,8 @@ class Measurement:
             tops = {name: Top(**top) for name, top in state["tops"].items()}
             aligned = AlignedSample.from_state(state["aligned"])
             flat = None if state["flattened"] is None else StreamingCKA.from_state(state["flattened"])
-            found = cls(**{**state, "folds": folds, "aligned": aligned, "tops": tops, "flattened": flat})
+            made: dict[str, Any] = {"folds": folds, "aligned": aligned, "tops": tops, "flattened": flat}
+            found = cls(**{**state, **made})
             found._require_whole()
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = in_one_line(error, 200).removeprefix("state: ")
@@ -382,7 +384,8 @@ def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _equally_long(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Both, filled with zeros along the first axis to the same length."""
     most = max(len(one), len(other))
-    return tuple(torch.cat([each, each.new_zeros(most - len(each), *each.shape[1:])]) for each in (one, other))
+    one, other = (torch.cat([each, each.new_zeros(most - len(each), *each.shape[1:])]) for each in (one, other))
+    return one, other
 
 
 def _mean_of_both(one: Measurement, other: Measurement, block: str, what: str) -> Tensor:
@@ -396,4 +399,4 @@ def _mean_of_both(one: Measurement, other: Measurement, block: str, what: str) -
         n = [int(each.sum()) for each in rows]
         return (means[0] * n[0] + means[1] * n[1]) / sum(n)
     weights, means = [each[:, :, None].double() for each in rows], _equally_long(*means)
-    return (means[0] * weights[0] + means[1] * weights[1]) / sum(weights).clamp(min=1)
+    return (means[0] * weights[0] + means[1] * weights[1]) / (weights[0] + weights[1]).clamp(min=1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import RLock
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from ..making.store import Store
 from .activations import Positions, captured
 from .behaviour import ADDRESS, behaviour
 from .distributed import gather, n_processes, rank, require_alike, same_fate
-from .inputs import Held, Mask, Prepare, given_to, n_inputs, picked
-from .layers import Axes, Maps, Output
+from .inputs import Held, Mask, Prepare, Stream, given_to, n_inputs, picked
+from .layers import Axes, Output
 from .local import as_processes, in_processes
 from .measurement import Measurement
 from .one_pass import Pass
@@ -52,8 +52,8 @@ def measure(
     top: int = 9,
     seed: int = 0,
     first: int = 0,
-    device: str = "auto",
-    store: Store | str | Path | None = None,
+    device: str | torch.device = "auto",
+    store: Store | str | os.PathLike[str] | None = None,
     progress: Progress = None,
     processes: int = 1,
 ) -> Measurement:
@@ -125,7 +125,7 @@ def measure(
         >>> measured.pair("a.fc6", "b.fc6").cov_ab.shape
         torch.Size([64, 64])
     """
-    asked = {
+    asked: dict[str, Any] = {
         "pairs": pairs, "positions": positions, "axes": axes, "prepare": prepare, "mask": mask, "output": output,
         "autocast": autocast, "flattened": flattened, "untrained": untrained, "batch": batch, "folds": folds,
         "sample": sample, "top": top, "seed": seed, "first": first, "device": device,
@@ -142,49 +142,54 @@ def measure(
 
 def _measured(request: Request, store: Store | None, report: Callable[[int], object] | None) -> Measurement:
     """What is found in the store, or measured anew and kept there."""
-    configuration, found = None, None
+    configuration, found, place = None, None, None
     with same_fate():
         if store is not None and request.feed.once:
             message = "an iterator is read once, and a store has to read it again"
             raise ValueError(f"inputs: {message}; give a list, a DataLoader or another iterable that starts anew")
         if store is not None or n_processes() > 1:
             configuration = _configuration(request)
-        if store is not None:
-            found = _found_in(store, request, configuration)
+            place = None if store is None else _Place(store, configuration)
+        if place is not None:
+            found = _found_in(place, request)
             if found is None:
-                store.require_writable()
+                place.store.require_writable()
     require_alike(configuration, "networks, inputs and options")
-    if all(gather(found is not None)):
-        _forget_parts(store, configuration)
+    if all(gather(found is not None)) and place is not None and found is not None:
+        _forget_parts(place)
         return found
-    return _anew(request, store, configuration, report)
+    return _anew(request, place, report)
 
 
-def _anew(
-    request: Request, store: Store | None, configuration: Mapping[str, object] | None,
-    report: Callable[[int], object] | None,
-) -> Measurement:  # fmt: skip
+class _Place(NamedTuple):
+    """Where a measurement is kept."""
+
+    store: Store
+    configuration: Mapping[str, Any]
+
+
+def _anew(request: Request, place: _Place | None, report: Callable[[int], object] | None) -> Measurement:
     """Measure, from where an interrupted run has come, and keep what is found."""
-    trail = Trail() if store is not None and not request.feed.held else None
+    trail = Trail() if place is not None and not request.feed.held else None
     with same_fate():
-        parts = {} if store is None else _parts(store, configuration, trail)
+        done, keep = (None, None) if place is None else _parts(place, trail)
     try:
-        found = _pass(request, report, known=trail, **parts)
+        found = _pass(request, report, known=trail, done=done, keep=keep)
     except ValueError as error:
-        if _CHANGED not in str(error):  # in whatever process that was seen
+        if trail is None or _CHANGED not in str(error):  # in whatever process that was seen
             raise
         warnings.warn(f"inputs: {_CHANGED}; all are measured anew", stacklevel=4)
         trail.begin()
-        found = _pass(request, report, known=trail, keep=parts["keep"])
+        found = _pass(request, report, known=trail, keep=keep)
     with same_fate():
         require_enough(found.n_images, {name: getattr(request.options, name) for name in ("folds", "top", "first")})
-        if store is not None and rank() == 0:
-            store.keep("measurement", configuration, _kept(found, trail))
-            _forget_parts(store, configuration)
+        if place is not None and rank() == 0:
+            place.store.keep("measurement", place.configuration, _kept(found, trail))
+            _forget_parts(place)
     return found
 
 
-def _pass(request: Request, report: Callable[[int], object] | None, **more: object) -> Measurement:
+def _pass(request: Request, report: Callable[[int], object] | None, **more: Any) -> Measurement:
     """One pass over all inputs that are not done."""
     asked = request.networks, request.feed, request.entrances, request.layers, request.options
     return Pass(*asked, device=request.device, report=report, **more).run()
@@ -237,10 +242,8 @@ def plain_batch(batch: object) -> object:
         return batch
     array = np.asarray(batch) if hasattr(batch, "__array__") or hasattr(batch, "__array_interface__") else None
     if array is None or array.dtype.hasobject:
-        kind = came(type(batch).__name__, 60)
-        raise ValueError(
-            f"inputs: a store needs checksums of batches, and one holds a {kind}; give arrays, or no store"
-        )
+        said = f"a store needs checksums of batches, and one holds a {came(type(batch).__name__, 60)}"
+        raise ValueError(f"inputs: {said}; give arrays, or no store")
     return array
 
 
@@ -249,16 +252,16 @@ def _kept(found: Measurement | None, trail: Trail | None) -> object:
     return found if trail is None else {"measurement": found, "trail": (trail.n, trail.digest)}
 
 
-def _read_back(kept: object) -> tuple[Measurement | None, tuple[int, str]]:
+def _read_back(kept: Any) -> tuple[Measurement | None, tuple[int, str]]:
     """A measurement that was written, and the trail to it."""
     if isinstance(kept, Mapping) and set(kept) == {"measurement", "trail"}:
         return kept["measurement"], tuple(kept["trail"])
     return (kept, (0, "")) if isinstance(kept, Measurement) else (None, (0, ""))
 
 
-def _found_in(store: Store, request: Request, configuration: Mapping[str, object]) -> Measurement | None:
+def _found_in(place: _Place, request: Request) -> Measurement | None:
     """What is in the store; of a stream, where all its batches are as they were."""
-    found, expected = _read_back(store.find("measurement", configuration))
+    found, expected = _read_back(place.store.find("measurement", place.configuration))
     if found is None or request.feed.held:
         return found
     trail = Trail()
@@ -268,8 +271,9 @@ def _found_in(store: Store, request: Request, configuration: Mapping[str, object
     return found if trail.arrived() else None
 
 
-def _parts(store: Store, configuration: Mapping[str, object], trail: Trail | None) -> dict[str, object]:
+def _parts(place: _Place, trail: Trail | None) -> tuple[Measurement | None, Callable[[Measurement | None], None]]:
     """What an interrupted run kept of this process's inputs, and how this one keeps it: options of `Pass`."""
+    store, configuration = place
     kind = f"{_PART}-{rank()}-of-{n_processes()}"
     blocks = {f"{name}.{layer}" for name, there in configuration["layers"].items() for layer in there}
     done, expected = None, (0, "")
@@ -280,33 +284,31 @@ def _parts(store: Store, configuration: Mapping[str, object], trail: Trail | Non
     if trail is not None:
         trail.begin(expected if done is not None else (0, ""))
 
-    def keep(so_far: Measurement) -> None:
+    def keep(so_far: Measurement | None) -> None:
         """Keep it; a run does not end because that fails."""
         try:
             store.keep(kind, configuration, _kept(so_far, trail))
         except ValueError as error:
             warnings.warn(f"what is measured so far is not kept: {error}", stacklevel=2)
 
-    return {"done": done, "keep": keep}
+    return done, keep
 
 
-def _forget_parts(store: Store, configuration: Mapping[str, object]) -> None:
+def _forget_parts(place: _Place) -> None:
     """Remove what interrupted runs kept, of whatever processes, where the store can be written."""
     with suppress(ValueError):
-        store.remove(_PART, configuration)
+        place.store.remove(_PART, place.configuration)
 
 
 @ordinary_tensors()
-def run_pass(
-    networks: Mapping[str, nn.Module], inputs: object, layers: Iterable[str], *, device: str = "auto", **options: object
-) -> Measurement:
+def run_pass(networks: Mapping[str, nn.Module], inputs: object, layers: Iterable[str], **options: Any) -> Measurement:
     """As `measure`, without a store and in this process alone."""
-    return _pass(read(networks, inputs, layers, device=device, **options), None)
+    return _pass(read(networks, inputs, layers, **options), None)
 
 
 def measurement_configuration(
-    networks: Mapping[str, nn.Module], inputs: object, layers: Iterable[str], **options: object
-) -> dict[str, object]:
+    networks: Mapping[str, nn.Module], inputs: object, layers: Iterable[str], **options: Any
+) -> dict[str, Any]:
     """All that a measurement depends on: weights, structure, inputs, options of `measure`, the code that measures.
 
     What the networks do beside it is under "probe": a checksum of their code, attributes and hooks, see `behaviour`,
@@ -316,17 +318,15 @@ def measurement_configuration(
     return _configuration(read(networks, inputs, layers, **options))
 
 
-def _configuration(request: Request) -> dict[str, object]:
+def _configuration(request: Request) -> dict[str, Any]:
     """As `measurement_configuration`, of what is asked for."""
     feed, options = request.feed, request.options
-    batches = feed.at(_few(feed.length)) if feed.held else feed.first()
+    batches: Mapping[str, object] = feed.first() if feed.n_held is None else feed.at(_few(feed.n_held))
     once = {id(source): source for source in feed.sources.values()}
     sums = {key: _checksum_of(source) for key, source in once.items()}
+    known = {name: [ADDRESS.sub("", repr(net)), checksum(net.state_dict())] for name, net in request.networks.items()}
     return {
-        "networks": {
-            name: [ADDRESS.sub("", repr(network)), checksum(network.state_dict())]
-            for name, network in request.networks.items()
-        },
+        "networks": known,
         "inputs": {name: sums[id(source)] for name, source in feed.sources.items()},
         "layers": request.layers,
         "code": code(run_pass),
@@ -341,7 +341,7 @@ def _few(n: int) -> Tensor:
     return torch.tensor(sorted({0, 1, *range(2, n, max(1, -(-n // _PROBED)))}))
 
 
-def _checksum_of(source: object) -> list[object]:
+def _checksum_of(source: Held | Stream) -> list[object]:
     """What is known beforehand of where inputs come from."""
     if isinstance(source, Held):
         return ["held", checksum({"inputs": source.values})]
@@ -361,14 +361,14 @@ def _probe(request: Request, name: str, batch: object) -> list[str]:
         if (few := picked(inputs, torch.arange(min(n, 2 + _PROBED)), n)) is not None:
             inputs, n = few, min(n, 2 + _PROBED)
         entrance.call(inputs)
-        maps: dict[str, Maps] = read_maps()
+        maps = read_maps()
         values = checksum({"mask": mask, "maps": {layer: found.values for layer, found in maps.items()}})
     asked = [entrance.prepare, entrance.mask_of, dict(options.output[name])]
     return [behaviour(network), behaviour(nn.Module(), asked), values]
 
 
 @contextmanager
-def _repeatable() -> Iterator[None]:
+def _repeatable() -> Generator[None]:
     """Within it all processes of a machine find the same numbers: in one thread, of one stream of random ones."""
     threads = torch.get_num_threads()
     with _STREAM, torch.random.fork_rng(devices=()):
@@ -386,7 +386,7 @@ _PART = "measuring"  # how kinds of what is measured so far begin
 _PROBED = 6  # inputs beside the first two
 
 
-def _as_store(store: object) -> Store | None:
+def _as_store(store: Store | str | os.PathLike[str] | None) -> Store | None:
     """A store, or that of a folder."""
     if store is None or isinstance(store, Store):
         return store

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def layout_of(network: nn.Module) -> torch.memory_format:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Generator[None]:
     """Within it the network is in eval mode; then each of its modules is in its own mode again, whatever happened.
 
     One may come more than once and leave in any order: the modes are as before when the last has left.
@@ -104,7 +105,7 @@ def input_like(network: nn.Module) -> Tensor:
     return torch.empty(0, dtype=dtype, device=found[0].device if found else "cpu")
 
 
-def called(network: nn.Module, inputs: Tensor, argument: str, name: str | None = None) -> object:
+def called(network: nn.Module, inputs: Tensor, argument: str, name: str | None = None) -> Any:
     """What the network makes of inputs; what it cannot take is refused by the name of the argument they came with."""
     try:
         return network(inputs)

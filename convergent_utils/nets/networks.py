@@ -7,6 +7,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ..kernels.checks import as_count, as_seed, as_whole, came, is_number, requi
 from . import architectures
 from .modes import in_one_line, require_module
 
+_Own = Literal["alexnet", "alexnet-narrow", "plain", "residual", "inception"]
 _WIDTHS = {  # convolutions 1 to 5, fully connected 6 and 7
     "alexnet": ((24, 48, 64, 64, 48), (128, 128)),
     "alexnet-narrow": ((16, 24, 32, 32, 24), (64, 64)),
@@ -43,7 +45,7 @@ class Network(nn.Sequential):
         ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
     """
 
-    def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, object]):
+    def __init__(self, modules: OrderedDict[str, nn.Module], configuration: dict[str, Any]):
         if not isinstance(modules, Mapping) or not isinstance(configuration, Mapping):
             given = type(configuration if isinstance(modules, Mapping) else modules).__name__
             raise ValueError(f"modules: expected modules by name and a configuration, two dicts, got {given}")
@@ -64,23 +66,28 @@ class Network(nn.Sequential):
         return {"configuration": self.configuration, "weights": dict(self.state_dict())}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, object]) -> Network:
+    def from_state(cls, state: Mapping[str, Any]) -> Network:
         """The network whose `state` it was, in eval mode, its weights in the type that they had."""
         require_known(state["configuration"]["name"], (*_WIDTHS, *architectures.FAMILIES), "name")
-        network = build_network(**state["configuration"])
+        network: Network = build_network(**state["configuration"])
         network.load_state_dict({name: value.clone() for name, value in state["weights"].items()}, assign=True)
         return network.eval()
 
 
+@overload
 def build_network(
-    name: str,
-    *,
-    channels: int | None = None,
-    classes: int = 10,
-    width: float = 1.0,
-    seed: int = 0,
+    name: _Own, *, channels: int | None = None, classes: int = 10, width: float = 1.0, seed: int = 0,
     depth: int | None = None,
-) -> Network | nn.Module:
+) -> Network: ...  # fmt: skip
+@overload
+def build_network(
+    name: str, *, channels: int | None = None, classes: int = 10, width: float = 1.0, seed: int = 0,
+    depth: int | None = None,
+) -> nn.Module: ...  # fmt: skip
+def build_network(
+    name: str, *, channels: int | None = None, classes: int = 10, width: float = 1.0, seed: int = 0,
+    depth: int | None = None,
+) -> nn.Module:  # fmt: skip
     """An untrained network with weights drawn from `seed`.
 
     Args:
@@ -122,7 +129,7 @@ def build_network(
             if not (is_number(given) and given == only):
                 raise ValueError(f"{argument}: a network of torchvision has {only}, got {came(given)}; leave it out")
         return torchvision_network(name.removeprefix(_TORCHVISION), classes=as_count(classes, "classes"), seed=seed)
-    return _built(name, 1 if channels is None else channels, classes, width, seed, depth)
+    return own_network(name, 1 if channels is None else channels, classes, width, seed, depth)
 
 
 def torchvision_network(name: str, *, classes: int | None = None, seed: int = 0) -> nn.Module:
@@ -145,7 +152,7 @@ def torchvision_network(name: str, *, classes: int | None = None, seed: int = 0)
         raise ValueError(f"name: {said}; `pip install torchvision`") from error
     require_known(name, models.list_models(), "name")
     build = models.get_model_builder(name)
-    options = {} if classes is None else {"num_classes": classes}
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if name.endswith(WITH_HEADS):
         options |= {"aux_logits": False, "init_weights": True}
     if "weights_backbone" in inspect.signature(build).parameters:  # else it is downloaded
@@ -159,14 +166,15 @@ def torchvision_network(name: str, *, classes: int | None = None, seed: int = 0)
         raise ValueError(f"{argument}: cannot make {_TORCHVISION}{name}{size}: {in_one_line(error)}") from error
 
 
-def _built(name: str, channels: int, classes: int, width: float, seed: int, depth: int | None) -> Network:
-    """A network of this package."""
+def own_network(name: str, channels: int, classes: int, width: float, seed: int, depth: int | None = None) -> Network:
+    """A network of this package, see `build_network`."""
     require_known(name, (*_WIDTHS, *architectures.FAMILIES), "name")
     channels, classes, seed = as_count(channels, "channels"), as_count(classes, "classes"), as_seed(seed)
     if not is_number(width) or not 0 < float(width) <= _WIDEST:
         raise ValueError(f"width: expected a positive number of at most {_WIDEST}, got {came(width)}")
     width = width.item() if isinstance(width, np.generic) else width
-    configuration = {"name": name, "channels": channels, "classes": classes, "width": width, "seed": seed}
+    configuration: dict[str, Any] = {"name": name, "channels": channels, "classes": classes, "width": width}
+    configuration["seed"] = seed
     if name in architectures.FAMILIES:
         configuration["depth"] = _DEPTH if depth is None else architectures.as_depth(depth)
     chain = _modules if name in _WIDTHS else architectures.modules_of
@@ -176,7 +184,7 @@ def _built(name: str, channels: int, classes: int, width: float, seed: int, dept
             modules = chain(**sizes)
     except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # sizes that no memory holds, or no integer
         amounts = {"channels": channels, "classes": classes, "width": (100 * width) ** 2}
-        largest = max(amounts, key=amounts.get)
+        largest = max(amounts, key=lambda argument: amounts[argument])
         raise ValueError(f"{largest}: cannot make a network of these sizes: {in_one_line(error)}") from error
     return _initialised(Network(modules, configuration), seed)
 
@@ -200,7 +208,7 @@ def _modules(name: str, channels: int, classes: int, width: float) -> OrderedDic
     return modules
 
 
-def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Tensor]]:
+def permuted_copy(network: nn.Module, *, seed: int) -> tuple[Network, dict[str, Tensor]]:
     """The same function with its hidden units shuffled: every method must find the shuffle out.
 
     Args:
@@ -223,7 +231,7 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
         >>> torch.allclose(shuffled(images), network(images), atol=1e-4), len(permutations["conv1"])
         (True, 16)
     """
-    require_as_built(network)
+    network = as_built(network)
     generator, permutations = torch.Generator().manual_seed(as_seed(seed)), {}
     if network.configuration["name"] in architectures.FAMILIES:
         copied = copy.deepcopy(network)
@@ -233,7 +241,7 @@ def permuted_copy(network: Network, *, seed: int) -> tuple[Network, dict[str, Te
     return with_units(network, permutations, width=network.configuration["width"]), permutations
 
 
-def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -> Network:
+def with_units(network: nn.Module, units: Mapping[str, Tensor], *, width: float) -> Network:
     """A network of some units of another's hidden layers, with the weights that they had there.
 
     Args:
@@ -251,14 +259,16 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
         >>> with_units(network, units, width=0.5).fc6[0].out_features
         32
     """
-    require_alexnet(network)
+    network = as_alexnet(network)
     units = _as_units(network, units)
-    made = build_network(**{**network.configuration, "width": width}).to(next(network.parameters()))
+    sizes: dict[str, Any] = {**network.configuration, "width": width}
+    made: Network = build_network(**sizes).to(next(network.parameters()))
     incoming, below = None, 0
     with torch.no_grad():
         for layer in network.layers:
             source, target = weighted(network, layer), weighted(made, layer)
-            weight, bias = source.weight, source.bias
+            weight, bias = source.weight, source.get_parameter("bias")
+            target_bias = target.get_parameter("bias")
             if incoming is not None:  # each unit below feeds as many inputs: one, or all places of its map
                 weight = weight.unflatten(1, (below, -1))[:, incoming.to(weight.device)].flatten(1, 2)
             if layer != network.layers[-1]:
@@ -267,38 +277,42 @@ def with_units(network: Network, units: Mapping[str, Tensor], *, width: float) -
             if weight.shape != target.weight.shape:
                 raise ValueError(f"units: expected {len(target.weight)} of {layer} at width {width}, got {len(weight)}")
             target.weight.copy_(weight)
-            target.bias.copy_(bias)
+            target_bias.copy_(bias)
             target.weight.requires_grad_(source.weight.requires_grad)
-            target.bias.requires_grad_(source.bias.requires_grad)
+            target_bias.requires_grad_(source.get_parameter("bias").requires_grad)
     return made.train(network.training)
 
 
 def weighted(network: Network, layer: str) -> nn.Conv2d | nn.Linear:
     """The module of a layer that carries its weights."""
     module = network.get_submodule(layer)
-    return module[0] if isinstance(module, nn.Sequential) else module
+    found = module[0] if isinstance(module, nn.Sequential) else module
+    return cast("nn.Conv2d | nn.Linear", found)  # a layer is a convolution or linear map, or begins with one
 
 
-def require_own(network: nn.Module) -> None:
-    """It is a network of `build_network`."""
+def as_own(network: nn.Module) -> Network:
+    """It, a network of `build_network`."""
     if not isinstance(network, Network):
         raise ValueError(f"network: expected one made by build_network, got {type(network).__name__}")
     require_module(network)
+    return network
 
 
-def require_as_built(network: nn.Module) -> None:
-    """It is a network of `build_network`, and its configuration says all of it but its weights."""
-    require_own(network)
-    changed = change_of(network)
+def as_built(network: nn.Module) -> Network:
+    """It, a network of `build_network` whose configuration says all of it but its weights."""
+    own = as_own(network)
+    changed = change_of(own)
     if changed is not None:
         raise ValueError(f"network: expected one as build_network makes it, got one with {changed}")
+    return own
 
 
-def require_alexnet(network: nn.Module) -> None:
-    """It is "alexnet" or "alexnet-narrow" as it was built: each of its layers reads the one below."""
-    require_as_built(network)
-    if network.configuration["name"] not in _WIDTHS:
-        raise ValueError(f"network: expected one of {', '.join(_WIDTHS)}, got {came(network.configuration['name'])}")
+def as_alexnet(network: nn.Module) -> Network:
+    """It, "alexnet" or "alexnet-narrow" as it was built: each of its layers reads the one below."""
+    built = as_built(network)
+    if built.configuration["name"] not in _WIDTHS:
+        raise ValueError(f"network: expected one of {', '.join(_WIDTHS)}, got {came(built.configuration['name'])}")
+    return built
 
 
 def change_of(network: Network) -> str | None:
@@ -308,7 +322,7 @@ def change_of(network: Network) -> str | None:
     """
     try:
         with torch.device("meta"):  # a network without memory
-            made = build_network(**network.configuration)
+            made: Network = build_network(**network.configuration)
     except (TypeError, ValueError) as error:
         return f"another configuration ({in_one_line(error, 100)})"
     ours, theirs = (dict(net.named_modules(remove_duplicate=False)) for net in (network, made))
@@ -377,5 +391,5 @@ def _initialised(network: Network, seed: int) -> Network:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if layer != "conv1":
                 module.weight -= module.weight.mean(tuple(range(1, module.weight.ndim)), keepdim=True)
-            nn.init.constant_(module.bias, _CONNECTED_BIAS if layer in ("fc6", "fc7") else 0.0)
+            nn.init.constant_(module.get_parameter("bias"), _CONNECTED_BIAS if layer in ("fc6", "fc7") else 0.0)
     return network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -57,7 +57,7 @@ class Pass:
     def __init__(
         self, networks: Mapping[str, nn.Module], feed: Feed, entrances: Mapping[str, Entrance], layers: Names,
         options: Options, *, device: torch.device, done: Measurement | None = None,
-        keep: Callable[[Measurement], None] | None = None, report: Callable[[int], object] | None = None,
+        keep: Callable[[Measurement | None], None] | None = None, report: Callable[[int], object] | None = None,
         known: Known | None = None,
     ):  # fmt: skip
         self.networks, self.feed, self.entrances, self.layers, self.options = networks, feed, entrances, layers, options
@@ -91,7 +91,7 @@ class Pass:
     def _go_through(self) -> None:
         """Call the networks on this process's inputs; they return to their devices whatever happens."""
         with ExitStack() as stack:
-            readers = {}
+            readers: dict[str, Callable[[], dict[str, Kept]]] = {}
             for name, network in self.networks.items():
                 stack.enter_context(_on_device(network, self.device, name))
                 there = self.layers[name]
@@ -133,18 +133,17 @@ class Pass:
             return
         numbers, found = part.numbers[part.mine][counted], {}
         self.wanted, self.at = self.aligned.candidates(numbers), numbers.to(self.device)
-        self.places = self._drawn(part)[counted] if isinstance(self.options.positions, int) else None
+        positions = self.options.positions
+        self.places = self._drawn(part, positions)[counted] if isinstance(positions, int) else None
         for name, read in readers.items():
             for common, kept in self._found(name, calls[name], counted, read).items():
                 found[f"{name}.{common}"] = kept
         self._take(found, numbers)
 
-    def _drawn(self, part: Part) -> Tensor:
+    def _drawn(self, part: Part, positions: int) -> Tensor:
         """Places (mine, positions, 2) of this process's inputs of a batch, as fractions of the map."""
         first, last = int(part.numbers[0]), int(part.numbers[-1])
-        drawn = draw_places(
-            np.random.default_rng(self.options.seed), last - first + 1, self.options.positions, before=first
-        )
+        drawn = draw_places(np.random.default_rng(self.options.seed), last - first + 1, positions, before=first)
         return drawn[part.numbers[part.mine] - first]
 
     def _found(self, name: str, call: Call, counted: Tensor, read: Callable) -> dict[str, Kept]:
@@ -245,7 +244,7 @@ class Pass:
             return Kept(rows, masked.size, kind, self._sample_of_masked(masked, rows))
         places = flat_places(values, positions, self.places)
         rows = Rows(rows_of(values, positions, places), places, self.at, None)
-        return Kept(rows, tuple(values.shape[1:3]), kind, self._sample_of(values))
+        return Kept(rows, (values.shape[1], values.shape[2]), kind, self._sample_of(values))
 
     def _flatten(self, block: str, values: Tensor, masked: MaskedMaps | None) -> None:
         """Keep whole maps until all networks are called."""
@@ -305,7 +304,7 @@ class Pass:
                 message = f"the tokens of {row} are no places of the grid of {grid}"
                 raise ValueError(f"positions: {message}; they meet under 'mean' alone")
             places = [len(self.blocks[name].sum) for name in (a, b)]
-            masked = [self.blocks[name].counts is not None for name in (a, b)]
+            masked = [self.blocks[name].masked for name in (a, b)]
             if places[0] != places[1] and not all(masked):
                 raise ValueError(
                     f"pairs: expected blocks with the same samples, got {places[0]} places of {in_one_line(a, 60)} "
@@ -346,7 +345,7 @@ class Pass:
 class _Seldom:
     """Calls `keep` with what is made: every 20 seconds at most, and for a small share of the time."""
 
-    def __init__(self, keep: Callable[[Measurement], None]):
+    def __init__(self, keep: Callable[[Measurement | None], None]):
         self.keep, self.again = keep, time.monotonic() + _SECONDS_BETWEEN
 
     def __call__(self, make: Callable[[], Measurement | None]) -> None:
@@ -359,7 +358,7 @@ class _Seldom:
 
 
 @contextmanager
-def _on_device(network: nn.Module, device: torch.device, name: str) -> Iterator[None]:
+def _on_device(network: nn.Module, device: torch.device, name: str) -> Generator[None]:
     """Within it the network is on the device; afterwards it is where it was. One that is there is not touched."""
     held = [value.device for value in chain(network.parameters(), network.buffers())]
     home = held[0] if held else torch.device("cpu")

@@ -11,7 +11,6 @@ from torch import Tensor
 from ..kernels.checks import came
 from .distributed import n_processes, rank, share
 from .inputs import Entrance, Feed, given_to, n_inputs, picked
-from .layers import Output
 
 Known = Callable[[int, Mapping[str, object]], None]
 _GROUP = 256  # inputs of a stream that one of several processes takes together
@@ -24,7 +23,7 @@ class Options:
     pairs: list[tuple[str, str]]
     positions: str | int
     axes: Mapping[str, Mapping[str, str | None]]
-    output: Mapping[str, Output]
+    output: Mapping[str, Mapping[str, Callable[[object], Tensor] | None]]
     autocast: torch.dtype | None
     flattened: tuple[str, ...]
     folds: int
@@ -79,9 +78,9 @@ def parts(
         known: called with how many inputs a batch of a stream has, and what the networks are given of it.
     """
     done = torch.as_tensor(done, dtype=torch.int64)
-    if feed.held and not options.flattened:
+    if feed.n_held is not None and not options.flattened:
         for fold in range(options.folds):
-            numbers = torch.arange(options.first, options.first + feed.length)
+            numbers = torch.arange(options.first, options.first + feed.n_held)
             mine = share(numbers[numbers % options.folds == fold])
             split = mine[~torch.isin(mine, done)].split(feed.batch) if len(mine) else ()
             for k, part in enumerate(split, start=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from ..kernels.checks import came, in_one_line
@@ -15,7 +15,7 @@ Progress = Callable[[int, int | None], object] | bool | None
 @contextmanager
 def reporting(
     progress: Progress, total: int | None, *, unit: str = " inputs"
-) -> Iterator[Callable[[int], object] | None]:
+) -> Generator[Callable[[int], object] | None]:
     """Within it what is yielded is called with how much is done; None where nobody wants to know.
 
     Args:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..kernels.checks import as_count, as_list, came, is_count
-from .activations import as_positions
-from .inputs import Entrance, Feed
-from .layers import as_axes, as_outputs, hooks_called, require_named
+from .activations import Positions, as_positions
+from .inputs import Entrance, Feed, Mask, Prepare
+from .layers import Axes, Output, as_axes, as_outputs, hooks_called, require_named
 from .modes import evaluating, in_one_line
 from .naming import Names, example_of, resolved
 from .parts import Options
 from .untrained import is_untrained, untrained_of, with_untrained
 
+_Read = TypeVar("_Read")
 _MOST_INPUTS = 2**31  # whose numbers are ranked
 _GROUP = 256  # inputs whose whole maps are compared together
 _MOST_FLAT = 100_000  # numbers of one input in a layer, beyond which its whole maps are compared where it is named
@@ -45,11 +47,12 @@ class Request:
 
 
 def read(
-    networks: object, inputs: object, layers: object, *,
-    pairs: object = None, positions: object = "all", axes: object = None, prepare: object = None, mask: object = None,
-    output: object = None, autocast: object = None, flattened: object = False, untrained: object = False,
-    batch: object = 128, folds: object = 2, sample: object = 4096, top: object = 9, seed: object = 0, first: object = 0,
-    device: object = "auto",
+    networks: Mapping[str, nn.Module], inputs: object, layers: object, *,
+    pairs: Iterable[tuple[str, str]] | None = None, positions: Positions = "all", axes: Axes = None,
+    prepare: Prepare | Mapping[str, Prepare] | None = None, mask: Mask | Mapping[str, Mask] | None = None,
+    output: Output = None, autocast: torch.dtype | None = None, flattened: bool | Iterable[str] = False,
+    untrained: bool = False, batch: int = 128, folds: int = 2, sample: int = 4096, top: int = 9, seed: int = 0,
+    first: int = 0, device: str | torch.device = "auto",
 ) -> Request:  # fmt: skip
     """The request as it is meant; what can be refused before anything is computed is."""
     _require_networks(networks)
@@ -125,7 +128,7 @@ def _require_networks(networks: object) -> None:
             raise ValueError(f"networks: {came(name, 60)}: {reason}") from error
 
 
-def _by_trained(given: object, networks: Mapping[str, nn.Module]) -> object:
+def _by_trained(given: Any, networks: Mapping[str, nn.Module]) -> Any:
     """What is given by network is given to its untrained copy, too."""
     if not isinstance(given, Mapping) or not given or not set(given) <= set(networks):
         return given
@@ -133,7 +136,7 @@ def _by_trained(given: object, networks: Mapping[str, nn.Module]) -> object:
     return {**copies, **given}
 
 
-def _by_network(value: object, networks: Mapping[str, nn.Module], argument: str) -> dict[str, object]:
+def _by_network(value: Any, networks: Mapping[str, nn.Module], argument: str) -> dict[str, Any]:
     """A function, or the key of a mask, for each network."""
     if isinstance(value, Mapping):
         for name in value:
@@ -148,7 +151,9 @@ def _by_network(value: object, networks: Mapping[str, nn.Module], argument: str)
     return {name: found.get(name) for name in networks}
 
 
-def _by_layer(value: object, names: Names, argument: str, read: Callable) -> dict[str, dict[str, object]]:
+def _by_layer(
+    value: Any, names: Names, argument: str, read: Callable[[Any, Iterable[str]], dict[str, _Read]]
+) -> dict[str, dict[str, _Read]]:
     """Of each network what is given for its layers, by their names there."""
     if not isinstance(value, Mapping):
         return {network: read(value, there.values()) for network, there in names.items()}
@@ -162,7 +167,7 @@ def _by_layer(value: object, names: Names, argument: str, read: Callable) -> dic
     return found
 
 
-def _as_pairs(pairs: object, names: Names, blocks: list[str]) -> list[tuple[str, str]]:
+def _as_pairs(pairs: Iterable[tuple[str, str]] | None, names: Names, blocks: list[str]) -> list[tuple[str, str]]:
     """Pairs of names of blocks."""
     if pairs is None:
         common = dict.fromkeys(layer for there in names.values() for layer in there)
@@ -175,17 +180,17 @@ def _as_pairs(pairs: object, names: Names, blocks: list[str]) -> list[tuple[str,
             raise ValueError(f"pairs: expected pairs of names, got {came(pairs)}")
         for name in pair:
             require_named(name, blocks, "pairs", "there is no block", "blocks are named network.layer")
-    return [tuple(pair) for pair in read]
+    return [(a, b) for a, b in read]
 
 
-def _as_autocast(value: object) -> torch.dtype | None:
+def _as_autocast(value: torch.dtype | None) -> torch.dtype | None:
     """The type of lower precision."""
     if not any(value is each for each in (None, torch.bfloat16, torch.float16)):
         raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {came(value)}")
     return value
 
 
-def _as_flattened(value: object, names: Names, blocks: list[str], called: Callable) -> tuple[str, ...]:
+def _as_flattened(value: bool | Iterable[str], names: Names, blocks: list[str], called: Callable) -> tuple[str, ...]:
     """Blocks whose whole maps are compared."""
     if isinstance(value, bool) and not value:
         return ()
@@ -209,7 +214,7 @@ def _as_flattened(value: object, names: Names, blocks: list[str], called: Callab
     return tuple(found)
 
 
-def _device(device: object) -> torch.device:
+def _device(device: str | torch.device) -> torch.device:
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

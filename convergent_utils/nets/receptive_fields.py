@@ -158,7 +158,8 @@ def _up_to(network: nn.Module, layer: str) -> list[nn.Module]:
     name, _, rest = layer.partition(".")
     require_known(name, parts, "layer")
     names = list(parts)
-    chain = [parts[other] for other in names[: names.index(name)]] if _is_chain(network) else network.below(name)
+    is_block = isinstance(network, (Residual, Inception))
+    chain = network.below(name) if is_block else [parts[other] for other in names[: names.index(name)]]
     if rest and not (_is_chain(parts[name]) or isinstance(parts[name], (Residual, Inception))):
         raise ValueError(f"layer: {came(name)} has no parts, so there is no {came(layer)}")
     return _in_order(chain) + (_up_to(parts[name], rest) if rest else _in_order([parts[name]]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class _Upto(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The layer's output for these inputs."""
-        outputs: list[object] = []
+        outputs: list[Any] = []
 
         def kept(output: object) -> None:
             """Copied, since what follows may write into it."""
@@ -182,7 +183,7 @@ def stitched(
     return Stitched(below, above, mapping, of_b, _nonlinearity(network_a.get_submodule(in_a)))
 
 
-def _as_layers(layer: object) -> tuple[str, str]:
+def _as_layers(layer: str | Iterable[str]) -> tuple[str, str]:
     both = [layer, layer] if isinstance(layer, str) else as_list(layer, "layer", "a name, or one of each network")
     if (
         isinstance(layer, (set, frozenset))
@@ -193,7 +194,7 @@ def _as_layers(layer: object) -> tuple[str, str]:
     return both[0], both[1]
 
 
-def _require(network: object, name: str) -> None:
+def _require(network: nn.Module, name: str) -> None:
     """It is a network whose hooks are called."""
     try:
         require_hooks(network)
@@ -219,7 +220,7 @@ def _require_inputs(inputs: object) -> None:
         raise ValueError(f"inputs: expected a tensor, as both networks take it, got {form_of(inputs)}")
 
 
-def _predicted(mapping: MappingPath, acts: object, layer: Layer) -> Tensor:
+def _predicted(mapping: MappingPath, acts: Tensor, layer: Layer) -> Tensor:
     """The map applied to each row of a layer's output, in float32 at least."""
     axis = unit_axis(acts, layer)
     last = acts.movedim(axis, -1)
@@ -237,7 +238,7 @@ def _predicted(mapping: MappingPath, acts: object, layer: Layer) -> Tensor:
 
 
 @contextmanager
-def _hooked(network: nn.Module, layer: str, told: Callable[[object], object]) -> Iterator[None]:
+def _hooked(network: nn.Module, layer: str, told: Callable[[object], object]) -> Generator[None]:
     """Within it, what a layer gives is told, and replaced by what `told` returns, if anything."""
     me = threading.get_ident()
 
@@ -252,7 +253,7 @@ def _hooked(network: nn.Module, layer: str, told: Callable[[object], object]) ->
         hook.remove()
 
 
-def _only(outputs: list[object], layer: str) -> object:
+def _only(outputs: list[Any], layer: str) -> Any:
     if len(outputs) != 1:
         times = f"{len(outputs)} times" if outputs else "never"
         raise ValueError(f"layer: expected one that is called once, and {came(layer, 60)} is called {times}")

@@ -222,15 +222,11 @@ class _Run:
         report: Callable[[float], None],
         shares: list[float],
     ):
-        self.network, self.dataset, self.recipe, self.intervene, self.report = (
-            network,
-            dataset,
-            recipe,
-            intervene,
-            report,
-        )
+        self.network, self.dataset, self.recipe = network, dataset, recipe
+        self.intervene, self.report = intervene, report
         self.per_epoch, self.step = len(dataset) // recipe.batch, 0
-        self.total, self.largest = round(recipe.epochs * self.per_epoch), _Largest(rate)
+        self.total = round(recipe.epochs * self.per_epoch)
+        self.largest = _Largest(lambda share: 1.0 if rate is None else rate(share))
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
         asked = self.largest if rate is not None else None
         self.schedule = _schedule(self.optimiser, recipe, max(self.total, 1), asked)
@@ -246,7 +242,7 @@ class _Run:
             if self.intervene is not None:
                 if losses:
                     self._require_finite(losses[-1][None])
-                self._intervene()
+                self._intervene(self.intervene)
             for module in self.learning:  # what was frozen in eval mode stays so
                 module.training = True
             losses.append(_loss_of_step(self.network, self.dataset, chosen, self.optimiser, self.like))
@@ -262,9 +258,9 @@ class _Run:
         due = [share for share in self.shares if round(share * self.total) == self.step]
         self.checkpoints.update({share: _weights(self.network) for share in due})
 
-    def _intervene(self) -> None:
+    def _intervene(self, intervene: Callable[[nn.Module, float], None]) -> None:
         """What the caller does to the network before a step, after which its weights are finite."""
-        self.intervene(self.network, self.step / self.total)
+        intervene(self.network, self.step / self.total)
         if not _has_finite_weights(self.network):
             expected = "expected to leave finite weights, got NaN or infinity"
             raise ValueError(f"intervene: {expected} before step {self.step + 1}")
@@ -319,7 +315,7 @@ def _has_finite_weights(network: nn.Module) -> bool:
 class _Largest:
     """The caller's rate, and the largest share that it gave."""
 
-    def __init__(self, rate: Callable[[float], float] | None):
+    def __init__(self, rate: Callable[[float], float]):
         self.rate, self.found = rate, 0.0
 
     def __call__(self, share: float) -> float:

@@ -43,8 +43,8 @@ def reinitialised(network: nn.Module, *, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=()), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         for module in reversed(list(made.modules())):  # as where they are made: parts before the whole
-            if _holds(module):
-                _reset_of(module)()
+            if _holds(module) and (reset := _reset_of(module)) is not None:
+                reset()
     return made.to(home)
 
 
