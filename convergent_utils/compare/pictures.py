@@ -167,12 +167,9 @@ def layer_map(comparison: object, similarity: str, ax: Axes | None = None) -> Ax
     ax.tick_params(axis="x", labelrotation=90)
     ax.figure.colorbar(mesh, ax=ax, label=MEANINGS[similarity].axis, shrink=0.8)
     if max(values.shape) <= 10:
-        for (row, column), value in np.ndenumerate(values):
-            if value is not np.ma.masked:
-                light = "white" if value < 0.65 * top else "black"
-                ax.text(
-                    column + 0.5, row + 0.5, f"{value:.2f}", color=light, ha="center", va="center", fontsize="small"
-                )
+        for (row, column), value in np.ma.ndenumerate(values):  # without those that are masked
+            light = "white" if value < 0.65 * top else "black"
+            ax.text(column + 0.5, row + 0.5, f"{value:.2f}", color=light, ha="center", va="center", fontsize="small")
     return ax
 
 
