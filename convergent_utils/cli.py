@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import BrokenExecutor
+from typing import NoReturn
 
 from . import __version__
 from .compare.command import add_commands
@@ -29,7 +30,7 @@ def _value(text: str) -> object:
 class _Parser(argparse.ArgumentParser):
     """One whose errors are one line, as all others are."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """Raise what `main` prints."""
         raise ValueError(f"{' '.join(message.split()):.240}; see `{self.prog} --help`")
 
@@ -109,7 +110,7 @@ def _command(chosen: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _stopped_as_interrupted() -> Iterator[None]:
+def _stopped_as_interrupted() -> Generator[None]:
     """A request to end is met as an interrupt is: workers end first. Both are heard once."""
 
     def stop(number: int, _: object) -> None:
