@@ -316,6 +316,6 @@ def _called(name: str, given: Given) -> Iterable[str]:
     return [layer for layer, shape in shapes.items() if len(shape) in (2, 3, 4) and shape[0] == n]
 
 
-def warn_in_a_line(message: object, *_: object, **__: object) -> None:
+def warn_in_a_line(message: object, *_: object) -> None:
     """A warning as all else that is said: one line."""
     print(f"convergent: {' '.join(str(message).split())}", file=sys.stderr)
