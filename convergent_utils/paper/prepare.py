@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from itertools import chain, combinations
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ..kernels.moments import PairMoments, pair_moments
 from ..making.checkout import PROJECT
 from ..making.pool import Job, Pool
 from ..making.store import Store, load
-from ..making.things import Report, Shelf, Thing
+from ..making.things import Get, Report, Shelf, Thing
 from ..nets.datasets import Dataset
 from ..nets.declared import Learned
 from ..nets.measurement import Measurement
@@ -32,7 +33,7 @@ from ..nets.networks import Network
 from ..nets.receptive_fields import patch, receptive_field
 from ..nets.training import Trained
 from .claims import Ledger
-from .networks import PROFILES, REORDERED, Profile, Setting
+from .networks import PROFILES, REORDERED, Profile, Setting, as_network
 
 FROM_PUBLISHED = "published"  # what CONVERGENT_RUN is inside a run to which what is published may serve
 PUBLISHED = PROJECT / "data" / "networks"
@@ -73,7 +74,7 @@ class Prepared:
         """All that the notebooks declare, by the names under which they ask for it."""
         return {name: thing for module in notebooks().values() for name, thing in module.things(self.setting).items()}
 
-    def __getitem__(self, name: object) -> object:
+    def __getitem__(self, name: object) -> Any:
         """What a notebook has declared under a name, such as ("freezing", variant, 1); made now if it is not at hand.
 
         Raises:
@@ -104,7 +105,7 @@ class Prepared:
         """The trained networks with their learning curves, by name, net1 first."""
         found = {name: self.shelf(self.setting.learned[name]) for name in self.setting.networks}
         if self.settings.planted:  # net2 computes what net1 computes
-            get, of = cache(self.shelf), found["net1"]
+            get, of = cast("Get", cache(self.shelf)), found["net1"]
             way = {share: self.setting.at("net2", share).network(get).state_dict() for share in of.checkpoints}
             found["net2"] = replace(of, network=self.setting.networks["net2"].network(get), checkpoints=way)
         return found
@@ -117,12 +118,12 @@ class Prepared:
     @cached_property
     def networks(self) -> dict[str, Network]:
         """The trained networks by name."""
-        return {name: trained.network for name, trained in self.trained.items()}
+        return {name: as_network(trained.network) for name, trained in self.trained.items()}
 
     @cached_property
     def untrained(self) -> dict[str, Network]:
         """The same networks before their first step, by the same names."""
-        return {name: trained.at(0.0) for name, trained in self.trained.items()}
+        return {name: as_network(trained.at(0.0)) for name, trained in self.trained.items()}
 
     @cached_property
     def train_set(self) -> Dataset:
@@ -258,7 +259,7 @@ def prepare(
     return result
 
 
-def to_train(asked: Iterable[str], store: Store | None = None, **settings: object) -> dict[str, int]:
+def to_train(asked: Iterable[str], store: Store | None = None, **settings: Any) -> dict[str, int]:
     """How many networks would have to be trained for each of these notebooks, where what is published may serve.
 
     Args:
@@ -315,7 +316,7 @@ def _make(store_path: Path, published: bool, thing: Thing, report: Report) -> No
     Raises:
         ValueError: this process has other code than the one that asks, which was edited meanwhile.
     """
-    if replace(thing).key != thing.key:
+    if replace(cast("Any", thing)).key != thing.key:
         raise ValueError(f"code: what {thing.title} needs was edited while it ran; start again")
     Shelf(Store(store_path), published_result if published else _nothing)(thing, report)
 
@@ -328,14 +329,17 @@ def published_result(thing: Thing) -> object | None:
     """What is published of a thing, if it was made of the same things by the same code."""
     if thing.published:
         return Store(EXPERIMENTS_PUBLISHED).find(thing.kind, thing.configuration, remove=False)
-    known = published_keys().get(thing.name, {}) if isinstance(thing, Learned) else {}
+    if not isinstance(thing, Learned):
+        return None
+    known = published_keys().get(thing.name, {})
     if known.get("key") != thing.key or not published_path(thing.name).exists():
         return None
     if known.get("file") != file_checksum(published_path(thing.name)):
         path = published_path(thing.name)
         warnings.warn(f"{path} is damaged, or no file of this version; it will be made again", stacklevel=2)
         return None
-    form, start = load(published_path(thing.name)), thing.start.network().state_dict()
+    form: Any = load(published_path(thing.name))
+    start = thing.start.network().state_dict()
     weights = {0.0: start, **form["on_the_way"], 1.0: form["network"].state_dict()}
     return Trained(form["network"], form["history"], weights)
 
@@ -377,7 +381,7 @@ def _require_learned(prepared: Prepared, least: float) -> None:
     if not prepared.settings.planted:
         _require_accuracy({**prepared.trained, REORDERED: prepared.reordered}, least)
         measured = prepared.shelf.find(prepared.thing("measured", "trained", "all"))
-        if measured is not None:
+        if isinstance(measured, Measurement):
             _require_live_units(measured)
 
 
