@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..kernels.correlation import correlation
@@ -276,7 +276,9 @@ def joined(a: Network, b: Network, pairs: Mapping[str, PairMoments], dropped: st
     with torch.no_grad():
         for layer in made.layers:
             target = weighted(made, layer)
-            weight, bias = _side_by_side(weighted(a, layer), weighted(b, layer), first=below is None)
+            both = [weighted(network, layer) for network in (a, b)]
+            weight = _side_by_side([one.weight.double() for one in both], first=below is None)
+            bias = torch.cat([one.get_parameter("bias") for one in both]).double()
             if below is not None:
                 matrix, offset = below
                 weight = weight.unflatten(1, (len(matrix), -1)) if layer == "fc6" else weight
@@ -293,14 +295,12 @@ def joined(a: Network, b: Network, pairs: Mapping[str, PairMoments], dropped: st
     return made
 
 
-def _side_by_side(a: nn.Conv2d | nn.Linear, b: nn.Conv2d | nn.Linear, *, first: bool) -> tuple[Tensor, Tensor]:
-    """Weights and biases of two layers in one, float64; each reads its own network, or in the first the image."""
-    weights = [module.weight.double() for module in (a, b)]
-    bias = torch.cat([module.get_parameter("bias") for module in (a, b)]).double()
+def _side_by_side(weights: list[Tensor], *, first: bool) -> Tensor:
+    """Weights of two layers in one; each reads its own network, or in the first the image."""
     if first:
-        return torch.cat(weights), bias
+        return torch.cat(weights)
     rows = [[one if k == j else torch.zeros_like(one) for j in range(2)] for k, one in enumerate(weights)]
-    return torch.cat([torch.cat(row, dim=1) for row in rows]), bias
+    return torch.cat([torch.cat(row, dim=1) for row in rows])
 
 
 def _stand_ins(

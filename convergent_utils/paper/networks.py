@@ -152,7 +152,7 @@ class Setting:
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """Layers that all networks have, from bottom to top."""
-        return as_network(build_network("alexnet", channels=self.channels, classes=self.classes)).layers
+        return build_network("alexnet", channels=self.channels, classes=self.classes).layers
 
     def measured(self, which: str, positions: str | int = "all") -> Measured:
         """The measurement of the networks, or of what they were.

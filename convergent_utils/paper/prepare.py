@@ -103,7 +103,8 @@ class Prepared:
     @cached_property
     def trained(self) -> dict[str, Trained]:
         """The trained networks with their learning curves, by name, net1 first."""
-        found = {name: self.shelf(self.setting.learned[name]) for name in self.setting.networks}
+        shelf = cast("Get", self.shelf)
+        found = {name: shelf(self.setting.learned[name]) for name in self.setting.networks}
         if self.settings.planted:  # net2 computes what net1 computes
             get, of = cast("Get", cache(self.shelf)), found["net1"]
             way = {share: self.setting.at("net2", share).network(get).state_dict() for share in of.checkpoints}
@@ -113,7 +114,7 @@ class Prepared:
     @cached_property
     def reordered(self) -> Trained:
         """net1 trained again from the same start, with its images in another order."""
-        return self.shelf(self.setting.learned[REORDERED])
+        return cast("Get", self.shelf)(self.setting.learned[REORDERED])
 
     @cached_property
     def networks(self) -> dict[str, Network]:
@@ -282,11 +283,7 @@ def notebooks() -> dict[str, ModuleType]:
     package = __name__.rpartition(".")[0]
     folder = importlib.import_module(package).__path__
     modules = [importlib.import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(folder)]
-    return {one.NOTEBOOK: one for one in sorted(modules, key=_number) if hasattr(one, "NOTEBOOK")}
-
-
-def _number(module: ModuleType) -> str:
-    return getattr(module, "NOTEBOOK", "")
+    return dict(sorted((one.NOTEBOOK, one) for one in modules if hasattr(one, "NOTEBOOK")))
 
 
 def _prepared(store: Store, dataset: str, seed: int, profile: str, published: bool, notebook: str = "") -> Prepared:
@@ -316,7 +313,7 @@ def _make(store_path: Path, published: bool, thing: Thing, report: Report) -> No
     Raises:
         ValueError: this process has other code than the one that asks, which was edited meanwhile.
     """
-    if replace(cast("Any", thing)).key != thing.key:
+    if replace(thing).key != thing.key:
         raise ValueError(f"code: what {thing.title} needs was edited while it ran; start again")
     Shelf(Store(store_path), published_result if published else _nothing)(thing, report)
 
@@ -331,16 +328,15 @@ def published_result(thing: Thing) -> object | None:
         return Store(EXPERIMENTS_PUBLISHED).find(thing.kind, thing.configuration, remove=False)
     if not isinstance(thing, Learned):
         return None
-    known = published_keys().get(thing.name, {})
-    if known.get("key") != thing.key or not published_path(thing.name).exists():
+    known, path = published_keys().get(thing.name, {}), published_path(thing.name)
+    if known.get("key") != thing.key or not path.exists():
         return None
-    if known.get("file") != file_checksum(published_path(thing.name)):
-        path = published_path(thing.name)
+    if known.get("file") != file_checksum(path):
         warnings.warn(f"{path} is damaged, or no file of this version; it will be made again", stacklevel=2)
         return None
-    form: Any = load(published_path(thing.name))
-    start = thing.start.network().state_dict()
-    weights = {0.0: start, **form["on_the_way"], 1.0: form["network"].state_dict()}
+    form: Any = load(path)
+    start, end = thing.start.network().state_dict(), form["network"].state_dict()
+    weights = {0.0: start, **form["on_the_way"], 1.0: end}
     return Trained(form["network"], form["history"], weights)
 
 

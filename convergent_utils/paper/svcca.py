@@ -357,7 +357,7 @@ def freeze_training(
     if recipe.epochs == 0:
         raise ValueError("recipe: expected more than 0 epochs, of which cost is a share, got 0")
     structure = {"channels": train_set.images.shape[3], "classes": len(train_set.classes)}
-    network = as_network(build_network("alexnet", **structure, seed=seed))
+    network = build_network("alexnet", **structure, seed=seed)
     n, height, width, channels = train_set.images.shape
     chosen = torch.linspace(0, n - 1, min(as_count(limit, "limit"), n)).long()
     few = replace(train_set, images=train_set.images[chosen], labels=train_set.labels[chosen])
