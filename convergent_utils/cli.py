@@ -83,7 +83,7 @@ def _command(chosen: argparse.Namespace) -> int:
         from .compare import command
 
         with warnings.catch_warnings():
-            warnings.showwarning = command.warn_in_a_line  # ty: ignore[invalid-assignment]  # to ty its type is itself
+            warnings.showwarning = command.warn_in_a_line  # ty: ignore[invalid-assignment]  # ty lets no other function in
             return command.run_compare(chosen) if chosen.command == "compare" else command.run_measure(chosen)
     require_checkout(chosen.command)
     if chosen.command == "stability":

@@ -310,13 +310,9 @@ def _acts(path: str, limit: int | None, _: int | None, batch: int) -> Inputs:
 
 
 def _inputs(
-    read: _Pictures | _Rows | SavedRows,
-    places: Sequence[int],
-    batch: int,
-    kind: str,
-    said: str,
+    read: _Pictures | _Rows | SavedRows, places: Sequence[int], batch: int, kind: str, said: str,
     size: int | None = None,
-) -> Inputs:
+) -> Inputs:  # fmt: skip
     said += "" if size is None else f", brought to {size} x {size}"
     return Inputs(_Batches(read, places, batch), kind, said, len(places))
 

@@ -11,14 +11,17 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 
 from ..kernels.checks import as_seed, came, in_one_line, shown
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 Made = TypeVar("Made")
 

@@ -6,7 +6,6 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from .compared import Compared
 from .explained import MEANINGS, pair_name
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from matplotlib.typing import RcKeyType
 
 CHOSEN = ("bipartite matching", "linear map", "debiased CKA", "mutual k-NN", "SVCCA", "best rotation")
