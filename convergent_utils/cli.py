@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import BrokenExecutor
+from typing import NoReturn
 
 from . import __version__
 from .compare.command import add_commands
@@ -29,7 +30,7 @@ def _value(text: str) -> object:
 class _Parser(argparse.ArgumentParser):
     """One whose errors are one line, as all others are."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """Raise what `main` prints."""
         raise ValueError(f"{' '.join(message.split()):.240}; see `{self.prog} --help`")
 
@@ -88,7 +89,7 @@ def _command(chosen: argparse.Namespace) -> int:
         from .compare import command
 
         with warnings.catch_warnings():
-            warnings.showwarning = command.warn_in_a_line
+            warnings.showwarning = command.warn_in_a_line  # ty: ignore[invalid-assignment]  # ty lets no other function in
             return command.run_compare(chosen) if chosen.command == "compare" else command.run_measure(chosen)
     require_checkout(chosen.command)
     if chosen.command == "stability":
@@ -123,7 +124,7 @@ def _command(chosen: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _stopped_as_interrupted() -> Iterator[None]:
+def _stopped_as_interrupted() -> Generator[None]:
     """A request to end is met as an interrupt is: workers end first. Both are heard once."""
 
     def stop(number: int, _: object) -> None:

@@ -704,3 +704,10 @@ def test_saved_activations_are_recorded_as_any_others():
     assert said_by(lambda: SavedActivations(["a..b"])).startswith("layers: ")
     types = SavedActivations({"a": torch.float64, "b": torch.bfloat16})
     assert next(types.buffers()).dtype == torch.float64
+
+
+def test_inputs_that_were_saved_say_the_type_of_each_layer(tmp_path):
+    np.savez(tmp_path / "mine.npz", one=np.zeros((3, 2), "f2"), two=np.zeros((3, 4), "f4"))
+    (tmp_path / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
+    assert load_inputs(f"acts:{tmp_path}/mine.npz").layers == {"one": torch.float16, "two": torch.float32}
+    assert load_inputs(f"text:{tmp_path}/lines.txt").layers == {}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -369,6 +370,13 @@ def test_a_map_draws_its_values(comparison):
     _, _, values = comparison.map_values("linear CKA")
     assert np.allclose(ax.collections[0].get_array(), values.numpy())
     assert ax.get_ylabel() == "a"
+
+
+def test_where_two_layers_share_no_sample_the_map_is_empty():
+    values = torch.tensor([[1.0, torch.nan], [0.5, torch.nan]], dtype=torch.float64)
+    compared = SimpleNamespace(a="a", b="b", map_values=lambda name: (["0", "1"], ["0", "1"], values))
+    ax = layer_map(compared, "linear CKA")
+    assert [text.get_text() for text in ax.texts] == ["1.00", "0.50"]
 
 
 def test_names_are_shortened_where_they_still_differ():

@@ -9,6 +9,7 @@ from statistics import fmean
 import torch
 
 from ..kernels.intervals import network_interval
+from .compared import Compared, Number
 from .explained import MARGIN, RULES, SAME_SPACE, SAME_UNITS, pair_name
 
 _FEW = 6  # names that are listed
@@ -35,7 +36,7 @@ class Answer:
 class Numbers:
     """All numbers of some comparisons, by pair of networks, pair of layers, similarity and role."""
 
-    def __init__(self, comparisons: Iterable[object]):
+    def __init__(self, comparisons: Iterable[Compared]):
         self.comparisons = list(comparisons)
         self.cases = [(k, pair) for k, one in enumerate(self.comparisons) for pair in one.pairs]
         self._known = {
@@ -44,11 +45,11 @@ class Numbers:
             for n in one.numbers
         }
 
-    def of(self, case: tuple[int, tuple[str, str]], similarity: str, role: str = "found") -> object | None:
+    def of(self, case: tuple[int, tuple[str, str]], similarity: str, role: str = "found") -> Number | None:
         """The number of one pair of layers; None where there is none."""
         return self._known.get((*case, similarity, role))
 
-    def all(self, similarity: str, role: str = "found") -> dict[tuple[int, tuple[str, str]], object]:
+    def all(self, similarity: str, role: str = "found") -> dict[tuple[int, tuple[str, str]], Number]:
         """The numbers of all pairs of layers that have one."""
         found = {case: self.of(case, similarity, role) for case in self.cases}
         return {case: number for case, number in found.items() if number is not None}
@@ -73,7 +74,7 @@ class Numbers:
         return chance.p_value * (shuffles + 1) < 1.5
 
 
-def answers(comparisons: Sequence[object]) -> list[Answer]:
+def answers(comparisons: Sequence[Compared]) -> list[Answer]:
     """One for each question.
 
     Args:
@@ -114,14 +115,15 @@ def _units(numbers: Numbers) -> tuple[str, str]:
     found = numbers.all("bipartite matching")
     if not found:
         return "Not known", "Units were not matched."
-    turned = numbers.all("bipartite matching", "rotated")
-    kinds = {case: _units_of(number.value, turned[case].high) for case, number in found.items() if case in turned}
+    turned = numbers.all("bipartite matching", "rotated").items()
+    highest = {case: number.high for case, number in turned if number.high is not None}
+    kinds = {case: _units_of(number.value, highest[case]) for case, number in found.items() if case in highest}
     said = _sentence(_mean(numbers, "bipartite matching", "Matched units correlate by"))
     more, untrained = _beside_untrained(numbers, ["bipartite matching"])
     if not kinds:
         return "Not known", f"{said} The rotated baseline was not computed, so no more can be said.{untrained}"
     if len(kinds) == 1:
-        said += f" In any turn it is at most {_two(max(number.high for number in turned.values()))}."
+        said += f" In any turn it is at most {_two(max(highest.values()))}."
     return f"{_counted(numbers, kinds)}{more}", f"{said}{untrained}"
 
 
@@ -154,7 +156,7 @@ def _depth(numbers: Numbers) -> tuple[str, str]:
         if len(by_pair) < 2:
             continue
         means = {pair_name(pair): fmean(values) for pair, values in by_pair.items()}
-        most, least = max(means, key=means.get), min(means, key=means.get)
+        most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
         verdicts.append(f"{of}: most in {most}, least in {least}")
         said.append(f"{similarity}: {_two(means[most])} in {most}, {_two(means[least])} in {least}")
     if not said:
@@ -205,7 +207,9 @@ def _range(numbers: Numbers, similarity: str, found: list[float]) -> str:
     return f" ({_two(min(found))} to {_two(max(found))}, mean over {len(found)} {_things(numbers)})"
 
 
-def _interval(names: list[str], by_networks: dict, similarity: str) -> tuple[float, float] | None:
+def _interval(
+    names: list[str], by_networks: dict[tuple[str, str], float], similarity: str
+) -> tuple[float, float] | None:
     """For other networks of the same kind; None where not all pairs of at least four were compared."""
     n = len(names)
     values = torch.full((n, n), torch.nan, dtype=torch.float64)
@@ -224,10 +228,14 @@ def _interval(names: list[str], by_networks: dict, similarity: str) -> tuple[flo
 def _beside_untrained(numbers: Numbers, similarities: list[str]) -> tuple[str, str]:
     """Where it is more than untrained networks give, for the verdict; what is not known, for the sentence."""
     both = [
-        [(numbers.of(case, name), numbers.of(case, name, "untrained")) for name in similarities]
+        [
+            (found, base)
+            for name in similarities
+            if (found := numbers.of(case, name)) is not None
+            and (base := numbers.of(case, name, "untrained")) is not None
+        ]
         for case in numbers.cases
     ]
-    both = [[pair for pair in pairs if None not in pair] for pairs in both]
     both = [pairs for pairs in both if pairs]
     if not both:
         return "", f" {_sentence(_OF_UNTRAINED)}"

@@ -5,31 +5,29 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
 
 from ..kernels.checks import as_list, came
+from ..nets.measurement import Measurement
+from .compared import Compared
 
 if TYPE_CHECKING:
     import pandas
 
 
-def as_comparisons(comparisons: object) -> list:
+def as_comparisons(comparisons: object) -> list[Compared]:
     """At least one of what `compare` returns, of networks that are the same wherever they have one name.
 
     Raises:
         ValueError: anything else.
     """
-    one = hasattr(comparisons, "map_values")
-    given = [comparisons] if one else as_list(comparisons, "comparisons", "what `compare` returns, in a list")
-    for each in given:
-        if not hasattr(each, "map_values"):
-            raise ValueError(
-                f"comparisons: expected what `compare` returns, in a list, got {came(each, 80)} among them"
-            )
+    one = _is_comparison(comparisons)
+    listed = [comparisons] if one else as_list(comparisons, "comparisons", "what `compare` returns, in a list")
+    given = [_as_comparison(each) for each in listed]
     if not given:
         raise ValueError("comparisons: expected at least one, got none")
     known: dict[str, str] = {}
@@ -39,6 +37,16 @@ def as_comparisons(comparisons: object) -> list:
             if known.setdefault(name, found) != found:
                 raise ValueError(f"comparisons: expected one network of each name, got two of {came(name, 60)}")
     return given
+
+
+def _is_comparison(value: object) -> TypeGuard[Compared]:
+    return hasattr(value, "map_values")
+
+
+def _as_comparison(value: object) -> Compared:
+    if not _is_comparison(value):
+        raise ValueError(f"comparisons: expected what `compare` returns, in a list, got {came(value, 80)} among them")
+    return value
 
 
 def versions() -> dict[str, str]:
@@ -53,7 +61,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def as_json(comparisons: object) -> dict[str, object]:
+def as_json(comparisons: Compared | Iterable[Compared]) -> dict[str, Any]:
     """All of comparisons in dicts, lists and plain values.
 
     Args:
@@ -89,7 +97,7 @@ def _weights(checksum: str) -> str:
     return "none" if checksum == hashlib.sha256(b"").hexdigest() else checksum
 
 
-def _layers(measured: object, network: str) -> dict[str, int]:
+def _layers(measured: Measurement, network: str) -> dict[str, int]:
     found = {}
     for block, units in measured.blocks.items():
         name, _, layer = block.partition(".")
@@ -98,7 +106,7 @@ def _layers(measured: object, network: str) -> dict[str, int]:
     return found
 
 
-def _one(comparison: object) -> dict[str, object]:
+def _one(comparison: Compared) -> dict[str, object]:
     return {
         "a": comparison.a,
         "b": comparison.b,
@@ -116,7 +124,7 @@ def _plain(number: dict[str, object]) -> dict[str, object]:
     return {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in wanted.items()}
 
 
-def table(comparisons: Sequence[object]) -> pandas.DataFrame:
+def table(comparisons: Compared | Iterable[Compared]) -> pandas.DataFrame:
     """All numbers, one a row, as `Comparison.table` of each.
 
     Args:

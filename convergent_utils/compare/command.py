@@ -15,7 +15,7 @@ from torch import nn
 
 from ..kernels.checks import came
 from ..making.store import Store, save
-from ..nets.inputs import Entrance, n_inputs
+from ..nets.inputs import Entrance, Prepare, n_inputs
 from ..nets.measurement import Measurement
 from ..nets.measuring import measure
 from ..nets.modes import input_like
@@ -43,16 +43,16 @@ class Given:
 
     Attributes:
         networks: by name, untrained copies among them.
-        inputs: for `measure`.
-        options: of `measure`, `prepare` and `mask`.
+        inputs, prepare, mask: for `measure`.
         shown: where inputs are found again, to be shown, texts in tokens; None for saved activations.
         about: a line on each network and on the inputs.
         notes: what could not be had, a sentence each.
     """
 
     networks: dict[str, nn.Module]
-    inputs: object
-    options: dict[str, object]
+    inputs: Iterable[object] | Mapping[str, Iterable[object]]
+    prepare: Mapping[str, Prepare | None] | None
+    mask: str | None
     shown: Inputs | Callable[[list[int]], dict[int, object]] | None
     about: dict[str, str]
     notes: list[str]
@@ -213,23 +213,23 @@ def _given(chosen: argparse.Namespace) -> Given:
                 notes.append(f"an untrained copy of {name}: {str(error).removeprefix('untrained: ')}")
     of = {name: loaded[name.removesuffix(untrained_of(""))] for name in networks}
     mask = chosen.mask or ("attention_mask" if inputs.kind == "texts" else None)
-    options = {"prepare": {name: found.prepare for name, found in of.items()}, "mask": mask}
+    prepare = {name: found.prepare for name, found in of.items()}
     about = {
         **{name: f"{found.description}{fed(found.prepare)}" for name, found in loaded.items()},
         "inputs": inputs.description,
     }
     prepares = [found.prepare for found in loaded.values()]
     shown = inputs if inputs.kind != "texts" else lambda numbers: in_pieces(inputs.shown(numbers), prepares)
-    return Given(networks, inputs.batches, options, shown, about, notes)
+    return Given(networks, inputs.batches, prepare, mask, shown, about, notes)
 
 
 def _given_activations(chosen: argparse.Namespace, names: Mapping[str, str]) -> Given:
     """Saved activations of all networks, as networks that pass them on."""
     loaded = {name: load_inputs(spec, limit=chosen.limit, batch=_batch(chosen)) for name, spec in names.items()}
-    networks = {name: SavedActivations(found.batches.read.layers) for name, found in loaded.items()}
+    networks: dict[str, nn.Module] = {name: SavedActivations(found.layers) for name, found in loaded.items()}
     about = {name: found.description for name, found in loaded.items()}
     inputs = {name: found.batches for name, found in loaded.items()}
-    return Given(networks, inputs, {"prepare": None, "mask": chosen.mask}, None, about, [])
+    return Given(networks, inputs, None, chosen.mask, None, about, [])
 
 
 def _names(specs: list[str], given: list[str] | None) -> dict[str, str]:
@@ -259,11 +259,11 @@ def _measured(chosen: argparse.Namespace, given: Given) -> Measurement:
     return measure(
         given.networks, given.inputs, _layers(chosen.layers, given), positions=positions, flattened=chosen.flattened,
         batch=_batch(chosen), sample=chosen.sample, seed=chosen.seed, processes=chosen.processes, device=chosen.device,
-        store=Store(chosen.store), **given.options,
+        store=Store(chosen.store), prepare=given.prepare, mask=given.mask,
     )  # fmt: skip
 
 
-def _layers(asked: list[str] | None, given: Given) -> object:
+def _layers(asked: list[str] | None, given: Given) -> list[str] | dict[str, dict[str, str]]:
     """Layers as `measure` takes them."""
     names = [name for name in given.networks if not name.endswith(untrained_of(""))]
     if asked is None:
@@ -308,8 +308,8 @@ def _called(name: str, given: Given) -> Iterable[str]:
     """Layers of a network that it calls and that give rows."""
     network, inputs = given.networks[name], given.inputs
     batches = inputs[name] if isinstance(inputs, Mapping) else inputs
-    prepare = given.options["prepare"]
-    entrance = Entrance(name, network, prepare and prepare[name], None, input_like(network).device)
+    prepare = None if given.prepare is None else given.prepare[name]
+    entrance = Entrance(name, network, prepare, None, input_like(network).device)
     entrance.warned = True
     batch = next(iter(batches))
     shapes, n = called_layers(network, lambda: entrance.call(entrance.inputs(batch)), None), n_inputs(batch)

@@ -20,6 +20,7 @@ from ..nets.measurement import Measurement
 from ..nets.progress import Progress, reporting
 from ..nets.untrained import untrained_of
 from .cautions import cautions, of_few
+from .compared import Number
 from .costs import affordable, seconds, speed
 from .similarities import (
     SIMILARITIES,
@@ -42,23 +43,10 @@ if TYPE_CHECKING:
 
 ROLES = ("found", "rotated", "layout", "untrained", "finite sample", "calibrated")
 _FLATTENED = "flattened CKA"
+_NO_MAPS = f"{_FLATTENED} was not measured; ask for it by flattened=True"
 _MOST = 100_000  # turns, or shuffles
 _OF_ROWS = ("pair", "rows")  # what similarities need that the sample's rows give
 _REFUSED = (ValueError, torch.linalg.LinAlgError)  # as of very few rows, or of units that never change
-
-
-@dataclass(frozen=True)
-class Number:
-    """One number of a comparison: what stands in a row of `Comparison.table`."""
-
-    layer_a: str
-    layer_b: str
-    similarity: str
-    role: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +69,7 @@ class Comparison:
     numbers: tuple[Number, ...] = field(repr=False)
     left_out: tuple[str, ...]
     cautions: tuple[str, ...]
-    settings: Mapping[str, object]
+    settings: Mapping[str, int]
     measurement: Measurement = field(repr=False, compare=False)
 
     def values(self, similarity: str, role: str = "found") -> dict[tuple[str, str], float]:
@@ -269,7 +257,7 @@ def _as_pairs(measurement: Measurement, a: str, b: str, layers: object) -> list[
     return list(dict.fromkeys(found))
 
 
-def _as_similarities(similarities: object) -> list[str]:
+def _as_similarities(similarities: str | Iterable[str] | None) -> list[str]:
     if similarities is None:
         return [*SIMILARITIES, _FLATTENED]
     given = [similarities] if isinstance(similarities, str) else as_list(similarities, "similarities", "their names")
@@ -316,7 +304,7 @@ def _as_they_are(seen: Mapping[str, View | None], pair: tuple[str, str], name: s
     """A similarity of the networks, of shuffled inputs in closed form, and of untrained networks."""
     of, found = SIMILARITIES[name], []
     for role, view in seen.items():
-        if can_see(of, view) and (role != "layout" or of.needs == "pair"):
+        if view is not None and can_see(of, view) and (role != "layout" or of.needs == "pair"):
             ends = halves(view, of) if role == "found" else None
             low, high = (None, None) if ends is None else (min(ends), max(ends))
             found.append(Number(*pair, name, role, of.of(view), low, high))
@@ -377,19 +365,19 @@ def _chance_numbers(chance: Chance, number: int, pair: tuple[str, str], name: st
 
 def _flattened(measured: Measurement, a: str, b: str, pairs: list[tuple[str, str]]) -> tuple[list[Number], list[str]]:
     """CKA of whole maps, where it was measured, and a sentence where it was not."""
-    numbers, missing = [], []
+    numbers, missing, of_maps = [], [], measured.flattened
+    if of_maps is None:
+        return [], [_NO_MAPS]
     for pair in pairs:
         try:
-            value = float(measured.flattened.cka(f"{a}.{pair[0]}", f"{b}.{pair[1]}"))
-        except (AttributeError, ValueError):
+            value = float(of_maps.cka(f"{a}.{pair[0]}", f"{b}.{pair[1]}"))
+        except ValueError:
             missing.append(f"flattened CKA of {pair[0]} and {pair[1]} was not measured")
             continue
         numbers.append(Number(*pair, _FLATTENED, "found", value))
         try:
             of = f"{untrained_of(a)}.{pair[0]}", f"{untrained_of(b)}.{pair[1]}"
-            numbers.append(Number(*pair, _FLATTENED, "untrained", float(measured.flattened.cka(*of))))
+            numbers.append(Number(*pair, _FLATTENED, "untrained", float(of_maps.cka(*of))))
         except ValueError:
             pass
-    if len(missing) == len(pairs):
-        missing = ["flattened CKA was not measured; ask for it by flattened=True"]
-    return numbers, missing
+    return numbers, [_NO_MAPS] if len(missing) == len(pairs) else missing

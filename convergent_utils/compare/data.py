@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +36,14 @@ class Inputs:
         kind: "pictures", "texts", "activations" or "other".
         description: in one line, what they are, and whence.
         length: how many inputs there are; None where that is not known before they are read.
+        layers: of saved activations the type of each layer; of all else none.
     """
 
-    batches: Iterable
+    batches: Iterable[object]
     kind: str
     description: str
     length: int | None
+    layers: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     def shown(self, numbers: Iterable[int]) -> dict[int, object]:
         """The raw inputs of these running numbers, to be shown; no more is read than is needed.
@@ -187,7 +191,7 @@ class _Again:
         self.made, self.make, self.limit = made, make, limit
 
     def __iter__(self) -> Iterator[object]:
-        made, left = self.made, float("inf") if self.limit is None else self.limit
+        made, left = self.made, sys.maxsize if self.limit is None else self.limit
         if isinstance(made, Iterator):
             made = self.make()
             if made is self.made:
@@ -208,12 +212,12 @@ def n_inputs(batch: object) -> int:
         batch = next(iter(batch.values()), ())
     elif isinstance(batch, (list, tuple)) and not _are_texts(batch):
         return n_inputs(batch[0]) if batch else 0
-    if isinstance(batch, (str, bytes)) or not hasattr(batch, "__len__"):
+    if isinstance(batch, (str, bytes)) or not isinstance(batch, Sized):
         raise ValueError(f"name: expected batches of tensors, arrays or texts, got {came(batch, 80)}")
     return len(batch)
 
 
-def part(batch: object, n: int, of: int) -> object:
+def part(batch: Any, n: int, of: int) -> object:
     """The first inputs of a batch of so many; what goes with all of them stays as it is."""
     if isinstance(batch, Mapping):
         return {key: part(value, n, of) for key, value in batch.items()}
@@ -302,17 +306,13 @@ def _acts(path: str, limit: int | None, _: int | None, batch: int) -> Inputs:
     rows = saved_rows(path)
     places = range(len(rows) if limit is None else min(limit, len(rows)))
     said = f"{len(places)} of {len(rows)} saved activations of {len(rows.layers)} layers in {shown(path)}"
-    return _inputs(rows, places, batch, "activations", said)
+    return replace(_inputs(rows, places, batch, "activations", said), layers=rows.layers)
 
 
 def _inputs(
-    read: _Pictures | _Rows | SavedRows,
-    places: Sequence[int],
-    batch: int,
-    kind: str,
-    said: str,
+    read: _Pictures | _Rows | SavedRows, places: Sequence[int], batch: int, kind: str, said: str,
     size: int | None = None,
-) -> Inputs:
+) -> Inputs:  # fmt: skip
     said += "" if size is None else f", brought to {size} x {size}"
     return Inputs(_Batches(read, places, batch), kind, said, len(places))
 
@@ -354,7 +354,7 @@ def _as_batches(made: object, name: str, batch: int) -> Iterable:
     if isinstance(made, DataLoader) and isinstance(made.sampler, RandomSampler):
         said = "so that inputs differ from pass to pass; make its DataLoader with shuffle=False"
         raise ValueError(f"name: {shown(name, 80)} shuffles, {said}")
-    if isinstance(made, (str, bytes, Mapping)) or not hasattr(made, "__iter__"):
+    if isinstance(made, (str, bytes, Mapping)) or not isinstance(made, Iterable):
         said = "must return an iterable of batches, as a DataLoader or a list of tensors"
         raise ValueError(f"name: {shown(name, 80)} {said}, got {came(made, 60)}")
     return made
@@ -364,7 +364,7 @@ def _length(made: Iterable) -> int | None:
     """How many inputs a DataLoader, or a list of batches, will give."""
     if isinstance(made, (list, tuple)):
         return sum(map(n_inputs, made))
-    if isinstance(made, DataLoader) and hasattr(made.dataset, "__len__") and not made.drop_last:
+    if isinstance(made, DataLoader) and isinstance(made.dataset, Sized) and not made.drop_last:
         return len(made.dataset)
     return None
 
@@ -380,7 +380,7 @@ def _are_texts(values: Sequence) -> bool:
     return len(values) > 0 and all(isinstance(value, str) for value in values)
 
 
-def _item(batch: object, place: int) -> object:
+def _item(batch: Any, place: int) -> object:
     """One input of a batch."""
     if isinstance(batch, Mapping):
         return {key: _item(value, place) for key, value in batch.items()}

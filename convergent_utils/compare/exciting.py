@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..kernels.checks import came, in_one_line
 from ..nets.measurement import Measurement
+from .compared import Compared
 from .explained import pair_name
 from .page import escaped
 from .similarities import matched_units
@@ -39,7 +41,7 @@ class Matched:
     correlation: float
 
 
-def chosen_units(comparison: object) -> dict[tuple[str, str], list[Matched]]:
+def chosen_units(comparison: Compared) -> dict[tuple[str, str], list[Matched]]:
     """For up to three pairs of layers, from the first to the last, the best, middle and worst matched pair of units."""
     pairs = list(comparison.pairs)
     places = sorted({round(k * (len(pairs) - 1) / max(1, _LAYERS - 1)) for k in range(_LAYERS)})
@@ -57,7 +59,7 @@ def chosen_units(comparison: object) -> dict[tuple[str, str], list[Matched]]:
     return found
 
 
-def units_part(comparison: object, inputs: object) -> tuple[str, list[str]]:
+def units_part(comparison: Compared, inputs: object) -> tuple[str, list[str]]:
     """HTML of the chosen units with what excites them, and sentences of what could not be shown.
 
     Raises:
@@ -97,7 +99,7 @@ def as_shown(inputs: object, numbers: list[int]) -> dict[int, object]:
             if not isinstance(found, Mapping):
                 raise ValueError(f"expected a function that returns a dict by number, got {came(found, 60)}")
             return {number: found[number] for number in numbers if number in found}
-        rows = getattr(inputs, "images", inputs)
+        rows: Any = getattr(inputs, "images", inputs)
         if isinstance(rows, (str, bytes)) or not hasattr(rows, "__getitem__") or not hasattr(rows, "__len__"):
             raise ValueError(f"expected inputs by number, or a function from numbers to a dict, got {came(inputs, 60)}")
         there = set(rows) if isinstance(rows, Mapping) else range(len(rows))
@@ -122,7 +124,7 @@ def _of_pair(measured: Measurement, pair: Matched, shown: Mapping[int, object]) 
 def _size_of_map(measured: Measurement, block: str) -> tuple[int, int]:
     """Height and width; (1, 1) where places are not those of a map."""
     found = measured.maps.get(block)
-    return (1, 1) if found is None else tuple(found.shape[:2])
+    return (1, 1) if found is None else (found.shape[0], found.shape[1])
 
 
 def _stimulus(item: object, number: int, value: float, place: Iterable[int], size: tuple[int, int]) -> str:

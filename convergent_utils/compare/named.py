@@ -9,14 +9,21 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 
 from ..kernels.checks import as_seed, came, in_one_line, shown
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+Made = TypeVar("Made")
 
 
 def function_named(name: str, kinds: Sequence[str]) -> Callable[[], object]:
@@ -35,7 +42,7 @@ def function_named(name: str, kinds: Sequence[str]) -> Callable[[], object]:
     """
     module, _, attribute = name.rpartition(":")
     found = _module(module, kinds)
-    folder = os.path.dirname(os.path.abspath(found.__file__)) if module.endswith(".py") else os.getcwd()
+    folder = os.path.dirname(os.path.abspath(inspect.getfile(found))) if module.endswith(".py") else os.getcwd()
     if not hasattr(found, attribute):
         known = [each for each, value in vars(found).items() if callable(value) and not each.startswith("_")]
         near = (difflib.get_close_matches(attribute, known, n=3) or known)[:3]
@@ -52,7 +59,7 @@ def function_named(name: str, kinds: Sequence[str]) -> Callable[[], object]:
     return call
 
 
-def seeded(function: Callable[[], object], seed: int) -> object:
+def seeded(function: Callable[[], Made], seed: int) -> Made:
     """What a function returns where torch draws from `seed`; what else draws numbers afterwards is not touched."""
     seed, devices = as_seed(seed), range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     with torch.random.fork_rng(devices=devices):
@@ -60,7 +67,7 @@ def seeded(function: Callable[[], object], seed: int) -> object:
         return function()
 
 
-def refused(error: Exception, what: str, most: int = 120) -> ValueError:
+def refused(error: BaseException, what: str, most: int = 120) -> ValueError:
     """The sentence that says what went wrong where something else was at work; one of ours stays as it is."""
     if isinstance(error, ValueError) and str(error).startswith("name: "):
         return ValueError(in_one_line(error, 300))
@@ -76,7 +83,7 @@ def lacking(name: str, library: str, error: ImportError) -> ValueError:
 
 
 @contextmanager
-def importable(folder: str) -> Iterator[None]:
+def importable(folder: str) -> Generator[None]:
     """Within it modules of a folder can be imported."""
     sys.path.insert(0, folder)
     try:
@@ -109,11 +116,12 @@ def _module(name: str, kinds: Sequence[str]) -> ModuleType:
 def _of_file(path: Path) -> ModuleType:
     """A file as a module, under a name that no other module has."""
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    specification = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(specification)
+    loader = SourceFileLoader(name, str(path))
+    specification = importlib.util.spec_from_file_location(name, path, loader=loader)
+    module = importlib.util.module_from_spec(cast("ModuleSpec", specification))  # None of other files alone
     before, sys.modules[name] = sys.modules.get(name), module  # where dataclasses and pickles look for it
     try:
-        specification.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name)
         if before is not None:

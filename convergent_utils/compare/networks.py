@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ class Loaded:
     """
 
     network: nn.Module
-    prepare: Callable[[object], object] | None
+    prepare: Callable[..., object] | None
     description: str
     untrained: Callable[[int], nn.Module] | None
     drawn: bool = False
@@ -130,20 +131,22 @@ def _of_file(path: str) -> Loaded:
 def _of_own(name: str, path: str, seed: int) -> Loaded:
     """A network of `build_network`, of the sizes that its weights have."""
     if not path:
-        network = build_network(name, seed=seed)
+        network = _own({"name": name}, seed)
         said = f"{name}, weights drawn from seed {seed}"
     else:
-        weights, usual = read_weights(path), build_network(name)
-        network = fill(build_network(name, **_sizes(fitting(weights, usual), usual)), weights, path)
+        weights, usual = read_weights(path), _own({"name": name})
+        network = fill(_own({"name": name, **_sizes(fitting(weights, usual), usual)}), weights, path)
         said = f"{name}, weights of {shown(path)}"
     return Loaded(network.eval(), None, said, partial(_own, network.configuration), not path)
 
 
-def _own(configuration: Mapping[str, object], seed: int) -> Network:
-    return build_network(**{**configuration, "seed": seed}).eval()
+def _own(configuration: Mapping[str, Any], seed: int = 0) -> Network:
+    """A network of this package, in eval mode."""
+    arguments: dict[str, Any] = {**configuration, "seed": seed}
+    return cast("Network", build_network(**arguments)).eval()  # others are those of torchvision alone
 
 
-def _sizes(weights: Mapping[str, Tensor], usual: Network) -> dict[str, object]:
+def _sizes(weights: Mapping[str, Tensor], usual: Network) -> dict[str, float]:
     """The arguments of `build_network` that weights tell; where some lack, `fill` refuses them."""
     first, last, hidden = (weights.get(name) for name in ("conv1.0.weight", "fc8.weight", "fc7.0.weight"))
     found = {}
@@ -157,7 +160,8 @@ def _sizes(weights: Mapping[str, Tensor], usual: Network) -> dict[str, object]:
 
 
 def _of_library(
-    name: str, architecture: str, path: str, *, make: Callable, prepare: Callable, seed: int
+    name: str, architecture: str, path: str, *, make: Callable[[str, int | None, int], nn.Module],
+    prepare: Callable[..., Pictures], seed: int,
 ) -> Loaded:  # fmt: skip
     """A network of torchvision or timm, with as many outputs as its weights have."""
     if "@" in name and not path:
@@ -169,7 +173,8 @@ def _of_library(
         network = network if classes is None else make(architecture, classes, seed)
         network = fill(network, weights, path)
         if make is _torchvision and architecture.endswith(WITH_HEADS):
-            network.transform_input = True  # to the scale that torchvision's own weights expect
+            # to the scale that torchvision's own weights expect
+            network.transform_input = True  # ty: ignore[invalid-assignment]  # torch declares no such attributes
     said = f"{name.partition('@')[0]}, weights " + (f"of {shown(path)}" if path else f"drawn from seed {seed}")
     return Loaded(network.eval(), prepare(network, architecture), said, partial(make, architecture, classes), not path)
 
@@ -201,6 +206,12 @@ def _of_torchvision(network: nn.Module, name: str) -> Pictures:
     return Pictures(size=None if fixed is None else (fixed, fixed), at_least=least if least < 224 else 1)
 
 
+class OfTimm(Protocol):
+    """A network of timm."""
+
+    pretrained_cfg: Mapping[str, Any]
+
+
 def _timm(name: str, classes: int | None, seed: int) -> nn.Module:
     try:
         import timm
@@ -215,7 +226,7 @@ def _timm(name: str, classes: int | None, seed: int) -> nn.Module:
         raise refused(error, f"timm cannot make {shown(name, 60)}") from error
 
 
-def _of_timm(network: nn.Module, name: str) -> Pictures:
+def _of_timm(network: OfTimm, name: str) -> Pictures:
     known = network.pretrained_cfg
     size = tuple(known["input_size"][1:]) if known.get("fixed_input_size") else None
     least = max((known.get("min_input_size") or (3, 1, 1))[1:])

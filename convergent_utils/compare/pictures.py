@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import seaborn as sns
@@ -15,11 +16,17 @@ from matplotlib.figure import Figure
 
 from ..drawing import figures
 from ..kernels.checks import as_list, require_known
+from .compared import Compared
 from .explained import MEANINGS, pair_name
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from matplotlib.typing import RcKeyType
 
 CHOSEN = ("bipartite matching", "linear map", "debiased CKA", "mutual k-NN", "SVCCA", "best rotation")
 # One look for each role, that of all figures of this package.
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     "found": figures.ROLES["trained"],
     **{role: figures.ROLES[role] for role in ("rotated", "layout", "untrained", "finite sample")},
 }
@@ -27,7 +34,7 @@ _LONGEST = 14  # characters of the name of a layer
 _MOST_TICKS = 16
 _LOWEST = -0.5  # what is smaller is written, not drawn
 _INK = "#0a0b0c"  # stands for the colour of the text around, dark or light
-_PAGE = {
+_PAGE: dict[RcKeyType, Any] = {
     **{key: _INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
     "svg.fonttype": "none",
     "svg.hashsalt": "convergent",
@@ -35,7 +42,7 @@ _PAGE = {
 }
 
 
-def curves(comparison: object, similarities: Iterable[str] | None = None) -> Figure:
+def curves(comparison: Compared, similarities: Iterable[str] | None = None) -> Figure:
     """Small multiples: each similarity over layers, beside its baselines.
 
     Args:
@@ -64,7 +71,7 @@ def curves(comparison: object, similarities: Iterable[str] | None = None) -> Fig
     return figure
 
 
-def _chosen(comparison: object, similarities: object) -> list[str]:
+def _chosen(comparison: Compared, similarities: str | Iterable[str] | None) -> list[str]:
     computed = [name for name in MEANINGS if comparison.values(name)]
     if similarities is None:
         return [name for name in CHOSEN if name in computed] or computed[:6] or _none()
@@ -78,7 +85,7 @@ def _none() -> list[str]:
     raise ValueError("similarities: expected at least one that was computed, got none; Comparison.left_out says why")
 
 
-def curve(ax: Axes, comparison: object, similarity: str) -> Axes:
+def curve(ax: Axes, comparison: Compared, similarity: str) -> Axes:
     """One similarity over pairs of layers with all its baselines; no line where there is no number."""
     x = np.arange(len(comparison.pairs))
     for role, look in reversed(LOOKS.items()):
@@ -105,7 +112,7 @@ def _spread(ax: Axes, x: np.ndarray, ends: np.ndarray, color: object, *, thin: b
         ax.fill_between(x, *ends, color=color, alpha=0.25, linewidth=0)
 
 
-def _limits(ax: Axes, comparison: object, similarity: str) -> None:
+def _limits(ax: Axes, comparison: Compared, similarity: str) -> None:
     """From below all values to above them; those that lie far below are written."""
     of = [n for n in comparison.numbers if n.similarity == similarity and n.role in LOOKS]
     values = [v for n in of for v in (n.value, n.low, n.high) if v is not None]
@@ -146,7 +153,7 @@ def plain(name: str) -> str:
     return " ".join(str(name).split()).replace("$", r"\$")
 
 
-def layer_map(comparison: object, similarity: str, ax: Axes | None = None) -> Axes:
+def layer_map(comparison: Compared, similarity: str, ax: Axes | None = None) -> Axes:
     """Every layer of a (rows) with every layer of b (columns); empty where two share no sample.
 
     Args:
@@ -167,12 +174,9 @@ def layer_map(comparison: object, similarity: str, ax: Axes | None = None) -> Ax
     ax.tick_params(axis="x", labelrotation=90)
     ax.figure.colorbar(mesh, ax=ax, label=MEANINGS[similarity].axis, shrink=0.8)
     if max(values.shape) <= 10:
-        for (row, column), value in np.ndenumerate(values):
-            if value is not np.ma.masked:
-                light = "white" if value < 0.65 * top else "black"
-                ax.text(
-                    column + 0.5, row + 0.5, f"{value:.2f}", color=light, ha="center", va="center", fontsize="small"
-                )
+        for (row, column), value in np.ma.ndenumerate(values):  # without those that are masked
+            light = "white" if value < 0.65 * top else "black"
+            ax.text(column + 0.5, row + 0.5, f"{value:.2f}", color=light, ha="center", va="center", fontsize="small")
     return ax
 
 
@@ -200,7 +204,7 @@ def page_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def page_style() -> object:
+def page_style() -> AbstractContextManager[None]:
     """A context in which what is drawn takes the colour of the text of a page, dark or light."""
     return plt.rc_context({**_PAGE, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -88,6 +89,27 @@ class Bytes:
         return found[: self.longest]
 
 
+class Tokenizer(Protocol):
+    """What is used of a tokenizer of transformers."""
+
+    padding_side: str
+    pad_token: str | None
+    eos_token: str | None
+    model_max_length: int
+
+    def __call__(self, text: str | list[str], **options: object) -> Mapping[str, Any]:
+        """Numbers of tokens, and what goes with them."""
+        ...
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of tokens."""
+        ...
+
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        """The token of a number."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tokens:
     """From texts to what a tokenizer of transformers makes of them, padded on the right.
@@ -97,13 +119,13 @@ class Tokens:
         longest: how many tokens of a text are kept; None: all.
     """
 
-    tokenizer: object
+    tokenizer: Tokenizer
     longest: int | None = None
 
     def __call__(self, batch: Sequence[str]) -> dict[str, Tensor]:
         """What the network takes: `input_ids`, `attention_mask` and what else the tokenizer gives."""
         options = {"truncation": self.longest is not None, "max_length": self.longest}
-        made: Mapping = self.tokenizer(as_texts(batch), padding=True, return_tensors="pt", **options)
+        made = self.tokenizer(as_texts(batch), padding=True, return_tensors="pt", **options)
         return dict(made)
 
     def pieces(self, text: str) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -16,6 +17,7 @@ from ..kernels.checks import came, in_one_line, shown
 from . import costs
 from .answers import Answer, Numbers, answers
 from .collected import as_comparisons, as_json
+from .compared import Compared, Number
 from .exciting import units_part
 from .explained import MEANINGS, ROLES, anchor, pair_name
 from .page import escaped, linked, listed, page, table_of
@@ -39,8 +41,8 @@ _SECTIONS = {
 
 
 def save(
-    comparisons: Sequence[object], path: str | Path, *, inputs: object = None, about: Mapping[str, str] | None = None,
-    extra: Mapping[str, object] | None = None,
+    comparisons: Compared | Iterable[Compared], path: str | Path, *, inputs: object = None,
+    about: Mapping[str, str] | None = None, extra: Mapping[str, object] | None = None,
 ) -> Path:  # fmt: skip
     """Write comparisons as one HTML page that asks for nothing outside itself.
 
@@ -61,15 +63,15 @@ def save(
         ValueError: no comparisons, inputs that cannot be shown, a path that cannot be written.
     """
     given = as_comparisons(comparisons)
-    about, extra = _as_lines(about, "about"), _as_lines(extra, "extra")
+    lines, more = _as_lines(about, "about"), _as_lines(extra, "extra")
     path = _as_path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"path: expected a name that ends in .html, got {came(path.name, 80)}; numbers are in table()")
     units, lacking = units_part(given[0], inputs)
-    text = _whole(given, units, lacking, about, extra)
+    text = _whole(given, units, lacking, lines, more)
     if len(text) > _LARGEST:
         units, _ = units_part(given[0], None)
-        text = _whole(given, units, ["inputs are given by number alone, or the page would be too large"], about, extra)
+        text = _whole(given, units, ["inputs are given by number alone, or the page would be too large"], lines, more)
     _write(text, path)
     return path
 
@@ -112,7 +114,9 @@ def _write(text: str, path: Path) -> None:
             temporary.unlink()
 
 
-def _whole(given: list, units: str, lacking: list[str], about: Mapping, extra: Mapping) -> str:
+def _whole(
+    given: list[Compared], units: str, lacking: list[str], about: Mapping[str, object], extra: Mapping[str, object]
+) -> str:
     """The page."""
     numbers, kept = Numbers(given), as_json(given)
     kept |= {"made": datetime.now(UTC).isoformat(timespec="seconds"), "about": about, "extra": extra}
@@ -141,7 +145,7 @@ def _whole(given: list, units: str, lacking: list[str], about: Mapping, extra: M
     return page(title, "\n".join(body), kept)
 
 
-def _opening(title: str, numbers: Numbers, kept: Mapping) -> str:
+def _opening(title: str, numbers: Numbers, kept: Mapping[str, Any]) -> str:
     """What was compared, on what, when and with what."""
     when = kept["made"].replace("T", " ").replace("+00:00", " UTC")
     versions = ", ".join(f"{name} {found}" for name, found in kept["versions"].items())
@@ -161,7 +165,7 @@ def _opening(title: str, numbers: Numbers, kept: Mapping) -> str:
     )
 
 
-def _of_network(kept: Mapping, name: str, line: str) -> str:
+def _of_network(kept: Mapping[str, Any], name: str, line: str) -> str:
     layers = kept["layers"][name]
     units = " to ".join(str(each) for each in sorted({min(layers.values()), max(layers.values())}))
     count = f"{len(layers)} layer{'s' * (len(layers) != 1)} of {units} units"
@@ -183,7 +187,7 @@ def _answers(found: Iterable[Answer], numbers: Numbers) -> str:
     return f'<div class="cards">{"".join(cards)}</div>\n<p class="quiet">{said}</p>'
 
 
-def _curves(given: Sequence[object]) -> str:
+def _curves(given: Sequence[Compared]) -> str:
     parts = [_legend()]
     for number, one in enumerate(given):
         if len(given) > 1:
@@ -212,7 +216,7 @@ def _legend() -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _maps(given: Sequence[object], left_out: list[str]) -> str:
+def _maps(given: Sequence[Compared], left_out: list[str]) -> str:
     """Maps of all layers, as far as they do not take too long; what is left out is added to the sentences."""
     parts, factor, spent = [], costs.speed(), 0.0
     for number, one in enumerate(given):
@@ -234,7 +238,7 @@ def _maps(given: Sequence[object], left_out: list[str]) -> str:
     return "\n".join([f"<p>{said}</p>", *parts]) if parts else ""
 
 
-def _seconds(comparison: object, similarity: str, factor: float) -> float:
+def _seconds(comparison: Compared, similarity: str, factor: float) -> float:
     """What a map will take, about."""
     measured, total = comparison.measurement, 0.0
     for one in layers_of(measured, comparison.a):
@@ -245,7 +249,7 @@ def _seconds(comparison: object, similarity: str, factor: float) -> float:
     return total
 
 
-def _units(given: Sequence[object], units: str) -> str:
+def _units(given: Sequence[Compared], units: str) -> str:
     of = f" of {escaped(given[0].a)} and {escaped(given[0].b)}" if len(given) > 1 else ""
     return (
         f"<p>Matched pairs of units{of} ({linked('bipartite matching')}): the best, one in the middle, and the worst, "
@@ -304,7 +308,7 @@ def _distances(names: list[str], means: Mapping[tuple[str, str], float]) -> np.n
     return found
 
 
-def _cautions(given: Sequence[object], left_out: list[str]) -> str:
+def _cautions(given: Sequence[Compared], left_out: list[str]) -> str:
     said = list(dict.fromkeys(sentence for one in given for sentence in one.cautions))
     missing = list(dict.fromkeys([*(sentence for one in given for sentence in one.left_out), *left_out]))
     parts = [listed(said) if said else "<p>Nothing was noticed that moves these numbers.</p>"]
@@ -334,13 +338,18 @@ def _all_numbers(numbers: Numbers) -> str:
     return f"<p>{said}</p>\n{table_of(columns, rows, numbers=len(columns) - len(roles) - 1, name=name)}"
 
 
-def _cell(number: object | None) -> str:
+def _cell(number: Number | None) -> str:
     if number is None:
         return ""
-    value, low, high = (
-        None if v is None else f"{round(v, 3) + 0.0:.3f}" for v in (number.value, number.low, number.high)
-    )
-    return value if low is None else f"{value} ({low} to {high})"
+    value = _three(number.value)
+    if number.low is None or number.high is None:
+        return value
+    return f"{value} ({_three(number.low)} to {_three(number.high)})"
+
+
+def _three(value: float) -> str:
+    """Three places, no minus before zero."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def _how_to_read(numbers: Numbers) -> str:

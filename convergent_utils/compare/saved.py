@@ -81,7 +81,8 @@ def saved_rows(path: str) -> SavedRows:
             said = f"layer {came(name, 60)} is {_form(others.get(name))} and in {os.path.basename(files[0]):.40} "
             raise ValueError(f"name: {shown(file, 80)}: its {said}{_form(usual.get(name))}")
     lengths = [next(iter(arrays.values())).shape[0] for arrays in parts]
-    return SavedRows(list(zip(lengths, parts, strict=True)), {name: dtype for name, (_, dtype) in usual.items()})
+    layers = {name: dtype for name, (_, dtype) in usual.items() if dtype is not None}
+    return SavedRows(list(zip(lengths, parts, strict=True)), layers)
 
 
 class SavedActivations(nn.Module):
@@ -118,14 +119,18 @@ def _place(network: nn.Module, name: str) -> None:
     if not isinstance(name, str) or not all(name.split(".")):
         raise ValueError(f"layers: expected names of layers, got {came(name, 60)} among them")
     for step in name.split("."):
-        network = network._modules.setdefault(step, nn.Identity())
+        within = network._modules.get(step)
+        if within is None:
+            within = network._modules[step] = nn.Identity()
+        network = within
 
 
 def _find(network: nn.Module, name: str) -> nn.Module:
     for step in name.split("."):
-        if step not in network._modules:
+        within = network._modules.get(step)
+        if within is None:
             raise ValueError(f"inputs: there is no layer {came(name, 60)}")
-        network = network._modules[step]
+        network = within
     return network
 
 
@@ -228,5 +233,5 @@ def _rows_of_safetensors(file: str, name: str, low: int, high: int) -> Tensor:
         return opened.get_slice(name)[low:high]
 
 
-def _form(of: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+def _form(of: tuple[tuple[int, ...], torch.dtype | None] | None) -> str:
     return "not there" if of is None else f"{of[0]} {str(of[1]).removeprefix('torch.')}"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ _POINTS = 1000  # inputs between which neighbours are looked for
 _ROWS_A_CELL = 5  # of a histogram of two units
 _ROWS_OF_INFORMATION = 2048
 
+Part = TypeVar("Part")
+
 
 @dataclass(frozen=True)
 class View:
@@ -44,7 +47,7 @@ class View:
         norms: squared norms of the centred rows of both, where `pair` is of these rows in float64.
     """
 
-    pair: PairMoments
+    pair: PairMoments | None
     fit: PairMoments | None = None
     held_out: PairMoments | None = None
     rows: tuple[Tensor, Tensor] | None = None
@@ -53,9 +56,14 @@ class View:
 
     def other_way(self) -> View:
         """From b to a."""
-        found = {name: None if (it := vars(self)[name]) is None else it.swap() for name in ("pair", "fit", "held_out")}
-        sides = {name: None if (it := vars(self)[name]) is None else it[::-1] for name in ("rows", "points")}
-        return View(**found, **sides)
+        pair, fit, held_out = (None if it is None else it.swap() for it in (self.pair, self.fit, self.held_out))
+        rows, points = (None if it is None else it[::-1] for it in (self.rows, self.points))
+        return View(pair, fit, held_out, rows, points)
+
+
+def _known(part: Part | None) -> Part:
+    """A part of a view of which `can_see` told that it is there."""
+    return cast("Part", part)
 
 
 def view_of(measured: Measurement, a: str, b: str) -> View:
@@ -85,8 +93,8 @@ def _of_sample(sample: _Sample) -> View:
     """Every other input is held out."""
     parts = [sample.images % 2 == part for part in (0, 1)]
     folds = [pair_moments(*(side[part] for side in sample.rows)) for part in parts if part.sum() > 1]
-    both = folds if len(folds) == 2 else (None, None)
-    return View(pair_moments(*sample.rows), *both, sample.rows, sample.points)
+    fit, held_out = folds if len(folds) == 2 else (None, None)
+    return View(pair_moments(*sample.rows), fit, held_out, sample.rows, sample.points)
 
 
 def similarity_map(measured: Measurement, a: str, b: str, similarity: str) -> Tensor:
@@ -121,12 +129,12 @@ def _sample_of(measured: Measurement, a: str, b: str) -> _Sample | None:
     """None where they have none in common. Small maps are sampled at one place several times; it counts once."""
     if a not in measured.samples or b not in measured.samples:
         return None
-    rows, images = (measured.sample(a), measured.sample(b)), measured.sample_images
-    both = zip(images.tolist(), *(np.ascontiguousarray(side.numpy()) for side in rows), strict=True)
+    rows_a, rows_b, images = measured.sample(a), measured.sample(b), measured.sample_images
+    both = zip(images.tolist(), *(np.ascontiguousarray(side.numpy()) for side in (rows_a, rows_b)), strict=True)
     first = {(image, one.tobytes(), other.tobytes()): k for k, (image, one, other) in reversed([*enumerate(both)])}
     kept = torch.tensor(sorted(first.values()), dtype=torch.int64)
     once = torch.from_numpy(np.unique(images.numpy(), return_index=True)[1])[:_POINTS]
-    return _Sample(images[kept], tuple(side[kept] for side in rows), tuple(side[once] for side in rows))
+    return _Sample(images[kept], (rows_a[kept], rows_b[kept]), (rows_a[once], rows_b[once]))
 
 
 def layout_view(measured: Measurement, a: str, b: str) -> View | None:
@@ -142,7 +150,7 @@ def layout_view(measured: Measurement, a: str, b: str) -> View | None:
 def rotated_views(view: View, turns: Iterable[int]) -> Iterable[View]:
     """With b turned at random, once for each seed."""
     for seed in turns:
-        yield View(rotated(view.pair, seed=seed))
+        yield View(rotated(_known(view.pair), seed=seed))
 
 
 def shuffled_view(base: PairMoments, rows_a: Tensor, rows_b: Tensor) -> View:
@@ -159,7 +167,7 @@ def sampled_view(rows_a: Tensor, rows_b: Tensor) -> View:
 
 def _semi(view: View) -> float:
     """Mean correlation of each unit with its best partner, in both directions."""
-    found = correlation(view.pair)
+    found = correlation(_known(view.pair))
     one = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
     other = semi_matching(found.matrix.T, live_a=found.live_b, live_b=found.live_a)
     return float(one.mean + other.mean) / 2
@@ -167,13 +175,13 @@ def _semi(view: View) -> float:
 
 def _bipartite(view: View) -> float:
     """Mean correlation of matched units, the same in both directions."""
-    found = correlation(view.pair)
+    found = correlation(_known(view.pair))
     return float(bipartite_matching(found.matrix, live_a=found.live_a, live_b=found.live_b).mean)
 
 
 def _soft(view: View) -> float:
     """That of matched shares of units; of as many live units in both, whole units are as good."""
-    found = correlation(view.pair)
+    found = correlation(_known(view.pair))
     if found.live_a.sum() == found.live_b.sum():
         return _bipartite(view)
     return float(soft_matching(found.matrix, live_a=found.live_a, live_b=found.live_b).mean)
@@ -183,8 +191,8 @@ def _rotation(view: View) -> float:
     """Mean correlation of units with what the best rotation predicts, on other inputs, in both directions."""
     both = []
     for way in (view, view.other_way()):
-        found = best_rotation(way.fit)
-        both.append(_mean_of(found.correlation_on(way.held_out), found.live))
+        found = best_rotation(_known(way.fit))
+        both.append(_mean_of(found.correlation_on(_known(way.held_out)), found.live))
     return sum(both) / 2
 
 
@@ -192,8 +200,9 @@ def _explained(view: View, mapping: Callable[[PairMoments], MappingPath]) -> flo
     """R^2 on other inputs, mean over live units, in both directions."""
     both = []
     for way in (view, view.other_way()):
-        r2 = mapping(way.fit).r2_on(way.held_out)[0]
-        both.append(_mean_of(r2, way.held_out.cov_bb.diagonal() > 0))
+        held_out = _known(way.held_out)
+        r2 = mapping(_known(way.fit)).r2_on(held_out)[0]
+        both.append(_mean_of(r2, held_out.cov_bb.diagonal() > 0))
     return sum(both) / 2
 
 
@@ -207,21 +216,24 @@ def _mean_of(values: Tensor, live: Tensor) -> float:
 
 
 def _debiased(view: View) -> float:
-    return float(debiased_cka(*view.rows) if view.norms is None else debiased_of(view.pair, *view.norms))
+    if view.norms is not None:
+        return float(debiased_of(_known(view.pair), *view.norms))
+    return float(debiased_cka(*_known(view.rows)))
 
 
 def _information(view: View) -> float:
     """Mean mutual information, in nats, of units matched by correlation; fewer bins where there are few rows."""
-    rows_a, rows_b = (side[:_ROWS_OF_INFORMATION] for side in view.rows)
+    rows_a, rows_b = (side[:_ROWS_OF_INFORMATION] for side in _known(view.rows))
     bins = max(2, min(10, math.isqrt(len(rows_a) // _ROWS_A_CELL) - 1))
-    found = correlation(view.pair)
+    found = correlation(_known(view.pair))
     match = semi_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
     values = matched_information(rows_a, rows_b, match.index, bins=bins)
     return float(values.mean()) if len(values) else 0.0
 
 
 def _neighbours(view: View) -> float:
-    return float(mutual_knn(*view.points, k=min(_NEIGHBOURS, len(view.points[0]) - 1)))
+    points = _known(view.points)
+    return float(mutual_knn(*points, k=min(_NEIGHBOURS, len(points[0]) - 1)))
 
 
 @dataclass(frozen=True)
@@ -251,21 +263,19 @@ SIMILARITIES = {
     "best rotation": Similarity(_rotation, "folds", False, "space", 0.3),
     "linear map": Similarity(lambda v: _explained(v, least_squares), "folds", False, "space", 0.25),
     "five units": Similarity(lambda v: _explained(v, _five), "folds", True, "units", 1.0),
-    "CCA": Similarity(lambda v: float(cca(v.pair).similarity), "pair", False, "space", 0.3),
-    "SVCCA": Similarity(lambda v: float(svcca(v.pair).similarity), "pair", False, "space", 0.3),
-    "PWCCA": Similarity(lambda v: float(pwcca(v.pair).similarity), "pair", False, "space", 0.3),
-    "linear CKA": Similarity(lambda v: float(linear_cka(v.pair)), "pair", False, "space", 0.005, 2.0),
+    "CCA": Similarity(lambda v: float(cca(_known(v.pair)).similarity), "pair", False, "space", 0.3),
+    "SVCCA": Similarity(lambda v: float(svcca(_known(v.pair)).similarity), "pair", False, "space", 0.3),
+    "PWCCA": Similarity(lambda v: float(pwcca(_known(v.pair)).similarity), "pair", False, "space", 0.3),
+    "linear CKA": Similarity(lambda v: float(linear_cka(_known(v.pair))), "pair", False, "space", 0.005, 2.0),
     "debiased CKA": Similarity(_debiased, "rows", False, "space", 0.15, 2.0),
-    "Procrustes": Similarity(lambda v: float(procrustes(v.pair)), "pair", False, "space", 0.1),
+    "Procrustes": Similarity(lambda v: float(procrustes(_known(v.pair))), "pair", False, "space", 0.1),
     "mutual information": Similarity(_information, "rows", True, "units", 0.3, 1.0),
     "mutual k-NN": Similarity(_neighbours, "points", False, "neighbours", 0.15, 1.0),
 }
 
 
-def can_see(similarity: Similarity, view: View | None) -> bool:
+def can_see(similarity: Similarity, view: View) -> bool:
     """Whether a view has what a similarity needs."""
-    if view is None:
-        return False
     if similarity.needs == "points" and view.points is not None and min(side.shape[1] for side in view.points) < 2:
         return False  # one unit is +1 or -1 once rows have length 1
     needed = {"pair": view.pair, "folds": view.held_out, "rows": view.rows, "points": view.points}[similarity.needs]
@@ -276,12 +286,13 @@ def halves(view: View, similarity: Similarity) -> tuple[float, float] | None:
     """The number on either part of the inputs, where it is made of moments of all; None where it is not."""
     if similarity.needs != "pair" or view.held_out is None:
         return None
-    return tuple(similarity.of(replace(view, pair=part)) for part in (view.fit, view.held_out))
+    fit, held_out = (similarity.of(replace(view, pair=part)) for part in (view.fit, view.held_out))
+    return fit, held_out
 
 
 def matched_units(measured: Measurement, a: str, b: str) -> tuple[Tensor, Tensor]:
     """(units_a,) partners in b by bipartite matching, -1 for none, and their correlations."""
     view = view_of(measured, a, b)
-    found = correlation(view.pair)
+    found = correlation(_known(view.pair))
     match = bipartite_matching(found.matrix, live_a=found.live_a, live_b=found.live_b)
     return match.index, match.score

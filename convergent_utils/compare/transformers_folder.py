@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
+from typing import Any, cast
 
 from torch import nn
 
 from ..kernels.checks import in_one_line, shown
 from .named import lacking, refused, seeded
-from .preparing import BYTES, Bytes, Pictures, Tokens
+from .preparing import BYTES, Bytes, Pictures, Tokenizer, Tokens
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -102,7 +103,7 @@ def _prepared(transformers: ModuleType, folder: str, config: object) -> tuple[Ca
     return Bytes(BYTES if vocabulary > BYTES else 0, longest), ", texts as bytes"
 
 
-def _tokens(tokenizer: object, longest: int | None) -> Tokens:
+def _tokens(tokenizer: Tokenizer, longest: int | None) -> Tokens:
     tokenizer.padding_side = "right"  # so that what stands before is the same, alone or beside longer texts
     if tokenizer.pad_token is None:  # any will do where the mask is 0
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -131,17 +132,17 @@ def _pictures(folder: str, config: object) -> tuple[Pictures | None, str]:
         return Pictures(mean, std, size if known.get("do_resize", True) else None, key="pixel_values"), ""
 
 
-def _sides(size: object) -> tuple[int, int] | None:
+def _sides(size: Any) -> tuple[int, int] | None:
     """Height and width, as configurations write them in many ways."""
     if isinstance(size, dict):
         size = (size["height"], size["width"]) if "height" in size else size.get("shortest_edge")
     if size is None:
         return None
-    return (int(size),) * 2 if isinstance(size, int) else tuple(map(int, size))
+    return (int(size), int(size)) if isinstance(size, int) else cast("tuple[int, int]", tuple(map(int, size)))
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str) -> Generator[None]:
     """What transformers raises, in one sentence."""
     try:
         yield
@@ -150,7 +151,7 @@ def _told(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(transformers: ModuleType) -> Iterator[None]:
+def _quiet(transformers: ModuleType) -> Generator[None]:
     """Within it transformers says nothing, and draws no bar."""
     logging = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

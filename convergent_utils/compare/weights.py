@@ -6,12 +6,15 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels.checks import in_one_line, shown
 from .named import refused
+
+Net = TypeVar("Net", bound=nn.Module)
 
 _SAFE = ".safetensors"
 _WITHIN = ("state_dict", "model_state_dict", "model")  # where training scripts keep weights
@@ -46,7 +49,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     return weights
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Module:
+def fill(network: Net, weights: Mapping[str, Tensor], path: str) -> Net:
     """The network with these weights, all of them, in double precision where any of them is.
 
     Raises:
@@ -96,7 +99,7 @@ def _of_torch(path: str) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_dict(value: object) -> bool:
+def _is_dict(value: object) -> TypeGuard[Mapping[str, object]]:
     return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from ..making.things import Thing
+from ..nets.declared import Measured
 from .networks import Setting, measurements
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _NAMED = 4  # networks that have their own colour in figures
 _OUT_OF_SIGHT = 0.01  # of the most active unit of a layer: units that are less active need not fit into its picture
 
 
-def things(setting: Setting) -> dict[tuple, Thing]:
+def things(setting: Setting) -> dict[tuple, Measured]:
     """Measurements, by the names under which the notebook asks for them."""
     return measurements(setting, ("trained", "all"), ("untrained", "all"), ("same start", "all"))
 
@@ -126,15 +126,15 @@ def chance_band(ax: Axes, lows: Sequence[float], highs: Sequence[float], *, labe
 
 def _spectrum(values: Tensor) -> np.ndarray:
     """Values of live units, largest first."""
-    values = np.asarray(values)
-    return np.sort(values[values > 0])[::-1]
+    found = np.asarray(values)
+    return np.sort(found[found > 0])[::-1]
 
 
 def _spectra_before(ax: Axes, untrained: Mapping[str, Mapping[str, Tensor]]) -> Axes:
     """The spectrum of each layer before training, mean of the networks, with its name at its end."""
     from ..drawing.figures import ROLES
 
-    look = {key: value for key, value in ROLES["untrained"].items() if key != "marker"}
+    look: dict[str, Any] = {key: value for key, value in ROLES["untrained"].items() if key != "marker"}
     at: dict[float, list[str]] = {}
     for layer, networks in untrained.items():
         found = [_spectrum(values) for values in networks.values()]

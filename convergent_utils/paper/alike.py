@@ -15,9 +15,10 @@ from ..kernels.cca import cca, pwcca, svcca
 from ..kernels.chance import Chance, chance_level
 from ..kernels.moments import PairMoments
 from ..making.things import Get, Report, Thing
-from ..nets.declared import Declared, Images, Measured
+from ..nets.declared import Declared, Measured
 from ..nets.measurement import Measurement
 from ..nets.measuring import run_pass
+from .networks import SomeImages
 
 _LEAST = 1e-5  # of the largest eigenvalue of correlations: what is less counts as absent, as in `cca`
 Similarity = Callable[[PairMoments], float]
@@ -64,15 +65,19 @@ class GivenLabel(Thing):
     title, seconds = "measuring given the label", 20.0
 
     networks: tuple[tuple[str, Declared], ...]
-    images: Images
+    images: SomeImages
     layers: tuple[str, ...]
 
     def make(self, get: Get, report: Report) -> dict[str, Tensor]:
         """Measure them label by label."""
         networks = {name: declared.network(get) for name, declared in self.networks}
-        data, options = self.images.load(), {"positions": "all", "folds": 1, "sample": 2, "top": 1}
+        data = self.images.load()
         groups = [data.images[data.labels == k] for k in data.labels.unique()]  # an image alone is its label's mean
-        parts = [run_pass(networks, images, self.layers, **options) for images in groups if len(images) > 1]
+        parts = [
+            run_pass(networks, images, self.layers, positions="all", folds=1, sample=2, top=1)
+            for images in groups
+            if len(images) > 1
+        ]
 
         def given(a: str, b: str) -> PairMoments:
             return within_groups([part.pair(a, b) for part in parts])

@@ -26,7 +26,7 @@ from ..nets.networks import Network, build_network
 from ..nets.training import CHECKPOINTS, Recipe
 from .alike import SIMILARITIES as OF_MOMENTS
 from .alike import both_ways
-from .networks import Setting
+from .networks import Setting, as_network
 
 NOTEBOOK = "09_architectures"
 INCEPTION = "inception"
@@ -78,7 +78,7 @@ class Deep:
     def network(self, get: Get | None = None) -> Network:
         """The network."""
         sizes = {"channels": self.channels, "classes": self.classes, "depth": self.depth}
-        return build_network(self.structure, **sizes, seed=self.seed)
+        return as_network(build_network(self.structure, **sizes, seed=self.seed))
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Compared(Thing):
             report((done + 1) / len(meeting))
         return found
 
-    def _of(self, measured: Measurement, a: str, b: str) -> dict[str, float]:
+    def _of(self, measured: Measurement, a: str, b: str) -> dict[str, float | Tensor]:
         pair, rows = measured.pair(a, b), [measured.sample(block).double() for block in (a, b)]
         fit, held = (measured.pair(a, b, fold=fold) for fold in (0, 1))
         chance = chance_level(_cka_of_rows, *rows, n_shuffles=self.shuffles)
@@ -269,7 +269,7 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     ("layers, on the way", share), of residual networks after a share of training with what they are in the end.
     """
     sizes = SIZES[setting.profile]
-    made = {kind: _networks(setting, sizes, *kind) for kind in kinds(sizes)}
+    made = networks_of(setting)
     second, deepest = replace(setting.test, every=2), max(sizes.depths)
     found: dict[tuple, Thing] = {
         ("deep", *kind, k): one for kind, of in made.items() for k, one in enumerate(of.values(), 1)
@@ -302,6 +302,12 @@ def meetings(family: str, sizes: Sizes) -> tuple[tuple[str, str], ...]:
     return tuple(combinations_with_replacement(named(family, max(sizes.depths), sizes), 2))
 
 
+def networks_of(setting: Setting) -> dict[tuple[str, int], dict[str, LearnedDeep]]:
+    """All networks by family and depth, and by name."""
+    sizes = SIZES[setting.profile]
+    return {kind: _networks(setting, sizes, *kind) for kind in kinds(sizes)}
+
+
 def _networks(setting: Setting, sizes: Sizes, family: str, depth: int) -> dict[str, LearnedDeep]:
     images = replace(setting.train, part=min(sizes.images, setting.train.count))
     found = {}
@@ -312,11 +318,11 @@ def _networks(setting: Setting, sizes: Sizes, family: str, depth: int) -> dict[s
     return found
 
 
-def _at_first(networks: Mapping[str, Learned]) -> dict[str, Declared]:
+def _at_first(networks: Mapping[str, LearnedDeep]) -> dict[str, Declared]:
     return {name: _settled(one) for name, one in networks.items()}
 
 
-def _settled(one: Learned) -> Settled:
+def _settled(one: LearnedDeep) -> Settled:
     return Settled(one.start, replace(one.images, part=min(_SETTLING, len(one.images))))
 
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import overload
 
 from ..kernels.chance import Interval
 from ..kernels.checks import as_number
@@ -223,8 +224,8 @@ class Ledger:
         difference = None if baseline is None else paired_difference(ours, baseline)
         row = Claim(
             id, self.notebook, statement, source, _rounded(published), *_ends(ours), _rounded(chance), str(rule), found,
-            beyond_baseline(difference, rule), tuple(map(_rounded, changes_at(ours, rule))), primary, check,
-            None if difference is None else tuple(map(_rounded, _numbers(difference))),
+            beyond_baseline(difference, rule), tuple(_rounded(at) for at in changes_at(ours, rule)), primary, check,
+            None if difference is None else _rounded_numbers(difference),
             None if check or ours.low == ours.high else _rounded(max(p_value(ours, end) for end in rule.ends)),
         )  # fmt: skip
         self.claims.append(row)
@@ -338,10 +339,19 @@ def _numbers(found: Interval) -> tuple[float, float, float]:
 
 
 def _ends(found: Interval) -> tuple[float, tuple[float, float]]:
-    number, low, high = map(_rounded, _numbers(found))
+    number, low, high = _rounded_numbers(found)
     return number, (low, high)
 
 
+def _rounded_numbers(found: Interval) -> tuple[float, float, float]:
+    number, low, high = (_rounded(value) for value in _numbers(found))
+    return number, low, high
+
+
+@overload
+def _rounded(value: float) -> float: ...
+@overload
+def _rounded(value: None) -> None: ...
 def _rounded(value: float | None) -> float | None:
     if value is None:
         return None

@@ -20,8 +20,7 @@ from ..nets.datasets import Dataset
 from ..nets.declared import Declared, Images
 from ..nets.predicting import predict
 from .architectures import SIZES as DEEP_SIZES
-from .architectures import Deep, blocks
-from .architectures import things as of_architectures
+from .architectures import Deep, blocks, named, networks_of
 from .embeddings import embedded
 from .families import SIZES as FAMILY_SIZES
 from .families import Member, families, width_name
@@ -322,7 +321,7 @@ def federations(setting: Setting, count: int) -> dict[tuple, Thing]:
     Each has networks of its own; which client has which images moves on by one from each to the next.
     """
     sizes, deep_sizes = FAMILY_SIZES[setting.profile], DEEP_SIZES[setting.profile]
-    of_all, made, deep = replace(setting.train, part=sizes.images), families(setting, sizes), of_architectures(setting)
+    of_all, made, deep = replace(setting.train, part=sizes.images), families(setting, sizes), networks_of(setting)
     pool, depth = Pool(setting.train, sizes.images, _POOL), min(deep_sizes.depths)
     n, found = len(WIDTHS) + len(DEEP), {}
     for number, (k, share) in enumerate((k, share) for k in range(1, count + 1) for share in SHARES):
@@ -338,7 +337,7 @@ def federations(setting: Setting, count: int) -> dict[tuple, Thing]:
                 )
             else:
                 kind, top = DEEP[place - len(WIDTHS)], blocks(depth)[-1]
-                central = deep["deep", kind, depth, (k - 1) % deep_sizes.per_kind + 1]
+                central = deep[kind, depth][named(kind, depth, deep_sizes)[(k - 1) % deep_sizes.per_kind]]
                 family, start = f"{kind} {depth}", Deep(kind, depth, setting.channels, setting.classes, seed)
             recipe = replace(central.recipe, epochs=_EPOCHS)
             network = Member(start, images, setting.test, recipe, seed, f"{family}, {share} {k}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,11 @@ from ..kernels.checks import require_known
 from ..making.code import apart
 from ..making.things import Get, Report, Thing
 from ..nets.datasets import Dataset
-from ..nets.declared import CURVE, Declared, Images, channels_last, training_seconds
+from ..nets.declared import CURVE, Declared, channels_last, training_seconds
 from ..nets.networks import Network, weighted, with_units
 from ..nets.predicting import accuracy
 from ..nets.training import Recipe, train
-from .networks import Setting
+from .networks import Setting, SomeImages, as_network
 
 LABELS = ("true labels", "shared permutation", "own permutation")
 FOLLOWED = "constant rate"
@@ -122,8 +124,8 @@ class Member(Thing):
     title = "training families"
 
     start: Declared
-    images: Images
-    test: Images
+    images: SomeImages
+    test: SomeImages
     recipe: Recipe
     order: int
     name: str = field(default="", compare=False)
@@ -134,13 +136,13 @@ class Member(Thing):
         """Of training, about."""
         return training_seconds(self.images, self.recipe)
 
-    def make(self, get: Get, report: Report) -> dict[str, object]:
+    def make(self, get: Get, report: Report) -> dict[str, Any]:
         """Train it."""
         data = self.images.load()
         trained = train(self.start.network(get), data, self.recipe, seed=self.order)
         return _judged(trained.network, self.test.load(), self.recipe)
 
-    def network(self, get: Get) -> nn.Module:
+    def network(self, get: Get) -> Network:
         """The network in the end."""
         return channels_last(get(self)["network"])
 
@@ -152,7 +154,7 @@ class ByHeart(Member):
     In its dict is beside the others "fitted", the share of its training images of which it knows the label.
     """
 
-    def make(self, get: Get, report: Report) -> dict[str, object]:
+    def make(self, get: Get, report: Report) -> dict[str, Any]:
         """Train it, anew each time."""
         data, test = self.images.load(), self.test.load()
         for times in _PATIENCE:
@@ -177,11 +179,13 @@ class Followed(Member):
 
     times: int = 10
 
-    def make(self, get: Get, report: Report) -> dict[str, object]:
+    def make(self, get: Get, report: Report) -> dict[str, Any]:
         """Train it."""
         data, test, shares = self.images.load(), self.test.load(), [k / self.times for k in range(self.times + 1)]
-        options = {"test": test, "curve": CURVE, "rate": lambda share: 1.0, "keep": shares, "report": report}
-        trained = train(self.start.network(get), data, self.recipe, seed=self.order, **options)
+        trained = train(
+            self.start.network(get), data, self.recipe, seed=self.order, test=test, curve=CURVE,
+            rate=lambda share: 1.0, keep=shares, report=report,
+        )  # fmt: skip
         kept = {k: trained.checkpoints[share] for k, share in enumerate(shares)}
         curve = trained.history.test_accuracy[:: int(self.recipe.epochs) // self.times]
         return {**_judged(trained.network, test, self.recipe), "on the way": kept, "curve": curve}
@@ -201,7 +205,7 @@ class Cut:
 
     def network(self, get: Get) -> Network:
         """The network, not trained any further."""
-        wide = self.wide.network(get)
+        wide = as_network(self.wide.network(get))
         return with_units(wide, kept_units(wide, self.by_chance), width=1.0)
 
 
@@ -223,13 +227,13 @@ def families(setting: Setting, sizes: Sizes) -> dict[str, list[Member]]:
     return {family: [_member(setting, sizes, family, k, wide) for k in of] for family, of in numbers.items()}
 
 
-def _member(setting: Setting, sizes: Sizes, family: str, k: int, wide: list[Member] | None = None) -> Member:
+def _member(setting: Setting, sizes: Sizes, family: str, k: int, wide: Sequence[Member] = ()) -> Member:
     """One network of a family."""
     require_known(family, _SEEDS, "family")
     seed = setting.seed + _SEEDS[family] + k
     width = {width_name(width): width for width in (*sizes.widths, CUT)}.get(family, 1.0)
     start: Declared = setting.start(seed, structure="alexnet-narrow", width=float(width), scaled=True)
-    options = {"test": setting.test, "order": seed, "name": f"{family} {k}"}
+    options: dict[str, Any] = {"test": setting.test, "order": seed, "name": f"{family} {k}"}
     if family in LABELS:
         shuffle = {LABELS[0]: None, LABELS[1]: setting.seed + _SEEDS[family], LABELS[2]: seed}[family]
         images = replace(setting.train, part=sizes.label_images, permuted=shuffle)
@@ -247,7 +251,7 @@ def _member(setting: Setting, sizes: Sizes, family: str, k: int, wide: list[Memb
     return Member(start, images, recipe=recipe, **options)
 
 
-def _judged(network: nn.Module, test_set: Dataset, recipe: Recipe) -> dict[str, object]:
+def _judged(network: nn.Module, test_set: Dataset, recipe: Recipe) -> dict[str, Any]:
     return {"network": network, "accuracy": accuracy(network, test_set), "epochs": recipe.epochs}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..kernels.correlation import correlation
@@ -18,8 +18,8 @@ from ..nets.declared import Declared, Images, Learned, Measured
 from ..nets.networks import Network, build_network, weighted, with_units
 from ..nets.predicting import accuracy, predict
 from .families import CUT, LONGER, PRUNED, RANDOM, SIZES, SLOW, Member, families, width_name
-from .networks import Setting
-from .pwcca import things as of_families
+from .networks import Setting, as_network
+from .pwcca import measured_families
 from .uniqueness import least_redundant, live_first, of_network
 
 PART, JOINT = 0.5, 0.75  # widths of the networks that are joined, and of what comes of two
@@ -95,7 +95,7 @@ class Joined:
 
     def network(self, get: Get) -> Network:
         """The network, not trained any further."""
-        a, b = self.a.network(get), self.b.network(get)
+        a, b = as_network(self.a.network(get)), as_network(self.b.network(get))
         pairs = {}
         if self.dropped != "none":
             measured = get(self.measured)
@@ -173,7 +173,7 @@ def joins(setting: Setting, sizes: Joins) -> dict[tuple, Thing]:
         for criterion in CUT_BY:
             starts[criterion] = CutBy(one, tuple(of.name for of in wide), measured, criterion)
             tuned[criterion] = replace(pruned, start=starts[criterion], name=f"{criterion} {k}")
-        networks = {"wide": one, "trained small": narrow}
+        networks: dict[str, Declared] = {"wide": one, "trained small": narrow}
         networks |= {f"{criterion}, cut": start for criterion, start in starts.items()}
         networks |= {f"{criterion}, tuned": member for criterion, member in tuned.items()}
         found["scores", "pruned", k] = Scores(tuple(networks.items()), setting.test)
@@ -207,14 +207,13 @@ def _joined(setting: Setting, sizes: Joins, k: int, a: Member, b: Member, measur
 
 
 def _standings(setting: Setting, made: Mapping[str, list[Member]]) -> dict[tuple, Thing]:
-    sizes, measured = SIZES[setting.profile], of_families(setting)
+    sizes, measured = SIZES[setting.profile], measured_families(setting)
     asked = {width_name(width): "widths" for width in sizes.widths} | {SLOW: "rates"}
     found: dict[tuple, Thing] = {}
     for family, which in asked.items():
-        images = replace(made[family][0].images, every=max(1, sizes.images // _JUDGED))
+        images = replace(setting.train, part=sizes.images, every=max(1, sizes.images // _JUDGED))
         networks = tuple((one.name, one) for one in made[family])
-        options = measured["measured", which, "all"], setting.layers[:-1], images, setting.test
-        found["standing", family] = Standing(networks, *options)
+        found["standing", family] = Standing(networks, measured[which], setting.layers[:-1], images, setting.test)
     images = replace(setting.train, every=max(1, len(setting.train) // _JUDGED))
     options = setting.measured("trained"), setting.layers[:-1], images, setting.test
     found["standing", "eight networks"] = Standing(tuple(setting.networks.items()), *options)
@@ -272,12 +271,14 @@ def joined(a: Network, b: Network, pairs: Mapping[str, PairMoments], dropped: st
         "alexnet-narrow" of twice the width, or of one and a half times it, in eval mode.
     """
     share = 2.0 if dropped == "none" else JOINT / PART
-    made = build_network(**{**a.configuration, "width": a.configuration["width"] * share}).eval()
+    made = as_network(build_network(**{**a.configuration, "width": a.configuration["width"] * share})).eval()
     below: tuple[Tensor, Tensor] | None = None
     with torch.no_grad():
         for layer in made.layers:
             target = weighted(made, layer)
-            weight, bias = _side_by_side(weighted(a, layer), weighted(b, layer), first=below is None)
+            both = [weighted(network, layer) for network in (a, b)]
+            weight = _side_by_side([one.weight.double() for one in both], first=below is None)
+            bias = torch.cat([one.get_parameter("bias") for one in both]).double()
             if below is not None:
                 matrix, offset = below
                 weight = weight.unflatten(1, (len(matrix), -1)) if layer == "fc6" else weight
@@ -287,21 +288,19 @@ def joined(a: Network, b: Network, pairs: Mapping[str, PairMoments], dropped: st
                 half = len(weight) // 2
                 weight, bias = (weight[:half] + weight[half:]) / 2, (bias[:half] + bias[half:]) / 2
             else:
-                kept, *below = _stand_ins(a, b, layer, pairs.get(layer), len(target.weight), dropped, seed)
-                weight, bias = weight[kept], bias[kept]
+                kept, ways, offset = _stand_ins(a, b, layer, pairs.get(layer), len(target.weight), dropped, seed)
+                weight, bias, below = weight[kept], bias[kept], (ways, offset)
             target.weight.copy_(weight.reshape(target.weight.shape))
-            target.bias.copy_(bias)
+            target.get_parameter("bias").copy_(bias)
     return made
 
 
-def _side_by_side(a: nn.Module, b: nn.Module, *, first: bool) -> tuple[Tensor, Tensor]:
-    """Weights and biases of two layers in one, float64; each reads its own network, or in the first the image."""
-    weights = [module.weight.double() for module in (a, b)]
-    bias = torch.cat([a.bias, b.bias]).double()
+def _side_by_side(weights: list[Tensor], *, first: bool) -> Tensor:
+    """Weights of two layers in one; each reads its own network, or in the first the image."""
     if first:
-        return torch.cat(weights), bias
+        return torch.cat(weights)
     rows = [[one if k == j else torch.zeros_like(one) for j in range(2)] for k, one in enumerate(weights)]
-    return torch.cat([torch.cat(row, dim=1) for row in rows]), bias
+    return torch.cat([torch.cat(row, dim=1) for row in rows])
 
 
 def _stand_ins(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ..nets.declared import Declared, Images, Measured, OnTheWay
 from ..nets.measurement import Measurement
 from ..nets.networks import Network
 from ..nets.stitching import Stitched, stitched
-from .networks import Setting, measurements
+from .networks import Setting, as_network, measurements
 from .on_the_way import Line, Moment, Steady
 from .rungs import RUNGS, ladder, rungs
 from .shifts import SHIFTS, Shifted
@@ -99,7 +100,7 @@ class Joined(Thing):
 
     def make(self, get: Get, report: Report) -> dict[str, Tensor]:
         """Join them in each layer."""
-        networks = {name: declared.network(get).eval() for name, declared in self.networks}
+        networks = {name: as_network(declared.network(get)).eval() for name, declared in self.networks}
         measured, started, test, found = get(self.fitted), get(self.started), self.test.load(), {}
         images, before = normalise(test.images), untrained_name(self.b)
         seen = {name: after_each(networks[name], self.layers, images) for name in (self.b, before)}
@@ -150,7 +151,8 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     """
     nets, layers, networks = tuple(setting.networks), setting.layers, tuple(setting.networks.items())
     started, fitted = _started(setting), setting.measured("training images")
-    test, of_units = replace(setting.test, every=_EVERY), {"layers": layers[:-1], "seed": setting.seed}
+    test = replace(setting.test, every=_EVERY)
+    of_units: dict[str, Any] = {"layers": layers[:-1], "seed": setting.seed}
     sizes = SIZES[setting.profile]
     found: dict[tuple, Thing] = {}
     for kind in ("trained", "untrained"):
@@ -224,7 +226,7 @@ def maps_to_join(measured: Measurement, b: str, a: str) -> dict[str, MappingPath
     return {**maps, **wide, "shuffled images": least_squares(measured.layout(b, a))}
 
 
-def over_circle(values: Mapping[tuple[str, str], float], names: Sequence[str], **options: object) -> Interval:
+def over_circle(values: Mapping[tuple[str, str], float], names: Sequence[str], **options: Any) -> Interval:
     """The mean over the pairs of networks around the circle; its interval leaves one network out at a time.
 
     Args:

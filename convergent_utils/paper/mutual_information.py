@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -66,8 +66,7 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     found: dict[tuple, Thing] = dict(measurements(setting, ("trained", "all"), ("untrained", "all")))
     names, layers = tuple(setting.networks), setting.layers[:-1]
     for kind in ("trained", "untrained"):
-        measured = found["measured", kind, "all"]
-        found["turned", kind] = Turned(measured, names, layers, TURNS, setting.seed, "quantile")
+        found["turned", kind] = Turned(setting.measured(kind), names, layers, TURNS, setting.seed, "quantile")
     return found
 
 
@@ -173,7 +172,7 @@ def joint_histogram(ax: Axes, counts: Tensor, *, title: str, xlabel: str, ylabel
     from matplotlib.colors import LogNorm
 
     shown = np.ma.masked_less(np.asarray(counts, dtype=float).T, 1)
-    look = {"cmap": "mako_r", "norm": LogNorm(1, max(shown.max(), 2)), "interpolation": "nearest"}
+    look: dict[str, Any] = {"cmap": "mako_r", "norm": LogNorm(1, max(shown.max(), 2)), "interpolation": "nearest"}
     image = ax.imshow(shown, aspect="auto", origin="lower", **look)
     xticks, yticks = (range(0, n, max(1, n // 5)) for n in reversed(shown.shape))
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=xticks, yticks=yticks)

@@ -5,16 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Any, Protocol, cast
+
+from torch import nn
 
 from ..kernels.checks import require_known
+from ..nets.datasets import Dataset
 from ..nets.declared import Condensed, Declared, Followed, Images, Learned, Measured, OnTheWay, Shuffled, Start
-from ..nets.networks import build_network
+from ..nets.networks import Network, build_network
 from ..nets.training import CHECKPOINTS, Recipe
 
 NOTEBOOK = "00_networks"
 REORDERED = "net1-reordered"
 _FIRST_STEPS = (5, 10, 20, 40, 80, 157)  # of the first epoch, after which networks are looked at, and after each epoch
 FOLDS = 4  # two to fit on and two to judge on; of the two to fit on, one may choose what the other fitted
+
+
+class SomeImages(Protocol):
+    """`Images`, or anything that chooses some of them."""
+
+    def load(self) -> Dataset:
+        """The images."""
+        ...
+
+    def __len__(self) -> int:
+        """How many, about."""
+        ...
+
+
+def as_network(network: nn.Module) -> Network:
+    """A network of the paper: each is one of this package, whatever else could have been declared."""
+    return cast("Network", network)
 
 
 @dataclass(frozen=True)
@@ -81,19 +102,20 @@ class Setting:
     @cached_property
     def learned(self) -> dict[str, Learned]:
         """The networks that are trained, by name; net k has seed `seed + k`, for its start and the order of images."""
-        seeds = {f"net{k}": (self.seed + k, self.seed + k) for k in range(1, self.size.n_networks + 1)}
-        seeds[REORDERED] = (self.seed + 1, self.seed + self.size.n_networks + 1)
+        found: dict[str, Learned] = {name: Condensed.of(whole) for name, whole in self.followed.items()}
+        start, order = self.start(self.seed + 1), self.seed + self.size.n_networks + 1
+        return {**found, REORDERED: Learned(start, self.train, self.test, self.size.recipe, order, REORDERED)}
+
+    @cached_property
+    def followed(self) -> dict[str, Followed]:
+        """Those but for the reordered one, with all that is kept on their way."""
         untrained = replace(self.size.recipe, epochs=0)
-        found: dict[str, Learned] = {}
-        for name, (start, order) in seeds.items():
-            recipe = untrained if self.size.planted and start != self.seed + 1 else self.size.recipe
-            options = {"recipe": recipe, "order": order, "name": name}
-            asked = self.start(start), self.train, self.test
-            if name == REORDERED:
-                found[name] = Learned(*asked, **options)
-            else:
-                shares = tuple(step / self.steps[-1] for step in self.steps[1:-1])
-                found[name] = Condensed.of(Followed(*asked, **options, shares=shares))
+        shares = tuple(step / self.steps[-1] for step in self.steps[1:-1])
+        found = {}
+        for k in range(1, self.size.n_networks + 1):
+            recipe, seed = untrained if self.size.planted and k != 1 else self.size.recipe, self.seed + k
+            asked = self.start(seed), self.train, self.test, recipe, seed, f"net{k}"
+            found[f"net{k}"] = Followed(*asked, shares=shares)
         return found
 
     @cached_property
@@ -108,7 +130,7 @@ class Setting:
     @cached_property
     def networks(self) -> dict[str, Declared]:
         """The networks in the end, by name."""
-        found = {name: learned for name, learned in self.learned.items() if name != REORDERED}
+        found: dict[str, Declared] = {name: one for name, one in self.learned.items() if name != REORDERED}
         return {**found, "net2": Shuffled(found["net1"], self.seed)} if self.size.planted else found
 
     def at(self, name: str, share: float) -> Declared:
@@ -125,7 +147,7 @@ class Setting:
         learned = self.learned[name]
         if step in (0, self.steps[-1]):
             return learned if step else learned.start
-        return OnTheWay(learned.whole, step / self.steps[-1])
+        return OnTheWay(self.followed[name], step / self.steps[-1])
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
@@ -150,7 +172,7 @@ class Setting:
         }
         require_known(which, known, "which")
         networks, layers, of_training = known[which], self.layers, {"images": replace(self.train, every=4)}
-        options = {"images": self.test, "folds": FOLDS, "sample": self.size.sample, "seed": self.seed, "name": which}
+        options: dict[str, Any] = {"images": self.test, "folds": FOLDS, "sample": self.size.sample, "seed": self.seed}
         if positions == "all":  # else there are few rows, and any two layers may meet
             meet = combinations(networks, 2)
             options["pairs"] = tuple((f"{a}.{layer}", f"{b}.{layer}") for a, b in meet for layer in layers)
@@ -160,7 +182,7 @@ class Setting:
             meet = [(name, net) for name in networks for net in self.networks if net == final[name] or "@0%" in name]
             pairs = tuple((f"{name}.{layer}", f"{net}.{layer}") for name, net in meet for layer in layers)
             options |= {"images": replace(self.test, every=2), "pairs": pairs, "folds": 1, "top": 1}
-        return Measured(tuple(networks.items()), layers=layers, positions=positions, **options)
+        return Measured(tuple(networks.items()), layers=layers, positions=positions, name=which, **options)
 
     def _on_their_way(self) -> dict[str, Declared]:
         """The trained networks, and as "net1@35%" each as it was after that share of its training."""

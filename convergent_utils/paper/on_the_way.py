@@ -23,6 +23,7 @@ from ..nets.measuring import run_pass
 from ..nets.networks import Network, weighted, with_units
 from ..nets.predicting import accuracy, predict
 from ..nets.training import CHECKPOINTS, Trained, train
+from .networks import as_network
 from .rungs import ladder
 
 RUNG = "best unit"  # that is followed over training
@@ -99,11 +100,11 @@ class Steady(Followed):
 
     def make(self, get: Get, report: Report) -> Trained:
         """Train it."""
-        options = {"seed": self.order, "test": self.test.load(), "curve": CURVE, "report": report}
-        keep, rate = (*CHECKPOINTS, *self.shares), self.rate
+        network, data, test, rate = self.start.network(), self.images.load(), self.test.load(), self.rate
         return train(
-            self.start.network(), self.images.load(), self.recipe, keep=keep, rate=lambda share: rate, **options
-        )
+            network, data, self.recipe, seed=self.order, test=test, curve=CURVE, report=report,
+            keep=(*CHECKPOINTS, *self.shares), rate=lambda share: rate,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Line(Thing):
 
     def make(self, get: Get, report: Report) -> dict[str, Tensor]:
         """Walk it."""
-        networks = {name: declared.network(get).eval() for name, declared in self.networks}
+        networks = {name: as_network(declared.network(get)).eval() for name, declared in self.networks}
         first, second, test, measured = networks[self.a], networks[self.b], self.test.load(), get(self.fitted)
         hidden = first.layers[:-1]
         pairs = {layer: measured.pair(f"{self.a}.{layer}", f"{self.b}.{layer}") for layer in hidden}
@@ -179,7 +180,7 @@ def rescaled(network: Network, scale: Mapping[str, Tensor]) -> Network:
             if before is not None:
                 values = before.to(module.weight)
                 module.weight *= values.view(-1, *[1] * (module.weight.ndim - 1))
-                module.bias *= values
+                module.get_parameter("bias").mul_(values)
     return made
 
 

@@ -13,7 +13,7 @@ from ..making.things import Get, Report, Thing
 from ..nets.datasets import normalise
 from ..nets.declared import Declared, Images
 from ..nets.interventions import split_after
-from .networks import Setting, measurements
+from .networks import Setting, as_network, measurements
 
 NOTEBOOK = "02_one_to_one_matching"
 ASKED = (
@@ -44,7 +44,7 @@ class Displaced(Thing):
 
     def make(self, get: Get, report: Report) -> dict[str, dict[str, Tensor]]:
         """Match them."""
-        networks = [declared.network(get) for _, declared in self.networks]
+        networks = [as_network(declared.network(get)) for _, declared in self.networks]
         images, found = normalise(self.images.load().images), {}
         for layer in self.layers:
             with torch.no_grad():

@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from itertools import chain, combinations
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ..kernels.moments import PairMoments, pair_moments
 from ..making.checkout import PROJECT
 from ..making.pool import Job, Pool
 from ..making.store import Store, load
-from ..making.things import Report, Shelf, Thing
+from ..making.things import Get, Report, Shelf, Thing
 from ..nets.datasets import Dataset
 from ..nets.declared import Learned
 from ..nets.measurement import Measurement
@@ -32,7 +33,7 @@ from ..nets.networks import Network
 from ..nets.receptive_fields import patch, receptive_field
 from ..nets.training import Trained
 from .claims import Ledger
-from .networks import PROFILES, REORDERED, Profile, Setting
+from .networks import PROFILES, REORDERED, Profile, Setting, as_network
 
 FROM_PUBLISHED = "published"  # what CONVERGENT_RUN is inside a run to which what is published may serve
 PUBLISHED = PROJECT / "data" / "networks"
@@ -73,7 +74,7 @@ class Prepared:
         """All that the notebooks declare, by the names under which they ask for it."""
         return {name: thing for module in notebooks().values() for name, thing in module.things(self.setting).items()}
 
-    def __getitem__(self, name: object) -> object:
+    def __getitem__(self, name: object) -> Any:
         """What a notebook has declared under a name, such as ("freezing", variant, 1); made now if it is not at hand.
 
         Raises:
@@ -102,9 +103,10 @@ class Prepared:
     @cached_property
     def trained(self) -> dict[str, Trained]:
         """The trained networks with their learning curves, by name, net1 first."""
-        found = {name: self.shelf(self.setting.learned[name]) for name in self.setting.networks}
+        shelf = cast("Get", self.shelf)
+        found = {name: shelf(self.setting.learned[name]) for name in self.setting.networks}
         if self.settings.planted:  # net2 computes what net1 computes
-            get, of = cache(self.shelf), found["net1"]
+            get, of = cast("Get", cache(self.shelf)), found["net1"]
             way = {share: self.setting.at("net2", share).network(get).state_dict() for share in of.checkpoints}
             found["net2"] = replace(of, network=self.setting.networks["net2"].network(get), checkpoints=way)
         return found
@@ -112,17 +114,17 @@ class Prepared:
     @cached_property
     def reordered(self) -> Trained:
         """net1 trained again from the same start, with its images in another order."""
-        return self.shelf(self.setting.learned[REORDERED])
+        return cast("Get", self.shelf)(self.setting.learned[REORDERED])
 
     @cached_property
     def networks(self) -> dict[str, Network]:
         """The trained networks by name."""
-        return {name: trained.network for name, trained in self.trained.items()}
+        return {name: as_network(trained.network) for name, trained in self.trained.items()}
 
     @cached_property
     def untrained(self) -> dict[str, Network]:
         """The same networks before their first step, by the same names."""
-        return {name: trained.at(0.0) for name, trained in self.trained.items()}
+        return {name: as_network(trained.at(0.0)) for name, trained in self.trained.items()}
 
     @cached_property
     def train_set(self) -> Dataset:
@@ -258,7 +260,7 @@ def prepare(
     return result
 
 
-def to_train(asked: Iterable[str], store: Store | None = None, **settings: object) -> dict[str, int]:
+def to_train(asked: Iterable[str], store: Store | None = None, **settings: Any) -> dict[str, int]:
     """How many networks would have to be trained for each of these notebooks, where what is published may serve.
 
     Args:
@@ -281,11 +283,7 @@ def notebooks() -> dict[str, ModuleType]:
     package = __name__.rpartition(".")[0]
     folder = importlib.import_module(package).__path__
     modules = [importlib.import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(folder)]
-    return {one.NOTEBOOK: one for one in sorted(modules, key=_number) if hasattr(one, "NOTEBOOK")}
-
-
-def _number(module: ModuleType) -> str:
-    return getattr(module, "NOTEBOOK", "")
+    return dict(sorted((one.NOTEBOOK, one) for one in modules if hasattr(one, "NOTEBOOK")))
 
 
 def _prepared(store: Store, dataset: str, seed: int, profile: str, published: bool, notebook: str = "") -> Prepared:
@@ -328,15 +326,17 @@ def published_result(thing: Thing) -> object | None:
     """What is published of a thing, if it was made of the same things by the same code."""
     if thing.published:
         return Store(EXPERIMENTS_PUBLISHED).find(thing.kind, thing.configuration, remove=False)
-    known = published_keys().get(thing.name, {}) if isinstance(thing, Learned) else {}
-    if known.get("key") != thing.key or not published_path(thing.name).exists():
+    if not isinstance(thing, Learned):
         return None
-    if known.get("file") != file_checksum(published_path(thing.name)):
-        path = published_path(thing.name)
+    known, path = published_keys().get(thing.name, {}), published_path(thing.name)
+    if known.get("key") != thing.key or not path.exists():
+        return None
+    if known.get("file") != file_checksum(path):
         warnings.warn(f"{path} is damaged, or no file of this version; it will be made again", stacklevel=2)
         return None
-    form, start = load(published_path(thing.name)), thing.start.network().state_dict()
-    weights = {0.0: start, **form["on_the_way"], 1.0: form["network"].state_dict()}
+    form: Any = load(path)
+    start, end = thing.start.network().state_dict(), form["network"].state_dict()
+    weights = {0.0: start, **form["on_the_way"], 1.0: end}
     return Trained(form["network"], form["history"], weights)
 
 
@@ -377,7 +377,7 @@ def _require_learned(prepared: Prepared, least: float) -> None:
     if not prepared.settings.planted:
         _require_accuracy({**prepared.trained, REORDERED: prepared.reordered}, least)
         measured = prepared.shelf.find(prepared.thing("measured", "trained", "all"))
-        if measured is not None:
+        if isinstance(measured, Measurement):
             _require_live_units(measured)
 
 

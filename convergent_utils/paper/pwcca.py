@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 from ..making.things import Thing
 from ..nets.declared import Declared, Images, Measured
 from .alike import Calibrated, GivenLabel
 from .families import FOLLOWED, LABELS, LONGER, PRUNED, RANDOM, SIZES, SLOW, Followed, Member, families, width_name
-from .networks import Setting
+from .networks import Setting, SomeImages
 from .settling import AtTime, Perturbed
 
 NOTEBOOK = "07_pwcca"
@@ -29,31 +30,13 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     "constant rate 1@end, perturbed" see `Perturbed`.
     """
     sizes = SIZES[setting.profile]
-    made = families(setting, sizes)
+    made, measured = families(setting, sizes), measured_families(setting)
     found: dict[tuple, Thing] = {("family", name, k): one for name, of in made.items() for k, one in enumerate(of, 1)}
-    widths = [width_name(width) for width in sizes.widths]
-    rates = {name: made[name][: sizes.per_rate] for name in (SLOW, width_name(1))}
-    cut = {name: made[name][: sizes.per_cut] for name in (width_name(1), LONGER, PRUNED, RANDOM)}
-    learned, new = (
-        replace(images, part=min(sizes.label_images, setting.train.count)) for images in (setting.train, setting.test)
-    )
-    second = replace(setting.test, every=2)
-    asked = {
-        "labels, training images": (_in_the_end(made, LABELS), learned, {}),
-        "labels, test images": (_in_the_end(made, LABELS), new, {}),
-        "labels, untrained": (_at_first(made, LABELS), new, {}),
-        "widths": (_in_the_end(made, widths), second, {"within": True, "sample": _ROWS, "folds": 2}),
-        "widths, untrained": (_at_first(made, widths), second, {"within": True, "sample": _ROWS}),
-        "rates": (_in_the_end(rates, rates), second, {"folds": 2}),
-        "pruned": (_in_the_end(cut, cut), second, {"within": True}),
-        FOLLOWED: (_on_their_way(made[FOLLOWED]), setting.test, {"within": True, "positions": 4, "folds": 2}),
-    }
-    for which, (networks, images, options) in asked.items():
-        positions = options.get("positions", "all")
-        found["measured", which, positions] = _measured(setting, which, networks, images, **options)
+    found |= {("measured", which, one.positions): one for which, one in measured.items()}
     for which in ("widths", "widths, untrained"):
-        found["calibrated", which] = Calibrated(found["measured", which, "all"], setting.layers[:-1], sizes.shuffles)
-    given = {
+        found["calibrated", which] = Calibrated(measured[which], setting.layers[:-1], sizes.shuffles)
+    learned, _ = _to_learn(setting)
+    given: dict[str, tuple[dict[str, Declared], SomeImages]] = {
         "true labels": (_in_the_end(made, LABELS), learned),
         "untrained": (_at_first(made, LABELS), learned),
         "shared permutation": (_in_the_end(made, LABELS[1:2]), made[LABELS[1]][0].images),
@@ -61,6 +44,41 @@ def things(setting: Setting) -> dict[tuple, Thing]:
     for which, (networks, images) in given.items():
         found["given label", which] = GivenLabel(tuple(networks.items()), images, setting.layers)
     return found
+
+
+def measured_families(setting: Setting) -> dict[str, Measured]:
+    """Measurements of families, see `things`, by what is measured."""
+    sizes = SIZES[setting.profile]
+    made = families(setting, sizes)
+    widths = [width_name(width) for width in sizes.widths]
+    rates = {name: made[name][: sizes.per_rate] for name in (SLOW, width_name(1))}
+    cut = {name: made[name][: sizes.per_cut] for name in (width_name(1), LONGER, PRUNED, RANDOM)}
+    followed = [one for one in made[FOLLOWED] if isinstance(one, Followed)]
+    learned, new = _to_learn(setting)
+    second = replace(setting.test, every=2)
+    asked: dict[str, tuple[dict[str, Declared], Images, dict[str, Any]]] = {
+        "labels, training images": (_in_the_end(made, LABELS), learned, {}),
+        "labels, test images": (_in_the_end(made, LABELS), new, {}),
+        "labels, untrained": (_at_first(made, LABELS), new, {}),
+        "widths": (_in_the_end(made, widths), second, {"within": True, "sample": _ROWS, "folds": 2}),
+        "widths, untrained": (_at_first(made, widths), second, {"within": True, "sample": _ROWS}),
+        "rates": (_in_the_end(rates, rates), second, {"folds": 2}),
+        "pruned": (_in_the_end(cut, cut), second, {"within": True}),
+        FOLLOWED: (_on_their_way(followed), setting.test, {"within": True, "positions": 4, "folds": 2}),
+    }
+    return {
+        which: _measured(setting, which, networks, images, **options)
+        for which, (networks, images, options) in asked.items()
+    }
+
+
+def _to_learn(setting: Setting) -> tuple[Images, Images]:
+    """The images that are learned by heart, and as many that are not."""
+    sizes = SIZES[setting.profile]
+    learned, new = (
+        replace(images, part=min(sizes.label_images, setting.train.count)) for images in (setting.train, setting.test)
+    )
+    return learned, new
 
 
 def _on_their_way(followed: Sequence[Followed]) -> dict[str, Declared]:

@@ -12,6 +12,7 @@ from ..kernels.moments import PairMoments
 from ..making.things import Get
 from ..nets.networks import Network, build_network
 from .families import Followed
+from .networks import as_network
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,6 @@ def read(directions: Tensor, fit: PairMoments, judge: PairMoments) -> Tensor:
 
 def _with_weights(like: Network, weights: Mapping[str, Tensor]) -> Network:
     """A network of this form with other weights."""
-    network = build_network(**like.configuration)
+    network = as_network(build_network(**like.configuration))
     network.load_state_dict(weights)
     return network

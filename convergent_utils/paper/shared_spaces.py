@@ -12,8 +12,7 @@ from ..nets.datasets import Dataset
 from ..nets.declared import Declared, Images
 from .agreement import agreement
 from .architectures import SIZES as DEEP_SIZES
-from .architectures import blocks, kinds
-from .architectures import things as of_architectures
+from .architectures import blocks, networks_of
 from .consensus import federations
 from .embeddings import Alike, Embedded
 from .exchange import Exchanged, OneSpace
@@ -89,8 +88,9 @@ def things(setting: Setting) -> dict[tuple, Thing]:
         ("ability",): Scores(tuple((name, declared) for name, declared, _ in of_kinds), setting.test),
         ("alike",): Alike(compared, sizes.shuffles, setting.seed),
     }
-    found |= {("exchanged", which): one for which, one in _exchanges(setting, sizes).items()}
-    found["one space",] = OneSpace(found["exchanged", "trained"])
+    exchanged = _exchanges(setting, sizes)
+    found |= {("exchanged", which): one for which, one in exchanged.items()}
+    found["one space",] = OneSpace(exchanged["trained"])
     found |= {name: thing for name, thing in of_maps(setting).items() if name[0] == "joined"}
     return found | federations(setting, sizes.federations) | {("agreement",): agreement(setting)}
 
@@ -105,24 +105,25 @@ def _exchanges(setting: Setting, sizes: Sizes) -> dict[str, Exchanged]:
     images, top, nets = _some(setting, _SEARCHED), setting.layers[-2], tuple(setting.networks)
     half = -(-setting.classes // 2)
     one, other = tuple(range(half)), tuple(range(half, setting.classes))
-    options = {"splits": ((one, other), (other, one)), "anchors": sizes.anchors, "gallery": sizes.gallery}
-    pairs = unlike(setting)
-    known = {name: (name, *rest) for of in kinds_of(setting).values() for name, *rest in of}
+    anchors, most, splits = sizes.anchors, sizes.anchors[-1:], ((one, other), (other, one))
+    pairs, ring = unlike(setting), tuple(around(nets))
+    known = {one[0]: one for of in kinds_of(setting).values() for one in of}
     asked = dict.fromkeys((*nets, *(name for pair in pairs for name in pair)))
     trained = Embedded(tuple(known[name] for name in asked), images)
     untrained = Embedded(tuple((net, setting.at(net, 0.0), top) for net in nets), images)
-    blind, most = _blind(setting, one, sizes.blind), {**options, "anchors": sizes.anchors[-1:]}
-    of_blind = {**most, "splits": ((one, other),)}
-    states = {"blind": [(member.name, member, top) for member in blind]}
+    blind = _blind(setting, one, sizes.blind)
+    states: dict[str, list[tuple[str, Declared, str]]] = {"blind": [(member.name, member, top) for member in blind]}
     states["blind, untrained"] = [(member.name, member.start, top) for member in blind]
     states["seen"] = kinds_of(setting)[width_name(1)][: len(blind)]
     return {
-        "trained": Exchanged(trained, tuple(around(nets)), **options),
-        "untrained": Exchanged(untrained, tuple(around(nets)), **options),
-        "met": Exchanged(trained, tuple(around(nets)), **{**most, "splits": ((one, one), (other, other))}),
-        "across": Exchanged(trained, pairs, **most),
+        "trained": Exchanged(trained, ring, splits, anchors, sizes.gallery),
+        "untrained": Exchanged(untrained, ring, splits, anchors, sizes.gallery),
+        "met": Exchanged(trained, ring, ((one, one), (other, other)), most, sizes.gallery),
+        "across": Exchanged(trained, pairs, splits, most, sizes.gallery),
         **{
-            state: Exchanged(Embedded(tuple(of), images), tuple(around(tuple(name for name, *_ in of))), **of_blind)
+            state: Exchanged(
+                Embedded(tuple(of), images), tuple(around(tuple(one[0] for one in of))), splits[:1], most, sizes.gallery
+            )
             for state, of in states.items()
         },
     }
@@ -131,13 +132,14 @@ def _exchanges(setting: Setting, sizes: Sizes) -> dict[str, Exchanged]:
 def kinds_of(setting: Setting) -> dict[str, list[tuple[str, Declared, str]]]:
     """Networks with the layer that is read, by family: alike in all but their seeds."""
     sizes, top = SIZES[setting.profile], setting.layers[-2]
-    found = {"eight networks": [(net, one, top) for net, one in setting.networks.items()]}
+    found: dict[str, list[tuple[str, Declared, str]]] = {
+        "eight networks": [(net, one, top) for net, one in setting.networks.items()]
+    }
     made, asked = families(setting, FAMILY_SIZES[setting.profile]), FAMILY_SIZES[setting.profile].widths
     for family in (*map(width_name, asked), *LABELS):
         found[family] = [(one.name, one, top) for one in made[family][: sizes.per_family]]
-    deep, deep_sizes = of_architectures(setting), DEEP_SIZES[setting.profile]
-    for kind, depth in kinds(deep_sizes):
-        of = [deep["deep", kind, depth, k] for k in range(1, min(sizes.per_family, deep_sizes.per_kind) + 1)]
+    for (kind, depth), networks in networks_of(setting).items():
+        of = list(networks.values())[: sizes.per_family]
         found[f"{kind} {depth}"] = [(one.name, one, blocks(depth)[-1]) for one in of]
     return found
 

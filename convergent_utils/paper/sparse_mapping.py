@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -101,14 +101,13 @@ def sgd_runs(
         For each run (steps, units_b): three entries, or four for runs of the grid without decay.
     """
     acts = [measured.sample(f"{net}.{layer}") for net in (a, b)]
-    options = {"batch": ROWS, "halve_every": steps[1], "seed": seed}
     recipe, whole = _planned(layer, acts[1].shape[1])
     planned = [(recipe | {run for run in whole if grid and run.decay}, steps[:3])]
     planned += [({run for run in whole if not run.decay}, steps)] if grid else []
     found = {}
     for runs, wanted in planned:
         ordered = sorted(runs)
-        paths = sgd_mappings(*acts, ordered, steps=wanted, **options)
+        paths = sgd_mappings(*acts, ordered, steps=wanted, batch=ROWS, halve_every=steps[1], seed=seed)
         found |= {run: path.r2 for run, path in zip(ordered, paths, strict=True)}
     return found
 
@@ -199,8 +198,8 @@ def dense_mapping(
 ) -> MappingPath:
     """Least squares with the ridge that does best on one part of the images when fitted on the other, both ways."""
     ways = ((first, second), (second, first))
-    judged = sum(least_squares(fitted, ridge=ridges).r2_on(other).mean(1) for fitted, other in ways)
-    return least_squares(half, ridge=ridges[int(judged.argmax())])
+    judged = [least_squares(fitted, ridge=ridges).r2_on(other).mean(1) for fitted, other in ways]
+    return least_squares(half, ridge=ridges[int((judged[0] + judged[1]).argmax())])
 
 
 def prediction_paths(
@@ -212,7 +211,7 @@ def prediction_paths(
     from ..drawing.figures import ROLES
 
     for name, (n_predictors, r2) in paths.items():
-        look = ROLES.get(name, {})
+        look: dict[str, Any] = ROLES.get(name, {})
         ax.plot(n_predictors, [v.estimate for v in r2], markersize=4, label=name, **look)
         ax.fill_between(n_predictors, [v.low for v in r2], [v.high for v in r2], color=look.get("color"), alpha=0.15)
     for name, level in (levels or {}).items():

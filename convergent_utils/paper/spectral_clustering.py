@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from ..kernels.moments import PairMoments
 from ..kernels.restricted import best_rotation, matching_map
 from ..kernels.rotation import random_rotation
 from ..kernels.sparse_mapping import MappingPath, best_subset_mapping, least_squares
-from ..making.things import Thing
+from ..nets.declared import Measured
 from .networks import Setting, measurements
 from .rungs import predicted
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -40,7 +41,7 @@ SHADE = "as a share of its 99th percentile"
 _CROSSING, _HIGHER = "#000000", "#bbbbbb"
 
 
-def things(setting: Setting) -> dict[tuple, Thing]:
+def things(setting: Setting) -> dict[tuple, Measured]:
     """Measurements, by the names under which the notebook asks for them."""
     return measurements(setting, ("trained", "all"), ("untrained", "all"))
 
@@ -192,10 +193,10 @@ def affinity_matrix(ax: Axes, affinity: Tensor, *, title: str, xlabel: str, bar:
     """
     from matplotlib.colors import PowerNorm
 
-    affinity = np.asarray(affinity)
-    top = np.quantile(affinity, 0.99) or affinity.max() or 1.0
-    shade = {"cmap": "mako_r", "norm": PowerNorm(0.5, 0, 1), "interpolation": "nearest"}
-    image = ax.imshow((affinity / top).clip(max=1), aspect="auto", **shade)
+    values = np.asarray(affinity)
+    top = np.quantile(values, 0.99) or values.max() or 1.0
+    shade: dict[str, Any] = {"cmap": "mako_r", "norm": PowerNorm(0.5, 0, 1), "interpolation": "nearest"}
+    image = ax.imshow((values / top).clip(max=1), aspect="auto", **shade)
     ax.set(title=title, xlabel=xlabel, xticks=[], yticks=[])
     if bar:
         ax.figure.colorbar(image, ax=ax, label=SHADE, shrink=0.85)
@@ -220,7 +221,7 @@ def stacked_counts(ax: Axes, counts: Mapping[str, Sequence[int]], *, title: str)
         ax.bar(range(1, len(heights) + 1), heights, bottom=bottom, color=NETWORKS[name], label=name)
         bottom = bottom + heights
     ax.set(title=title, xlabel="groups, largest first", ylabel="units in the group")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.legend()
     return ax
 
@@ -300,16 +301,18 @@ def _link_colors(tree: MergeTree, units_a: int) -> dict[int, str]:
     return colors
 
 
-def _looks() -> list:
+def _looks() -> list[Artist]:
     """What the legend of trees shows."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     from ..drawing.figures import NETWORKS
 
-    found = [Patch(color=NETWORKS[net], label=f"{net}: unit, or merge of two") for net in ("net1", "net2")]
-    found.append(Line2D([], [], color=_CROSSING, label="merge of two units, one of each"))
-    return [*found, Line2D([], [], color=_HIGHER, label="merge of larger groups")]
+    return [
+        *(Patch(color=NETWORKS[net], label=f"{net}: unit, or merge of two") for net in ("net1", "net2")),
+        Line2D([], [], color=_CROSSING, label="merge of two units, one of each"),
+        Line2D([], [], color=_HIGHER, label="merge of larger groups"),
+    ]
 
 
 def _hex(color: tuple[float, float, float]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from ..nets.networks import Network, build_network
 from ..nets.predicting import accuracy
 from ..nets.subspaces import project, subspace_projection
 from ..nets.training import Recipe, train
-from .networks import Setting, measurements
+from .networks import Setting, as_network, measurements
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ class Projected(Thing):
 
     def make(self, get: Get, report: Report) -> dict[tuple[str, str], Tensor]:
         """Project it."""
-        networks = {name: declared.network(get) for name, declared in self.networks}
+        networks = {name: as_network(declared.network(get)) for name, declared in self.networks}
         images = self.train.load().images
         return projections(self.net, networks, self.layer, get(self.fitted), images, self.test.load(), seed=self.seed)
 
@@ -105,7 +105,7 @@ class ByFrequency(Thing):
 
     def make(self, get: Get, report: Report) -> dict[str, Tensor]:
         """Compare them."""
-        return by_frequency(self.a.network(get), self.b.network(get), self.images.load().images)
+        return by_frequency(as_network(self.a.network(get)), as_network(self.b.network(get)), self.images.load().images)
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def freeze_training(
     return {"accuracy": reached, "epochs": epochs, "cost": cost * epochs / recipe.epochs}
 
 
-def across(similarity: Callable[[str, str], object], a: str, b: str, layers: Sequence[str]) -> np.ndarray:
+def across(similarity: Callable[[str, str], SupportsFloat], a: str, b: str, layers: Sequence[str]) -> np.ndarray:
     """The similarity of each layer of a (rows) with each layer of b (columns), of blocks such as "net1.conv1"."""
     return np.array([[float(similarity(f"{a}.{k}", f"{b}.{j}")) for j in layers] for k in layers])
 
@@ -477,7 +477,7 @@ def accuracy_over_kept(
         x = np.array(list(values)) * 1.03 ** (k - len(curves) / 2)
         middle = np.array([v.estimate for v in values.values()])
         spread = np.abs(np.array([(v.low, v.high) for v in values.values()]).T - middle)
-        look = {"capsize": 2, "elinewidth": 0.8, **ROLES.get(name, {"marker": "o"}), "markersize": 4}
+        look: dict[str, Any] = {"capsize": 2, "elinewidth": 0.8, **ROLES.get(name, {"marker": "o"}), "markersize": 4}
         ax.errorbar(x, middle, yerr=spread, label=name, **look)
     for (name, level), line in zip(levels.items(), ("-", ":"), strict=False):
         ax.axhline(level, color="black", linewidth=0.8, linestyle=line, label=name)
@@ -516,7 +516,8 @@ def class_curves(
         )
     for hue, color in {**hues, "other classes": "0.6"}.items():
         ax.plot([], [], color=color, marker="o", markersize=3, label=hue)
-    ax.plot([v.estimate for v in untrained], label="untrained, mean of classes", **{**ROLES["untrained"], "color": "k"})
+    look: dict[str, Any] = {**ROLES["untrained"], "color": "k"}
+    ax.plot([v.estimate for v in untrained], label="untrained, mean of classes", **look)
     ax.set_xticks(range(len(layers)), layers)
     ax.set(ylabel="correlation with the output of the class", xlim=(-1.9, len(layers) - 0.8))
     _name_left_ends(ax, {name: (values[0].estimate, hues.get(of.get(name), "0.45")) for name, values in curves.items()})
@@ -543,8 +544,8 @@ def frequency_squares(axes: Sequence[Axes], squares: Mapping[str, np.ndarray]) -
         square = np.fft.fftshift(square)
         image = ax.imshow(square, cmap="mako", vmin=0, vmax=1, origin="lower")
         for (row, column), value in np.ndenumerate(square):
-            look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if value < 0.6 else "black"}
-            ax.text(column, row, f"{value:.2f}".removeprefix("0"), **look)
+            said, color = f"{value:.2f}".removeprefix("0"), "white" if value < 0.6 else "black"
+            ax.text(column, row, said, ha="center", va="center", fontsize=7, color=color)
         ax.set(title=title, xlabel="cycles across the map", ylabel="cycles down the map")
         ax.set_xticks(range(width), np.fft.fftshift(np.fft.fftfreq(width, 1 / width)).astype(int))
         ax.set_yticks(range(height), np.fft.fftshift(np.fft.fftfreq(height, 1 / height)).astype(int))

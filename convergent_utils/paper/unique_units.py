@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -19,7 +19,7 @@ from ..nets.declared import Declared, Images, Measured
 from ..nets.interventions import split_after, without
 from ..nets.networks import Network, weighted
 from .joining import Joins, joins
-from .networks import Setting
+from .networks import Setting, as_network
 from .svcca import KEPT as PROJECTED
 from .svcca import Judge
 from .uniqueness import Found, Planted, SharedUnits, least_redundant, live_first
@@ -81,7 +81,7 @@ class Ablated(Thing):
 
     def make(self, get: Get, report: Report) -> dict[str, Tensor]:
         """Ablate them."""
-        network, block = self.network.network(get).eval(), f"{self.net}.{self.layer}"
+        network, block = as_network(self.network.network(get)).eval(), f"{self.net}.{self.layer}"
         fitted, shared = get(self.fitted), get(self.shared)[self.layer]
         index = self.shared.nets.index(self.net)
         mean = fitted.mean_map(block) if self.layer.startswith("conv") else fitted.mean_activation(block)
@@ -127,7 +127,7 @@ class Halves(Thing):
         """Judge them."""
         fitted = get(self.fitted)
         data = replace(self.test, every=_EVERY_HALF).load()
-        networks = {name: declared.network(get).eval() for name, declared in self.networks}
+        networks = {name: as_network(declared.network(get)).eval() for name, declared in self.networks}
         found: dict[str, list[float]] = {}
         for layer in self.layers:
             blocks = [f"{name}.{layer}" for name in networks]
@@ -161,14 +161,15 @@ def things(setting: Setting) -> dict[tuple, Thing]:
 
     sizes, networks, nets = SIZES[setting.profile], setting.networks, tuple(setting.networks)
     found: dict[tuple, Thing] = {}
-    options = {"layers": setting.layers[:-1], "seed": setting.seed}
-    for which, turns, shuffles in (("trained", sizes.turns, sizes.shuffles), ("untrained", _FEW, _FEW)):
-        found["shared", which] = SharedUnits(setting.measured(which), nets, turns=turns, shuffles=shuffles, **options)
+    layers, seed = setting.layers[:-1], setting.seed
+    shared = SharedUnits(setting.measured("trained"), nets, layers, sizes.turns, sizes.shuffles, seed)
+    found["shared", "trained"] = shared
+    found["shared", "untrained"] = SharedUnits(setting.measured("untrained"), nets, layers, _FEW, _FEW, seed)
     found["planted",] = Found(_with_planted(setting), nets, PLANTED_IN, SET, setting.seed)
     fitted = setting.measured("training images")
     for net in nets:
         for layer in ABLATED:
-            asked = net, networks[net], layer, found["shared", "trained"], fitted, setting.test, setting.seed
+            asked = net, networks[net], layer, shared, fitted, setting.test, seed
             found["ablated", net, layer] = Ablated(*asked)
     for a, b in zip(nets, (*nets[1:], nets[0]), strict=True):
         both = ((a, networks[a]), (b, networks[b]))
@@ -270,7 +271,9 @@ def chosen_sets(of_net: Mapping[str, Tensor], *, seed: int) -> list[Tensor]:
     return [unique, shared, *drawn]
 
 
-def keeping(of_net: Mapping[str, Tensor], within: Tensor, weight: Tensor, seed: int) -> dict:
+def keeping(
+    of_net: Mapping[str, Tensor], within: Tensor, weight: Tensor, seed: int
+) -> dict[str, Callable[[int], Tensor]]:
     """By each of `CRITERIA` what gives the units (count,) of a layer that are kept, dead units last.
 
     Args:
@@ -284,7 +287,9 @@ def keeping(of_net: Mapping[str, Tensor], within: Tensor, weight: Tensor, seed: 
     scores = {"most shared": shared, "most unique": -shared, "largest weights": size, "random": drawn}
     scores["largest variance"] = of_net["variance"]
     orders = {name: live_first(score, of_net["live"]) for name, score in scores.items()}
-    found = {name: (lambda count, order=order: order[:count]) for name, order in orders.items()}
+    found: dict[str, Callable[[int], Tensor]] = {
+        name: (lambda count, order=order: order[:count]) for name, order in orders.items()
+    }
     found["least redundant"] = lambda count: least_redundant(within, count)
     return {criterion: found[criterion] for criterion in CRITERIA}
 
@@ -364,7 +369,7 @@ def _by_class(
     count = labels.bincount(minlength=classes).clamp(min=1)
     loss = cross_entropy(logits, labels, reduction="none").double()
     right = (logits.argmax(1) == labels).double()
-    return tuple(labels.bincount(value, minlength=classes) / count for value in (loss, right))
+    return labels.bincount(loss, minlength=classes) / count, labels.bincount(right, minlength=classes) / count
 
 
 def _logits_without(network: Network, layer: str, gone: Tensor, mean: Tensor, images: Tensor) -> Tensor:

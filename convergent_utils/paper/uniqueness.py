@@ -19,6 +19,7 @@ from ..making.things import Get, Report, Thing
 from ..nets.declared import Declared, Measured
 from ..nets.measurement import Measurement
 from ..nets.networks import Network, weighted
+from .networks import as_network
 from .rungs import turn_of
 
 MATCHED = 0.5  # of the mass, by partial soft matching
@@ -176,7 +177,7 @@ class Planted:
 
     def network(self, get: Get) -> Network:
         """The network, in eval mode."""
-        network = copy.deepcopy(self.of.network(get)).eval()
+        network = copy.deepcopy(as_network(self.of.network(get))).eval()
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             weight = weighted(network, self.layer).weight
