@@ -19,7 +19,7 @@ export DATASET SEED SEEDS ONLY PARAMETERS PROFILE PYTHON BASE FROM SOLUTIONS PIC
 RUN := "$${PYTHON:-.venv/bin/python}"
 
 .DEFAULT_GOAL := help
-.PHONY: help env paper stability publish lab site site-test course check test networks test-networks kills lint bench dist clean
+.PHONY: help env paper stability publish lab site site-test course check kernels test networks test-networks kills lint bench dist clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -67,12 +67,15 @@ site-test: env  ## look at every page of the site in a browser; PICTURES=1 leave
 course: env  ## the notebooks for students and for teachers, in build/course
 	$(RUN) -m convergent_utils.cli course
 
-lint: env  ## style of code, docstrings and notebooks; environment.yml up to date
+lint: env  ## style of code, docstrings and notebooks, types; environment.yml up to date
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --exclude '*.ipynb' .
+	$(RUN) -m ty check --python $(RUN)
 	$(RUN) convergent_utils/edition/environment.py --check
 
-check: lint  ## lint and the tests of the kernels: a minute or two
+check: lint kernels  ## lint and the tests of the kernels: a minute or two
+
+kernels: env  ## the tests of the kernels alone, with whatever torch is there
 	@for file in convergent_utils/kernels/*.py; do \
 	  test="tests/test_$$(basename "$$file")"; if test -e "$$test"; then set -- "$$@" "$$test"; fi; \
 	done; \
