@@ -40,7 +40,7 @@ def measure(
     pairs: Iterable[tuple[str, str]] | None = None,
     positions: Positions = "all",
     axes: Axes = None,
-    prepare: Prepare | Mapping[str, Prepare] | None = None,
+    prepare: Prepare | Mapping[str, Prepare | None] | None = None,
     mask: Mask | Mapping[str, Mask] | None = None,
     output: Output = None,
     autocast: torch.dtype | None = None,

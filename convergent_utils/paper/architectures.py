@@ -117,7 +117,7 @@ class LearnedDeep(Learned):
 
     title = "training deep networks"
 
-    start: Deep
+    start: Deep  # ty: ignore[incompatible-attribute-override]  # frozen, and only read
 
     @property
     @apart
