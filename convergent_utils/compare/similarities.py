@@ -63,7 +63,7 @@ class View:
 
 def _known(part: Part | None) -> Part:
     """A part of a view of which `can_see` told that it is there."""
-    return cast("Part", part)
+    return cast("Part", part)  # one of these, by its name
 
 
 def view_of(measured: Measurement, a: str, b: str) -> View:

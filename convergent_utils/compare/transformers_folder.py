@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -138,7 +138,10 @@ def _sides(size: Any) -> tuple[int, int] | None:
         size = (size["height"], size["width"]) if "height" in size else size.get("shortest_edge")
     if size is None:
         return None
-    return (int(size), int(size)) if isinstance(size, int) else cast("tuple[int, int]", tuple(map(int, size)))
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)
 
 
 @contextmanager

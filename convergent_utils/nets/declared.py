@@ -106,6 +106,14 @@ class Declared(Protocol):
         """The network."""
 
 
+class Begun(Protocol):
+    """A network before its first step."""
+
+    def network(self, get: Get | None = None) -> Network:
+        """The network."""
+        ...
+
+
 @dataclass(frozen=True)
 class Start:
     """A network before its first step, quicker to build than to read.
@@ -150,7 +158,7 @@ class Learned(Thing):
 
     title = "training"
 
-    start: Start
+    start: Begun
     images: Images
     test: Images
     recipe: Recipe

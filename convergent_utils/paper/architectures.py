@@ -117,7 +117,7 @@ class LearnedDeep(Learned):
 
     title = "training deep networks"
 
-    start: Deep  # ty: ignore[incompatible-attribute-override]  # frozen, and only read
+    start: Deep
 
     @property
     @apart

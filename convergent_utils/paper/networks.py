@@ -35,7 +35,7 @@ class SomeImages(Protocol):
 
 def as_network(network: nn.Module) -> Network:
     """A network of the paper: each is one of this package, whatever else could have been declared."""
-    return cast("Network", network)
+    return cast("Network", network)  # it was built from a declaration
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,10 @@ class Prepared:
     @cached_property
     def trained(self) -> dict[str, Trained]:
         """The trained networks with their learning curves, by name, net1 first."""
-        shelf = cast("Get", self.shelf)
+        shelf = cast("Get", self.shelf)  # gives what each thing makes
         found = {name: shelf(self.setting.learned[name]) for name in self.setting.networks}
         if self.settings.planted:  # net2 computes what net1 computes
-            get, of = cast("Get", cache(self.shelf)), found["net1"]
+            get, of = cast("Get", cache(self.shelf)), found["net1"]  # as without the cache
             way = {share: self.setting.at("net2", share).network(get).state_dict() for share in of.checkpoints}
             found["net2"] = replace(of, network=self.setting.networks["net2"].network(get), checkpoints=way)
         return found
@@ -114,7 +114,7 @@ class Prepared:
     @cached_property
     def reordered(self) -> Trained:
         """net1 trained again from the same start, with its images in another order."""
-        return cast("Get", self.shelf)(self.setting.learned[REORDERED])
+        return cast("Get", self.shelf)(self.setting.learned[REORDERED])  # gives a Trained
 
     @cached_property
     def networks(self) -> dict[str, Network]:
