@@ -100,9 +100,13 @@ def load_dataset(name: str, *, split: str = "train", limit: int | None = None) -
         ValueError: unknown name or split, a file that is missing, altered or of another form.
 
     Example:
-        >>> dataset = load_dataset("fashion-mnist", split="test", limit=5)
-        >>> dataset.images.shape, dataset.classes[0]
-        (torch.Size([5, 28, 28, 1]), 'T-shirt')
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> mine = {"test_images": np.zeros((8, 28, 28, 1), np.uint8), "test_labels": np.arange(8) % 2}
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/mine.npz", **mine, classes=["dark", "light"])
+        ...     load_dataset(f"npz:{folder}/mine.npz", split="test", limit=5).images.shape
+        torch.Size([5, 28, 28, 1])
     """
     require_known(split, ("train", "test"), "split")
     _require_positive(limit)
