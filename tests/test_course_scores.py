@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -223,6 +225,17 @@ def test_no_hand_in_changes_what_the_next_one_sees_or_the_originals(project, tmp
     assert said == []
     assert store.read_bytes() == before
     assert ours.read_bytes() == package
+
+
+def test_a_process_without_a_channel_has_no_copy(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        alone = judging.Judging(process, tmp_path)
+        try:
+            assert alone.copied(tmp_path) is None
+        finally:
+            process.kill()
 
 
 def test_only_what_a_notebook_reads_is_copied_of_the_store(tmp_path, monkeypatch):

@@ -24,18 +24,22 @@ CHAPTER = """<html><head><script>window.MathJax = {}</script>
 </section></article></body></html>"""
 
 
-@pytest.fixture
-def whole(tmp_path):
+def filled(tmp_path, chapter=CHAPTER, place='<div id="whole-paper"></div>'):
     (tmp_path / "notebooks").mkdir()
     for number, name in enumerate(("00_one", "01_two")):
-        (tmp_path / "notebooks" / f"{name}.html").write_text(CHAPTER.replace("{n}", str(number)), encoding="utf-8")
-    start = '<article><section id="it"><h1>All</h1><div id="whole-paper"></div></section></article>'
+        (tmp_path / "notebooks" / f"{name}.html").write_text(chapter.replace("{n}", str(number)), encoding="utf-8")
+    start = f'<article><section id="it"><h1>All</h1>{place}</section></article>'
     start = f"<html><head></head><body>{start}</body></html>"
     (tmp_path / site_printed.PAGE).write_text(start, encoding="utf-8")
     works = '<article><section id="works-cited"><h1>Bibliography</h1><div id="id1">Me 2016</div></section></article>'
     (tmp_path / "bibliography.html").write_text(works, encoding="utf-8")
     site_printed.fill(tmp_path, ["00_one", "01_two"])
     return bs4.BeautifulSoup((tmp_path / site_printed.PAGE).read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.fixture
+def whole(tmp_path):
+    return filled(tmp_path)
 
 
 def test_chapters_come_in_order_without_what_paper_cannot_do(whole):
@@ -55,6 +59,27 @@ def test_figures_are_numbered_and_a_slider_stands_still(whole):
     first, second = whole.select("img")[:2]
     assert (first["src"], first["loading"]) == ("_images/a.png", "eager")
     assert (second["src"], second["alt"]) == ("_images/c.png", "Figure to “Seen”: dots. Shown is share: one.")
+
+
+@pytest.mark.parametrize("words", ["<em>Seen</em>", "<em>Seen</em> twice", "Seen in <code>conv1</code>"])
+def test_a_caption_has_all_words_of_its_heading(tmp_path, words):
+    heading = f'<h2>{words}<a class="headerlink" href="#seen">#</a></h2>'
+    whole = filled(tmp_path, CHAPTER.replace("<h2>Seen</h2>", heading))
+    plain = bs4.BeautifulSoup(words, "html.parser").get_text()
+    assert whole.figcaption.get_text() == f"Figure 1. {plain}."
+
+
+@pytest.mark.parametrize(
+    ("chapter", "place", "lacking"),
+    [
+        (CHAPTER, "", "#whole-paper"),
+        (CHAPTER.replace("article>", "main>"), '<div id="whole-paper"></div>', "article > section"),
+        (CHAPTER.replace("<label>", "<b>"), '<div id="whole-paper"></div>', "label"),
+    ],
+)
+def test_what_a_page_lacks_is_named(tmp_path, chapter, place, lacking):
+    with pytest.raises(ValueError, match=f"^site: expected {lacking} on"):
+        filled(tmp_path, chapter, place)
 
 
 def test_links_lead_to_places_on_the_page_or_to_the_pages_that_have_them(whole):

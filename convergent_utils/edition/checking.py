@@ -44,11 +44,12 @@ class Preparation:
 
     def files(self, hand_in: HandIn) -> list[Path] | None:
         """The files of the store that a hand-in reads; None where that is not known."""
-        if not hand_in.with_own_parameters:  # it may ask for hours
+        own = hand_in.own
+        if own is None or not hand_in.with_own_parameters:  # it may ask for hours
             return None
         name = hand_in.name
         if name not in self.known:
-            reads = name in notebooks() and any("prepare(" in cell.source for cell in hand_in.own.cells)
+            reads = name in notebooks() and any("prepare(" in cell.source for cell in own.cells)
             self.known[name] = _prepared_files(name) if reads else None
         return self.known[name]
 
@@ -172,15 +173,15 @@ def _execute(
     try:
         with place.judging(hand_in.path, hand_in.prologue(before), files) as (process, problems):
             said |= {id(step.cell): problem for step, problem in zip(before, problems, strict=False)}
-            if any(problems):
-                return {}, [f"a cell before the first exercise fails with {in_words(problems[-1])}"]
+            if problem := next(filter(None, problems), None):
+                return {}, [f"a cell before the first exercise fails with {in_words(problem)}"]
             for step in after:
                 said[id(step.cell)] = Problem("", limits.ENDED)  # unless it lives to say something else
                 said[id(step.cell)] = _ask(process, step, hand_in)
             return said, [f"a cell replaced {name}, which the checks ran without" for name in process.replaced]
-    except CutShort as problem:
-        said[next(reversed(said), 0)] = Problem("", str(problem))
-        return said, [f"the notebook was cut short: {problem}"]
+    except CutShort as end:
+        said[next(reversed(said), 0)] = Problem("", str(end))
+        return said, [f"the notebook was cut short: {end}"]
 
 
 def _ask(process: Judging, step: Step, hand_in: HandIn) -> Problem | None:

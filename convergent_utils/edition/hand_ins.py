@@ -93,7 +93,7 @@ class HandIn:
     def prologue(self, before: Sequence[Step]) -> Prologue:
         """What runs before the first answer; whoever has not changed it has it in common with others."""
         undrawn = _UNDRAWN if any("convergent_utils" in cell.source for cell in self.book.cells) else ""
-        cells = tuple((step.cell.source, step.options.get("own", False)) for step in before)
+        cells = tuple((step.cell.source, bool(step.options.get("own"))) for step in before)
         text = HandIn(self.path, self.own, list(exercises(self.own)), "", None, []).parts()[0] if self.own else ()
         common = self.own is not None and [step.cell.source for step in text] == [source for source, _ in cells]
         return Prologue(undrawn, tuple(_imports(self.own)), cells, common)
@@ -104,8 +104,9 @@ class HandIn:
         answers, passed = self.asked - set(ends), True
         for cell in self.book.cells:
             passed = ends.get(id(cell), passed)
-            if passed and id(cell) not in answers and id(cell) not in ends and said.get(id(cell)):
-                return f"the cell that begins {cell.source.splitlines()[0]!r} fails with {in_words(said[id(cell)])}"
+            problem = said.get(id(cell))
+            if passed and problem and id(cell) not in answers and id(cell) not in ends:
+                return f"the cell that begins {cell.source.splitlines()[0]!r} fails with {in_words(problem)}"
         return ""
 
     def _steps(self) -> Iterator[Step]:

@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, ModuleType
-from typing import TextIO
+from typing import Any, TextIO
 
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
@@ -144,7 +144,7 @@ def _watched(value: object) -> object:
     return function
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     kind = type(value)
     if kind.__module__.split(".")[0] in ("__main__", "unittest", "mock"):
         raise TypeError(f"a {kind.__name__} is of a class of the hand-in; give numbers, arrays or text")
@@ -221,7 +221,8 @@ def _flush() -> None:
 
 def main() -> None:
     """Answer each line that comes by the standard input, until it ends."""
-    (words, lines), judge, control, copy = _pipes(), None, int(sys.argv[1]), None
+    judge: Judge  # made by the first line, which asks for the start
+    (words, lines), control, copy = _pipes(), int(sys.argv[1]), None
     sys.path.insert(0, "")
     while line := lines.readline():
         asked, error = json.loads(line), None

@@ -18,10 +18,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from ..making.store import Store
 
@@ -109,6 +110,8 @@ class Judging:
         self, process: subprocess.Popen | Copy, scratch: Path, control: socket.socket | None = None, spared: int = 0
     ) -> None:
         self._process, self._scratch, self._control, self._spared = process, scratch, control, spared
+        pipes = process.stdin, process.stdout, process.stderr
+        self._stdin, self._stdout, self._stderr = cast("tuple[IO[bytes], ...]", pipes)  # it was started with all three
         self._token, self._printed, self._copy = "", 0, None
         self._end = time.monotonic() + SECONDS_OF_ALL
         self._words: queue.Queue[list[Problem]] = queue.Queue()  # a list of none, or of one
@@ -138,6 +141,8 @@ class Judging:
 
     def copied(self, folder: Path) -> Judging | None:
         """A copy of this process that goes on in a folder; None where none can be made."""
+        if self._control is None:
+            return None
         inside, outside = zip(*(_pipe(reads) for reads in (True, False, False)), strict=True)
         try:
             socket.send_fds(self._control, [b" "], inside)
@@ -210,12 +215,12 @@ class Judging:
 
     def _send(self, line: bytes) -> None:
         with suppress(OSError, ValueError):  # it has ended, which `ask` sees
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            self._stdin.write(line)
+            self._stdin.flush()
 
     def _listen(self) -> None:
         """Keep what answers the last question; other lines are a hand-in's that has found the pipe."""
-        for line in iter(lambda: self._process.stdout.readline(_LINE), b""):
+        for line in iter(lambda: self._stdout.readline(_LINE), b""):
             with suppress(ValueError, RecursionError, TypeError, KeyError):
                 word = json.loads(line)
                 if word["token"] == self._token:
@@ -225,7 +230,7 @@ class Judging:
 
     def _count(self) -> None:
         """Take what is printed and throw it away."""
-        while chunk := os.read(self._process.stderr.fileno(), 2**16):
+        while chunk := os.read(self._stderr.fileno(), 2**16):
             self._printed += len(chunk)
 
 
@@ -256,7 +261,7 @@ class Court:
     @contextmanager
     def judging(
         self, hand_in: Path, prologue: Prologue, files: Iterable[Path] | None = None
-    ) -> Iterator[tuple[Judging, list[Problem | None]]]:
+    ) -> Generator[tuple[Judging, list[Problem | None]]]:
         """A process for this file that has run its prologue, and nothing left of it in the end.
 
         Args:
@@ -306,7 +311,7 @@ class Court:
 
 
 @contextmanager
-def court() -> Iterator[Court]:
+def court() -> Generator[Court]:
     """A court, and nothing left of it in the end."""
     with tempfile.TemporaryDirectory(prefix="cl-", ignore_cleanup_errors=True) as folder:
         found = Court(Path(folder))

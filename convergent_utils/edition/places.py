@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypedDict
 
 from ..making.checkout import PROJECT, require_checkout
 from ..making.pool import one_way_of_computing
@@ -14,7 +15,17 @@ from ..making.pool import one_way_of_computing
 ROOT = PROJECT
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "data" / "results"
-DEFAULTS = {"dataset": "fashion-mnist", "seed": 0, "profile": "paper"}
+
+
+class Settings(TypedDict):
+    """What every run is given."""
+
+    dataset: str
+    seed: int
+    profile: str
+
+
+DEFAULTS: Settings = {"dataset": "fashion-mnist", "seed": 0, "profile": "paper"}
 
 
 def notebook_names(only: Sequence[str] | None = None) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import nbformat
 
@@ -28,6 +29,9 @@ from ..paper.tables import first_screen, in_parts
 from .described import describe
 from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, machine
 from .run import published_elsewhere
+
+if TYPE_CHECKING:
+    from ..making.things import Get
 
 PAGES = Path(__file__).parent / "pages"
 _MARK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.DOTALL)
@@ -194,11 +198,11 @@ def _publish_answer(notebook: nbformat.NotebookNode) -> None:
 
 
 def _publish_networks(prepared: Prepared) -> list[str]:
-    changed = []
+    changed, get = [], cast("Get", prepared.shelf)  # it gives what things say that they make
     for name, learned in prepared.setting.learned.items():
         path, new = published_path(name), published_path(f".{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(published_form(prepared.shelf(learned)), new)
+        save(published_form(get(learned)), new)
         if path.exists() and path.read_bytes() == new.read_bytes():
             new.unlink()
         else:

@@ -15,6 +15,7 @@ from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -27,7 +28,10 @@ from ..making.store import Store, load
 from ..nets.datasets import absolute_name
 from ..paper.claims import as_text, build_folder, differences, gather, read_rows, write_json
 from ..paper.prepare import FROM_PUBLISHED, Prepared, prepare, published_path, require_settings, to_train
-from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, last_settings, notebook_names
+from .places import DEFAULTS, NOTEBOOKS, RESULTS, ROOT, Settings, last_settings, notebook_names
+
+if TYPE_CHECKING:
+    from ..making.things import Get
 
 _CELL_TIMEOUT = 900  # seconds
 _UNFINISHED = re.compile(r"\..+\.(\d+)(\.ipynb)?")  # a file that a process, of this number, has not renamed yet
@@ -69,8 +73,8 @@ def run(
     """
     require_settings(profile=profile, dataset=dataset, seed=seed)
     notebooks, build = notebook_names(only), build_folder()
-    settings = {"dataset": absolute_name(dataset), "seed": int(seed), "profile": profile}
-    settings |= _further(parameters or {}, settings)
+    common: Settings = {"dataset": absolute_name(dataset), "seed": int(seed), "profile": profile}
+    settings = {**common, **_further(parameters or {}, common)}
     notebooks = _without_training(notebooks, settings, _of_published()) if published else notebooks
     known = {name: _known_parameters(name) for name in notebooks}
     for parameter in settings:
@@ -84,7 +88,7 @@ def run(
     }
     with environment(seen):
         compile_kernels()
-        prepared = prepare(*notebooks, **{name: settings[name] for name in DEFAULTS})
+        prepared = prepare(*notebooks, **common)
         _clear(build, {**settings, "from": FROM_PUBLISHED} if published else settings, notebooks)
         outcomes = _execute_all(jobs, build / "notebooks")
     rows = gather(build)
@@ -158,10 +162,11 @@ def _gate(rows: list[dict], prepared: Prepared, settings: dict[str, object], not
 
 def networks_as_published(prepared: Prepared) -> bool:
     """Whether all networks of the paper have the published weights, to the last bit."""
+    get = cast("Get", prepared.shelf)  # it gives what things say that they make
     for name, learned in prepared.setting.learned.items():
         form = load(published_path(name)) if published_path(name).exists() else {}
         weights = form["network"].state_dict() if form else {}
-        now = prepared.shelf(learned).network.state_dict()
+        now = get(learned).network.state_dict()
         if now.keys() != weights.keys() or not all(torch.equal(now[key], weights[key]) for key in now):
             return False
     return True
@@ -181,7 +186,7 @@ def published_elsewhere() -> dict[str, str]:
     return {}
 
 
-def _published_machine() -> object:
+def _published_machine() -> Any:
     with suppress(OSError, ValueError):
         return json.loads((RESULTS / "machine.json").read_text(encoding="utf-8"))
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +66,7 @@ def harmless(text: str) -> str:
 
 
 @contextmanager
-def table(path: str, exercises: int) -> Iterator[Table]:
+def table(path: str, exercises: int) -> Generator[Table]:
     """A table in a file, or, where that is "-", on the standard output.
 
     Raises:

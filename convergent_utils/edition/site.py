@@ -86,9 +86,11 @@ def build_site(*, solutions: bool = False) -> Path:
     source, site, making = build / "site-source", build / "site", build / "site-making"
     descriptions = assemble(build, source, solutions=solutions)
     shutil.rmtree(making, ignore_errors=True)
-    folders, said = (source, None, making / "html", making / "trees"), {"status": None, "warning": sys.stderr}
     with docutils_namespace():
-        app = Sphinx(*folders, "html", settings(_urls().get("Repository")), **said, warningiserror=True)
+        app = Sphinx(
+            source, None, making / "html", making / "trees", "html", settings(_urls().get("Repository")),
+            status=None, warning=sys.stderr, warningiserror=True,
+        )  # fmt: skip
         describe_from_docstrings(app)
         app.connect("doctree-resolved", explain_terms)
         app.build(force_all=True)

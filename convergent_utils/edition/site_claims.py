@@ -42,7 +42,7 @@ def chip(verdict: str, count: int | None = None) -> str:
     return f'<span class="chip {_class(verdict)}">{number}{sign} {verdict}</span>'
 
 
-def chips(row: Mapping, verdict: str) -> str:
+def chips(row: dict, verdict: str) -> str:
     """Both answers to a claim: whether it holds, and whether it is beyond its baseline."""
     sign, said = BEYOND.get(row["beyond_baseline"], ("", ""))
     second = (
@@ -51,7 +51,7 @@ def chips(row: Mapping, verdict: str) -> str:
     return chip(verdict) + (second if said and not row["check"] else "")
 
 
-def card(row: Mapping, other: Mapping | None = None) -> str:
+def card(row: dict, other: dict | None = None) -> str:
     """A claim where it is made: the verdict first, then what is claimed, then its numbers."""
     kind = (
         "instrument check" if row["check"] else f"primary claim; {row['source']}" if row["primary"] else row["source"]
@@ -139,7 +139,7 @@ def _table(rows: Sequence[dict], others: Mapping[str, dict], survivors: set[str]
     return f'<div class="claims-box">{table}</div>'
 
 
-def _cells(row: Mapping, other: Mapping | None, survives: bool) -> list[tuple[str, object, str]]:
+def _cells(row: dict, other: dict | None, survives: bool) -> list[tuple[str, object, str]]:
     """Name, sorting value and content of each cell of a line."""
     verdict, mark = word(row, other), "★ " if row["primary"] else ""
     shown = chips(row, verdict) + (
@@ -161,7 +161,7 @@ def _cells(row: Mapping, other: Mapping | None, survives: bool) -> list[tuple[st
     return [*near, *numbers, ("in colour", other["ours"] if other else None, said)]
 
 
-def _strip(row: Mapping, other: Mapping | None) -> str:
+def _strip(row: dict, other: dict | None) -> str:
     """One interval beside its rule, its baseline, and the interval on other images."""
     rule, base = as_rule(row["rule"]), [] if row["baseline"] is None else [row["baseline"]]
     shown = [(row, "ours", _ROW[0])] + ([(other, "colour", _ROW[1])] if other else [])
@@ -195,7 +195,7 @@ def _strip(row: Mapping, other: Mapping | None) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
-def _link(row: Mapping) -> str:
+def _link(row: dict) -> str:
     """A claim's statement, which leads to the cell that made it."""
     return f'<a href="notebooks/{row["notebook"]}.html#{target(row["id"])}">{escape(row["statement"])}</a>'
 

@@ -42,7 +42,7 @@ def overview(pages: Mapping[str, str]) -> str:
     parts, order = [], re.findall(r"^(\w+)$", pages.get(f"{FOLDER}/index", ""), re.MULTILINE)
     for name in order:
         text = pages[f"{FOLDER}/{name}"]
-        title = re.search(r"^# (.+)", text, re.MULTILINE)[1]
+        title = re.findall(r"^# (.+)", text, re.MULTILINE)[0]
         lines = [f"| {{py:obj}}`~convergent_utils.{one}` | {_first(one)} |" for one in described(text)]
         table = ["```{table}", ":class: names", "", "| name | what it is or does |", "|---|---|", *lines, "```"]
         parts.append("\n".join([f"## [{title}]({name}.md)\n", *table]))
@@ -51,7 +51,7 @@ def overview(pages: Mapping[str, str]) -> str:
 
 def _first(name: str) -> str:
     """The first paragraph of a docstring, in Markdown."""
-    paragraph = inspect.getdoc(getattr(convergent_utils, name)).split("\n\n")[0]
+    paragraph = inspect.cleandoc(getattr(convergent_utils, name).__doc__).split("\n\n")[0]
     return re.sub(r":math:`(.+?)`", r"$\1$", " ".join(paragraph.split())).replace("|", "\\|")
 
 
@@ -65,7 +65,8 @@ def describe_from_docstrings(app: Sphinx) -> None:
 
     def set_out(_app: object, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
         """Replace the lines of one docstring."""
-        text = str(GoogleDocstring(_marked("\n".join(lines), known), house))
+        told = _marked("\n".join(lines), known)
+        text = str(GoogleDocstring(told, house))  # ty: ignore[invalid-argument-type]  # its own Config is meant, too
         lines[:] = text.replace("** -- ", "**: ").splitlines()
 
     def without_fields(_app: object, what: str, _name: str, obj: type, *_rest: object) -> tuple[str, None] | None:

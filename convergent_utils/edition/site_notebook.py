@@ -119,7 +119,7 @@ def slider(state: Mapping, shown: str, *, start: int | None = None) -> str:
     (control,), (stack,) = models.values()
     labels, name = control["_options_labels"], html.escape(control["description"])
     start = min((control["index"] or len(labels) // 2) if start is None else start, len(labels) - 1)
-    pictures = [state[_MODEL.match(child)[1]]["buffers"][0]["data"] for child in stack["children"]]
+    pictures = [state[_MODEL.findall(child)[0]]["buffers"][0]["data"] for child in stack["children"]]
     frames = "".join(
         f'<img src="data:image/png;base64,{picture}" alt="{name}: {html.escape(label)}"{" hidden" * (k != start)}>'
         for k, (label, picture) in enumerate(zip(labels, pictures, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urldefrag, urlparse
@@ -35,17 +35,17 @@ def fill(site: Path, names: Sequence[str]) -> None:
     page = BeautifulSoup(text, "html.parser")
     pages = {f"notebooks/{name}.html": f"chapter-{name[:2]}" for name in names} | {"bibliography.html": "works"}
     parts = {path: _part(_article(site / path), path, mark) for path, mark in pages.items() if (site / path).exists()}
-    place = page.select_one("#whole-paper")
+    place = _one(page, "#whole-paper")
     place.append(_contents(page, parts.values()))
     place.extend(parts.values())
-    known = {element["id"] for element in page.select("[id]")}
+    known = {str(element["id"]) for element in page.select("[id]")}
     for path, part in parts.items():
         _lead(part, path, pages, known)
     for number, figure in enumerate(page.select("article figure"), start=1):
         figure["id"] = f"figure-{number}"
-        figure.figcaption.insert(0, page.new_tag("b", string=f"Figure {number}. "))
+        _one(figure, "figcaption").insert(0, page.new_tag("b", string=f"Figure {number}. "))
     if page.find(class_="math"):
-        page.head.append(_scripts_of_formulas((site / next(iter(pages))).read_text(encoding="utf-8")))
+        _one(page, "head").append(_scripts_of_formulas((site / next(iter(pages))).read_text(encoding="utf-8")))
     (site / PAGE).write_text(str(page), encoding="utf-8")
 
 
@@ -55,6 +55,22 @@ def _scripts_of_formulas(text: str) -> BeautifulSoup:
 
     scripts = re.findall(r"<script[^>]*>window\.MathJax.*?</script>|<script[^>]*tex-svg[^>]*></script>", text)
     return BeautifulSoup("\n".join(scripts).replace("../", ""), "html.parser")
+
+
+def _one(within: Tag, selector: str) -> Tag:
+    """The first element that a selector finds."""
+    return _there(within.select_one(selector), selector)
+
+
+def _there(found: Tag | None, what: str) -> Tag:
+    """What was looked for.
+
+    Raises:
+        ValueError: it was not found.
+    """
+    if found is None:
+        raise ValueError(f"site: expected {what} on the pages that make the page for print, found none; mend the page")
+    return found
 
 
 def _article(path: Path) -> BeautifulSoup:
@@ -67,7 +83,7 @@ def _article(path: Path) -> BeautifulSoup:
 
 def _part(page: BeautifulSoup, path: str, mark: str) -> Tag:
     """A page as a part of the whole: its headings one lower, its pictures figures, its places marked as its own."""
-    part = page.select_one("article > section")
+    part = _one(page, "article > section")
     for section in part.select("section"):
         if _SECTIONS.fullmatch(_heading(section)):
             section.decompose()
@@ -80,7 +96,7 @@ def _part(page: BeautifulSoup, path: str, mark: str) -> Tag:
             cell.decompose()
     for picture in part.find_all("img"):
         picture["loading"] = "eager"  # a browser that prints does not scroll
-        if "drawn" in picture.get("class", []):
+        if "drawn" in picture.get_attribute_list("class"):
             _as_figure(page, picture)
     for heading in part.find_all(["h1", "h2", "h3"]):
         heading.name = f"h{int(heading.name[1]) + 1}"
@@ -90,24 +106,25 @@ def _part(page: BeautifulSoup, path: str, mark: str) -> Tag:
         else:
             element["id"] = f"{mark}-{element['id']}"
     if number := re.match(r"notebooks/(\d\d)", path):
-        part.h2.insert(0, page.new_tag("span", string=f"{number[1]} ", attrs={"class": "number"}))
-    part["id"], part["class"] = mark, [*part.get("class", []), "part"]
+        _one(part, "h2").insert(0, page.new_tag("span", string=f"{number[1]} ", attrs={"class": "number"}))
+    part["id"], part["class"] = mark, " ".join([*filter(None, part.get_attribute_list("class")), "part"])
     return part
 
 
 def _heading(section: Tag) -> str:
     """The first heading of a section, without its sign."""
     heading = section.find(re.compile(r"h[1-6]"))
-    return heading.find(string=True, recursive=False).strip() if heading else ""
+    words = heading.find_all(string=True) if heading else []
+    return "".join(word for word in words if not word.find_parent(class_="headerlink")).strip()
 
 
 def _stand_still(page: BeautifulSoup, slider: Tag) -> None:
     """A slider as the picture that it shows first, with the place that is shown."""
-    said, count = slider.label.get_text(strip=True), len(slider.select("img"))
-    shown = slider.select_one("img:not([hidden])")
+    said, count = _one(slider, "label").get_text(strip=True), len(slider.select("img"))
+    shown = _one(slider, "img:not([hidden])")
     shown["alt"] = f"{slider.get('aria-label', '')} Shown is {shown['alt']}.".strip()
     caption = page.new_tag(
-        "figcaption", string=f"{said}: {slider.output.get_text()}. One of {count} pictures on the site."
+        "figcaption", string=f"{said}: {_one(slider, 'output').get_text()}. One of {count} pictures on the site."
     )
     slider.clear()
     slider.attrs = {"class": "printed"}
@@ -117,17 +134,17 @@ def _stand_still(page: BeautifulSoup, slider: Tag) -> None:
 def _as_figure(page: BeautifulSoup, picture: Tag) -> None:
     """A picture with the heading above it as its caption."""
     figure = page.new_tag("figure", attrs={"class": "printed"})
-    title = _heading(picture.find_parent("section"))
+    title = _heading(_there(picture.find_parent("section"), "a section around a picture"))
     picture.wrap(figure)
     figure.append(page.new_tag("figcaption", string=f"{title}{'' if title.endswith('?') else '.'}"))
 
 
-def _contents(page: BeautifulSoup, parts: Iterator[Tag]) -> Tag:
+def _contents(page: BeautifulSoup, parts: Iterable[Tag]) -> Tag:
     """A list of the parts."""
     contents = page.new_tag("ul", attrs={"class": "parts"})
     for part in parts:
         line = page.new_tag("li")
-        line.append(page.new_tag("a", string=part.h2.get_text(), attrs={"href": f"#{part['id']}"}))
+        line.append(page.new_tag("a", string=_one(part, "h2").get_text(), attrs={"href": f"#{part['id']}"}))
         contents.append(line)
     return contents
 
@@ -136,7 +153,7 @@ def _lead(part: Tag, path: str, pages: Mapping[str, str], known: set[str]) -> No
     """Have links and pictures lead where they led: to places on this page if they are here, else to the other pages."""
     for element in part.select("[href], [src]"):
         attribute = "href" if element.has_attr("href") else "src"
-        address, place = urldefrag(element[attribute])
+        address, place = urldefrag(str(element[attribute]))
         if urlparse(address).scheme:
             continue
         there = posixpath.normpath(posixpath.join(posixpath.dirname(path), address)) if address else path

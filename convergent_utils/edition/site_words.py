@@ -111,7 +111,7 @@ def explain_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
         pieces = split_at_terms(text.astext(), names, known)
         known |= {term for _, term in pieces if term}
         if any(term for _, term in pieces):
-            made = [nodes.Text(piece) for piece, _ in pieces]
+            made: list[nodes.Node] = [nodes.Text(piece) for piece, _ in pieces]
             for k, (piece, term) in enumerate(pieces):
                 if term:
                     address = app.builder.get_relative_uri(page, "glossary") + "#" + places["term", term][1]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -85,8 +86,8 @@ def try_out(python: Path) -> None:
         _call(python, "-m", "pytest", *settings, *(Path(test).name for test in _TESTS), cwd=away, env={**known, **home})
 
 
-def _call(*words: str | Path, **options: object) -> None:
-    subprocess.run(list(map(str, words)), check=True, **options)
+def _call(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    subprocess.run(list(map(str, words)), check=True, cwd=cwd, env=env)
 
 
 def main() -> int:
