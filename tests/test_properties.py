@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import convergent_utils as cu
+from convergent_utils.compare import similarities
 
 
 def matched(method):
@@ -234,3 +235,10 @@ def test_a_docstring_says_what_readme_promises(name):
     if ".kernels." in function.__module__:
         asked += ["Args:", "Returns:", "Source: "]
     assert not [word for word in asked if word not in said], f"{name} lacks them"
+
+
+def test_every_similarity_of_the_report_has_a_row():
+    used = {name for name, of in vars(similarities).items() if inspect.isfunction(of) and name in cu.__all__}
+    kernels = {name for name in used if getattr(cu, name).__module__.startswith("convergent_utils.kernels")}
+    written = inspect.getsource(inspect.getmodule(test_every_similarity_of_the_report_has_a_row))
+    assert not {name for name in kernels - {"rotated"} if f"cu.{name}" not in written}  # which is a baseline

@@ -59,7 +59,7 @@ def linear_cka(pair: PairMoments) -> Tensor:
         0-d float64 in [0, 1], on the device of the moments; 0 where a net has dead units alone.
 
     With few samples it is large by chance, about :math:`u / (u + n)` for u independent units in each net and n samples;
-    `debiased_cka` is not.
+    `debiased_cka` is not. Statisticians have it as the RV coefficient.
     Source: Kornblith et al. 2019.
 
     Example:
