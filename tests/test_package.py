@@ -29,7 +29,7 @@ def imported(room):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             found |= {name.partition(".")[0] for name in names}
-    return found - set(sys.stdlib_module_names) - {"convergent_utils"}
+    return found - set(sys.stdlib_module_names) - {"convergent_utils", "_typeshed"}  # the last is of type checkers
 
 
 def distributions(requirements):
