@@ -19,6 +19,8 @@ from .edition.run import run
 from .making.checkout import require_checkout
 from .paper.prepare import PROFILES
 
+_PACKAGES = {"ot": "POT", "PIL": "pillow", "sklearn": "scikit-learn"}  # pip's names of what is imported by another
+
 
 def _value(text: str) -> object:
     try:
@@ -157,8 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("convergent_utils"):
             raise
-        brings = "`pip install 'convergent-learning[paper]'` brings it, and in a checkout `make env`"
-        said, status = f"{error.name}: not installed; {brings}", 2
+        package = _PACKAGES.get(error.name or "", error.name)
+        said, status = f"{package}: not installed; `pip install {package}` brings it, and in a checkout `make env`", 2
     except BrokenExecutor:
         said, status = "a worker process was killed, most likely for lack of memory", 2
     except (ValueError, OSError) as error:

@@ -711,3 +711,14 @@ def test_inputs_that_were_saved_say_the_type_of_each_layer(tmp_path):
     (tmp_path / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
     assert load_inputs(f"acts:{tmp_path}/mine.npz").layers == {"one": torch.float16, "two": torch.float32}
     assert load_inputs(f"text:{tmp_path}/lines.txt").layers == {}
+
+
+def test_a_loader_that_a_function_makes_can_be_sent_to_other_processes(tmp_path, monkeypatch):
+    text = "import torch\nfrom torch.utils.data import DataLoader\n"
+    text += "def loader(): return DataLoader(torch.arange(12.0).reshape(6, 2), batch_size=4)\n"
+    (tmp_path / "loaders_of_mine.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    inputs = load_inputs("loaders_of_mine:loader", limit=5)
+    sent = pickle.loads(pickle.dumps(inputs.batches))
+    assert torch.equal(torch.cat(list(sent)), torch.arange(10.0).reshape(5, 2))

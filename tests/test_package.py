@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import convergent_utils as cu
+from convergent_utils import cli
 from convergent_utils.edition.wheel import _with_needs
 from convergent_utils.making import checkout
 from convergent_utils.making.checkout import PROJECT
@@ -72,8 +73,39 @@ def test_what_is_made_lies_in_the_checkout_or_in_the_cache_of_the_user(tmp_path,
     monkeypatch.delenv("CONVERGENT_STORE", raising=False)
     assert cu.Store().path == kept / "store"
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "anothers"\n')
+    assert checkout.kept_folder() == kept, "another project's folder"
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "convergent-learning"\n')
     assert checkout.kept_folder() == tmp_path / "build"
+
+
+def test_a_user_without_a_home_names_a_folder(tmp_path, monkeypatch):
+    def homeless(*_, **__):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(checkout, "PROJECT", tmp_path)
+    monkeypatch.setattr("platformdirs.user_cache_path", homeless)
+    monkeypatch.delenv("CONVERGENT_STORE", raising=False)
+    assert cu.Store(tmp_path / "named").path == tmp_path / "named"
+    with pytest.raises(ValueError, match="^CONVERGENT_STORE: you have no home folder; name a folder"):
+        cu.Store()
+
+
+def test_a_page_of_another_ending_is_refused_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "acts:mine.npz", "acts:theirs.npz", "--out", "x.txt"]) == 2  # which are not there
+    assert capsys.readouterr().err.startswith(
+        "convergent: path: expected a name that ends in .html behind --out, got 'x.txt'"
+    )
+
+
+def test_a_package_that_is_lacking_is_called_as_pip_calls_it(monkeypatch, capsys):
+    def without(*_, **__):
+        raise ModuleNotFoundError("No module named 'ot'", name="ot")
+
+    monkeypatch.setattr(cli, "run", without)
+    assert cli.main(["paper"]) == 2
+    assert "POT: not installed; `pip install POT` brings it" in capsys.readouterr().err
 
 
 def test_without_a_checkout_the_paper_is_refused_in_a_sentence(tmp_path, monkeypatch):

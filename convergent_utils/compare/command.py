@@ -140,6 +140,8 @@ def run_compare(chosen: argparse.Namespace) -> int:
     if len(chosen.networks) < 2:
         raise ValueError("networks: expected two or more to compare, got one")
     _require_folder(chosen.out)
+    if not chosen.out.endswith(".html"):  # and not after all has been computed
+        raise ValueError(f"path: expected a name that ends in .html behind --out, got {came(chosen.out, 100)}")
     given = _given(chosen)
     measured, found = _measured(chosen, given), []
     names = [name for name in given.networks if not name.endswith(untrained_of(""))]

@@ -317,17 +317,25 @@ def _inputs(
     return Inputs(_Batches(read, places, batch), kind, said, len(places))
 
 
-def _of_function(name: str, limit: int | None, batch: int) -> Inputs:
-    function = function_named(name, ("folder", "npz", "text", "acts"))
+@dataclass(frozen=True)
+class _Called:
+    """Calls somebody's function anew, whose batches come in the same order each time; other processes can have it."""
 
-    def make() -> Iterable:
-        """What the function returns, whose batches come in the same order each time."""
+    function: Callable[[], object]
+    name: str
+    batch: int
+
+    def __call__(self) -> Iterable:
+        """What the function returns, as batches."""
         try:
-            made = seeded(function, 0)
+            made = seeded(self.function, 0)
         except Exception as error:  # whatever somebody's own may raise
-            raise refused(error, f"{shown(name, 80)} cannot be called") from error
-        return _as_batches(made, name, batch)
+            raise refused(error, f"{shown(self.name, 80)} cannot be called") from error
+        return _as_batches(made, self.name, self.batch)
 
+
+def _of_function(name: str, limit: int | None, batch: int) -> Inputs:
+    make = _Called(function_named(name, ("folder", "npz", "text", "acts")), name, batch)
     made = make()
     if isinstance(made, _Batches):
         places = made.places if limit is None else made.places[:limit]

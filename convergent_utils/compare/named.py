@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -50,13 +51,12 @@ def function_named(name: str, kinds: Sequence[str]) -> Callable[[], object]:
         raise ValueError(f"name: {shown(module, 80)} has no function {came(attribute, 40)}; {hint}")
     function = getattr(found, attribute)
     _require_no_arguments(function, name)
+    return partial(_called_within, folder, function)  # which other processes can have, too
 
-    def call() -> object:
-        """Call it."""
-        with importable(folder):
-            return function()
 
-    return call
+def _called_within(folder: str, function: Callable[[], object]) -> object:
+    with importable(folder):
+        return function()
 
 
 def seeded(function: Callable[[], Made], seed: int) -> Made:

@@ -42,7 +42,7 @@ def fresh_environment(folder: Path, *wanted: str | Path) -> Path:
         _lend(name, borrowed)
     (Path(found) / "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
     constraints = ("--constraint", PROJECT / "constraints.txt")
-    _call(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *constraints, *wanted)
+    _call(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *constraints, *wanted, env=_known())
     return python
 
 
@@ -80,10 +80,16 @@ def try_out(python: Path) -> None:
         away = Path(name)
         for test in _TESTS:
             shutil.copy(PROJECT / "tests" / test, away)
-        known = {key: value for key, value in os.environ.items() if not key.startswith(_LEFT_OUT)}
         home = dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CACHE_HOME"), str(away / "home"))
         settings = ("-c", os.devnull, "--rootdir", away, "-p", "no:cacheprovider", "-q", "-ra")
-        _call(python, "-m", "pytest", *settings, *(Path(test).name for test in _TESTS), cwd=away, env={**known, **home})
+        _call(
+            python, "-m", "pytest", *settings, *(Path(test).name for test in _TESTS), cwd=away, env={**_known(), **home}
+        )
+
+
+def _known() -> dict[str, str]:
+    """What may be known of the environment: nothing that leads to the checkout."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_LEFT_OUT)}
 
 
 def _call(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:

@@ -99,8 +99,10 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None):
-        named = os.environ.get("CONVERGENT_STORE") or kept_folder() / "store"
-        found = _as_path(path) if path is not None else _as_path(named, "CONVERGENT_STORE")
+        if path is not None:
+            found = _as_path(path)
+        else:
+            found = _as_path(os.environ.get("CONVERGENT_STORE") or kept_folder() / "store", "CONVERGENT_STORE")
         self.path = found.absolute()
 
     def require_writable(self) -> None:
