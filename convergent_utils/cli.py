@@ -19,7 +19,9 @@ from .edition.run import run
 from .making.checkout import require_checkout
 from .paper.prepare import PROFILES
 
-_PACKAGES = {"ot": "POT", "PIL": "pillow", "sklearn": "scikit-learn"}  # pip's names of what is imported by another
+_PACKAGES = {  # pip's names of what is imported by another
+    "bs4": "beautifulsoup4", "ot": "POT", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml",
+}  # fmt: skip
 
 
 def _value(text: str) -> object:

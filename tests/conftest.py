@@ -10,6 +10,8 @@ from filelock import FileLock
 from packaging.version import Version
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from convergent_utils import cli
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -69,6 +71,19 @@ def smoke(base_seed, tmp_path_factory):
         said = json.loads(record.read_text())
     assert said["returncode"] == 0, said["stdout"] + said["stderr"]
     return folder, subprocess.CompletedProcess("make paper", **said)
+
+
+@pytest.fixture(scope="session")
+def editions(tmp_path_factory):
+    """The folder of the course, written twice: nothing may depend on when it was written."""
+    folder = tmp_path_factory.mktemp("build")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVERGENT_BUILD", str(folder))
+        assert cli.main(["course"]) == 0
+        first = {path: path.read_bytes() for path in folder.rglob("*.*")}
+        assert cli.main(["course"]) == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == first
+    return folder / "course"
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks

@@ -36,19 +36,6 @@ def computations(source):
     return {found for found in map(squeezed, map(ast.unparse, nodes)) if len(found) >= 10}
 
 
-@pytest.fixture(scope="module")
-def editions(tmp_path_factory):
-    """The folder of the course, written twice: nothing may depend on when it was written."""
-    folder = tmp_path_factory.mktemp("build")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONVERGENT_BUILD", str(folder))
-        assert cli.main(["course"]) == 0
-        first = {path: path.read_bytes() for path in folder.rglob("*.*")}
-        assert cli.main(["course"]) == 0
-    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == first
-    return folder / "course"
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_student_edition_is_the_notebook_without_its_answers(editions, name):
     whole = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells

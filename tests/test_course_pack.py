@@ -19,16 +19,6 @@ ANSWER = re.compile(r"^\*\*(\d+)\. (.+?)\*\* (.+?)(?=\n\n\*\*|\n\n## |\Z)", re.M
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """The folder of the course, and what was said of it."""
-    folder = tmp_path_factory.mktemp("build")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONVERGENT_BUILD", str(folder))
-        assert cli.main(["course"]) == 0
-    return folder / "course"
-
-
-@pytest.fixture(scope="module")
 def books():
     return {name[:2]: nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4) for name in notebook_names()}
 
@@ -66,16 +56,16 @@ def test_every_question_of_the_syllabus_has_its_answer():
             assert len(answer.split()) >= 30, opening
 
 
-def test_the_pack_has_numbers_of_claims_and_nothing_of_the_site_is_left(written):
-    for page in sorted((written / "instructor" / "lecturer").glob("*.md")):
+def test_the_pack_has_numbers_of_claims_and_nothing_of_the_site_is_left(editions):
+    for page in sorted((editions / "instructor" / "lecturer").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         assert "{{" not in text, page.name
         assert "](#claim-" not in text, page.name
-    answers = (written / "instructor" / "lecturer" / "answers.md").read_text(encoding="utf-8")
+    answers = (editions / "instructor" / "lecturer" / "answers.md").read_text(encoding="utf-8")
     assert len(re.findall(r"-?\d\.\d{3} \(-?\d+\.\d{3} to -?\d+\.\d{3}\)", answers)) > 30
-    links = re.findall(r"\]\(\.\./([^)#]+)\)", (written / "instructor" / "lecturer" / "syllabus.md").read_text())
+    links = re.findall(r"\]\(\.\./([^)#]+)\)", (editions / "instructor" / "lecturer" / "syllabus.md").read_text())
     assert links
-    assert all((written / "instructor" / link).exists() for link in links)
+    assert all((editions / "instructor" / link).exists() for link in links)
 
 
 def test_the_lesson_lasts_as_long_as_it_says():
@@ -110,9 +100,9 @@ class _Page(HTMLParser):
         self.found.append((tag, dict(attributes)))
 
 
-def test_each_figure_has_its_slide_which_says_what_is_seen_and_needs_no_network(written, books):
+def test_each_figure_has_its_slide_which_says_what_is_seen_and_needs_no_network(editions, books):
     page = _Page()
-    text = (written / "instructor" / "lecturer" / "slides.html").read_text(encoding="utf-8")
+    text = (editions / "instructor" / "lecturer" / "slides.html").read_text(encoding="utf-8")
     page.feed(text)
     pictures = [attributes for tag, attributes in page.found if tag == "img"]
     drawn = [
@@ -158,16 +148,16 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_archives_hold_the_folders_and_nothing_of_the_day(written, tmp_path):
+def test_the_archives_hold_the_folders_and_nothing_of_the_day(editions, tmp_path):
     for edition in ("student", "instructor"):
-        with zipfile.ZipFile(written / f"{edition}.zip") as archive:
+        with zipfile.ZipFile(editions / f"{edition}.zip") as archive:
             assert archive.namelist() == sorted(archive.namelist())
             assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
             archive.extractall(tmp_path)
-        assert contents(tmp_path / edition) == contents(written / edition)
-    names = {path.name for path in (written / "instructor" / "lecturer").iterdir()}
+        assert contents(tmp_path / edition) == contents(editions / edition)
+    names = {path.name for path in (editions / "instructor" / "lecturer").iterdir()}
     assert names == {"answers.md", "lesson.md", "rubric.md", "slides.html", "syllabus.md"}
-    assert not (written / "student" / "lecturer").exists()
+    assert not (editions / "student" / "lecturer").exists()
 
 
 def test_course_says_what_it_wrote(tmp_path, monkeypatch, capsys):
@@ -180,8 +170,8 @@ def test_course_says_what_it_wrote(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", notebook_names())
-def test_no_student_notebook_speaks_of_what_it_lacks(written, name):
-    whole, book = (nbformat.read(folder / f"{name}.ipynb", 4) for folder in (NOTEBOOKS, written / "student"))
+def test_no_student_notebook_speaks_of_what_it_lacks(editions, name):
+    whole, book = (nbformat.read(folder / f"{name}.ipynb", 4) for folder in (NOTEBOOKS, editions / "student"))
     start = next(k for k, cell in enumerate(book.cells) if cell.source.startswith("## Exercises"))
     prose = [cell.source for cell in book.cells[start:] if cell.cell_type == "markdown"]
     assert not [text for text in prose if "What we see" in text], "what an exercise finds is marked as a finding"
@@ -189,9 +179,9 @@ def test_no_student_notebook_speaks_of_what_it_lacks(written, name):
     assert not [text for text in prose if re.search(r"(?<!has a )\bsolutions?\b(?! of)", text)]
     of_cells = re.compile(r"solution(?: cell| below| above| stands)|overrides? the blank|delete its cell")
     assert not [cell for cell in book.cells if cell.cell_type == "markdown" and of_cells.search(cell.source)]
-    assert "solution" not in (written / "student" / "README.md").read_text(encoding="utf-8")
+    assert "solution" not in (editions / "student" / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_solution_is_spoken_of_where_there_is_one(written):
-    assert "its solution" in (written / "instructor" / "README.md").read_text(encoding="utf-8")
-    assert "--csv scores.csv" in (written / "instructor" / "README.md").read_text(encoding="utf-8")
+def test_a_solution_is_spoken_of_where_there_is_one(editions):
+    assert "its solution" in (editions / "instructor" / "README.md").read_text(encoding="utf-8")
+    assert "--csv scores.csv" in (editions / "instructor" / "README.md").read_text(encoding="utf-8")

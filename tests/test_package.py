@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -49,15 +48,6 @@ def test_what_is_imported_is_declared(room):
         assert {one.lower() for one in known[name]} & declared, f"{name}: declare it in pyproject.toml"
 
 
-def test_torch_alone_is_imported_with_the_package():
-    listed = "; import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    alone, ours = (
-        set(subprocess.check_output([sys.executable, "-c", code + listed], text=True).split())
-        for code in ("import torch", "import convergent_utils")
-    )
-    assert ours - alone - set(sys.stdlib_module_names) == {"convergent_utils"}
-
-
 def test_there_is_one_version():
     cited = re.search(r"^version: (.+)$", (PROJECT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
     assert cited[1] == cu.__version__
@@ -91,21 +81,36 @@ def test_a_user_without_a_home_names_a_folder(tmp_path, monkeypatch):
         cu.Store()
 
 
-def test_a_page_of_another_ending_is_refused_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("x.txt", "path: expected a name that ends in .html, got 'x.txt'"),
+        ("locked/x.html", "out: nothing can be written in "),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys, page, said):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["compare", "acts:mine.npz", "acts:theirs.npz", "--out", "x.txt"]) == 2  # which are not there
-    assert capsys.readouterr().err.startswith(
-        "convergent: path: expected a name that ends in .html behind --out, got 'x.txt'"
-    )
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr("os.access", lambda path, _: Path(path).name != "locked")
+    assert cli.main(["compare", "acts:mine.npz", "acts:theirs.npz", "--out", page]) == 2  # which are not there
+    assert capsys.readouterr().err.startswith(f"convergent: {said}")
 
 
-def test_a_package_that_is_lacking_is_called_as_pip_calls_it(monkeypatch, capsys):
+@pytest.mark.parametrize("page", ["x.htm", "X.HTML", "x.html"])
+def test_any_page_is_gone_on_with(tmp_path, monkeypatch, capsys, page):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "acts:mine.npz", "acts:theirs.npz", "--out", page]) == 2
+    assert "mine.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "package"), [("ot", "POT"), ("bs4", "beautifulsoup4"), ("papermill", "papermill")])
+def test_a_package_that_is_lacking_is_called_as_pip_calls_it(monkeypatch, capsys, module, package):
     def without(*_, **__):
-        raise ModuleNotFoundError("No module named 'ot'", name="ot")
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr(cli, "run", without)
     assert cli.main(["paper"]) == 2
-    assert "POT: not installed; `pip install POT` brings it" in capsys.readouterr().err
+    assert f"{package}: not installed; `pip install {package}` brings it" in capsys.readouterr().err
 
 
 def test_without_a_checkout_the_paper_is_refused_in_a_sentence(tmp_path, monkeypatch):

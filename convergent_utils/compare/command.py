@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -135,13 +136,13 @@ def run_compare(chosen: argparse.Namespace) -> int:
     """`convergent compare`."""
     from .answers import answers
     from .collected import as_json
+    from .report import as_page_path
     from .report import save as save_page
 
     if len(chosen.networks) < 2:
         raise ValueError("networks: expected two or more to compare, got one")
     _require_folder(chosen.out)
-    if not chosen.out.endswith(".html"):  # and not after all has been computed
-        raise ValueError(f"path: expected a name that ends in .html behind --out, got {came(chosen.out, 100)}")
+    as_page_path(chosen.out)  # said now, and not after all has been computed
     given = _given(chosen)
     measured, found = _measured(chosen, given), []
     names = [name for name in given.networks if not name.endswith(untrained_of(""))]
@@ -185,6 +186,8 @@ def _require_folder(out: str) -> None:
         raise ValueError(f"out: {came(out, 100)} is a folder; put the name of a file behind it")
     if not Path(out).absolute().parent.is_dir():
         raise ValueError(f"out: there is no folder {came(str(Path(out).absolute().parent), 100)}; make it first")
+    if not os.access(Path(out).absolute().parent, os.W_OK):
+        raise ValueError(f"out: nothing can be written in {came(str(Path(out).absolute().parent), 100)}; name another")
 
 
 def _given(chosen: argparse.Namespace) -> Given:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset as AnyDataset
 from ..kernels.checks import as_count, as_list, came, form_of, in_one_line, is_count, require_known, shown
 from ..nets.datasets import Dataset, load_dataset
 from ..nets.folders import images_below, in_colour, is_grey, opened
+from .batches import are_texts, input_at, kind_of, n_inputs, part
 from .named import function_named, refused, seeded
 from .saved import SavedRows, saved_rows
 
@@ -64,13 +64,13 @@ class Inputs:
 
     def _at(self, numbers: list[int]) -> dict[int, object]:
         if isinstance(self.batches, _Batches):
-            return {number: _item(self.batches.at([number]), 0) for number in numbers}
+            return {number: input_at(self.batches.at([number]), 0) for number in numbers}
         found, first, waiting = {}, 0, list(numbers)
         for batch in self.batches if waiting else ():
             size = n_inputs(batch)
             while waiting and waiting[0] < first + size:
                 number = waiting.pop(0)
-                found[number] = _item(batch, number - first)
+                found[number] = input_at(batch, number - first)
             first += size
             if not waiting:
                 return found
@@ -206,26 +206,6 @@ class _Again:
                 return
 
 
-def n_inputs(batch: object) -> int:
-    """How many inputs there are in a batch: of a tuple the first, of a dict any."""
-    if isinstance(batch, Mapping):
-        batch = next(iter(batch.values()), ())
-    elif isinstance(batch, (list, tuple)) and not _are_texts(batch):
-        return n_inputs(batch[0]) if batch else 0
-    if isinstance(batch, (str, bytes)) or not isinstance(batch, Sized):
-        raise ValueError(f"name: expected batches of tensors, arrays or texts, got {came(batch, 80)}")
-    return len(batch)
-
-
-def part(batch: Any, n: int, of: int) -> object:
-    """The first inputs of a batch of so many; what goes with all of them stays as it is."""
-    if isinstance(batch, Mapping):
-        return {key: part(value, n, of) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)) and not _are_texts(batch):
-        return [part(value, n, of) for value in batch]
-    return batch[:n] if np.ndim(batch) and len(batch) == of else batch
-
-
 def resized(pixels: np.ndarray, size: int | None) -> np.ndarray:
     """A picture (height, width, channels) whose shorter side is brought to a size, and the middle cut out."""
     if size is None:
@@ -349,13 +329,13 @@ def _of_function(name: str, limit: int | None, batch: int) -> Inputs:
         raise refused(error, f"{shown(name, 80)} gives no batch") from error
     if first is None or n_inputs(first) == 0:
         raise ValueError(f"name: {shown(name, 80)} returned an iterable without any batch")
-    return Inputs(made, _kind(first), f"inputs of {shown(name)}", length)
+    return Inputs(made, kind_of(first), f"inputs of {shown(name)}", length)
 
 
 def _as_batches(made: object, name: str, batch: int) -> Iterable:
     """What a function returned, as an iterable of batches."""
     made = made.images if isinstance(made, Dataset) else made
-    if isinstance(made, (Tensor, np.ndarray)) or (isinstance(made, (list, tuple)) and _are_texts(made)):
+    if isinstance(made, (Tensor, np.ndarray)) or (isinstance(made, (list, tuple)) and are_texts(made)):
         return _Batches(_Rows(made), range(len(made)) if np.ndim(made) else (), batch)
     if isinstance(made, AnyDataset):
         made = DataLoader(made, batch_size=batch)
@@ -375,26 +355,6 @@ def _length(made: Iterable) -> int | None:
     if isinstance(made, DataLoader) and isinstance(made.dataset, Sized) and not made.drop_last:
         return len(made.dataset)
     return None
-
-
-def _kind(batch: object) -> str:
-    if isinstance(batch, (list, tuple)):
-        return "texts" if _are_texts(batch) else _kind(batch[0])
-    uint8 = isinstance(batch, (Tensor, np.ndarray)) and batch.dtype in (torch.uint8, np.uint8)
-    return "pictures" if uint8 and batch.ndim == 4 else "other"
-
-
-def _are_texts(values: Sequence) -> bool:
-    return len(values) > 0 and all(isinstance(value, str) for value in values)
-
-
-def _item(batch: Any, place: int) -> object:
-    """One input of a batch."""
-    if isinstance(batch, Mapping):
-        return {key: _item(value, place) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)) and not _are_texts(batch):
-        return _item(batch[0], place)
-    return batch[place] if np.ndim(batch) else batch
 
 
 def _as_shown(item: object) -> object:

@@ -64,9 +64,7 @@ def save(
     """
     given = as_comparisons(comparisons)
     lines, more = _as_lines(about, "about"), _as_lines(extra, "extra")
-    path = _as_path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"path: expected a name that ends in .html, got {came(path.name, 80)}; numbers are in table()")
+    path = as_page_path(path)
     units, lacking = units_part(given[0], inputs)
     text = _whole(given, units, lacking, lines, more)
     if len(text) > _LARGEST:
@@ -84,8 +82,8 @@ def _as_lines(lines: object, name: str) -> dict[str, object]:
     return dict(lines)
 
 
-def _as_path(path: object) -> Path:
-    """Where a file can be written.
+def as_page_path(path: object) -> Path:
+    """Where a page can be written.
 
     Raises:
         ValueError: it cannot; said before anything is drawn.
@@ -97,6 +95,8 @@ def _as_path(path: object) -> Path:
         raise ValueError(f"path: {shown(path)} is a folder; give the path of a file in it")
     if not os.path.isdir(path.parent):
         raise ValueError(f"path: there is no folder {shown(path.parent)}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"path: expected a name that ends in .html, got {came(path.name, 80)}; numbers are in table()")
     return path
 
 

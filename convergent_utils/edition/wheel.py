@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..making.checkout import PROJECT, kept_folder, require_checkout
 
-_TESTS = ("test_examples.py", "installed/test_installed.py")
+_TESTS = ("test_examples.py", "test_imports.py", "installed/test_installed.py")
 _LEFT_OUT = ("PYTHON", "CONVERGENT")  # what begins so in the environment tells of the checkout
 
 

@@ -44,15 +44,6 @@ def test_the_import_takes_at_most_half_a_second_more_than_that_of_torch():
     assert statistics.median(ours - torchs for ours, torchs in taken) <= 0.5, taken
 
 
-def test_torch_alone_is_imported_with_the_package():
-    listed = "; import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    alone, ours = (
-        set(subprocess.check_output([sys.executable, "-c", code + listed], text=True).split())
-        for code in ("import torch", "import convergent_utils")
-    )
-    assert ours - alone - set(sys.stdlib_module_names) == {"convergent_utils"}
-
-
 def test_the_wheel_holds_pages_and_the_mark_that_it_is_typed():
     assert (PACKAGE / "py.typed").is_file()
     assert {"index.md", "glossary.md", "references.bib"} <= {
